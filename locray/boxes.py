@@ -1,0 +1,91 @@
+"""Boxes and the letterbox: pure geometry on NumPy arrays. Used by datasets, labelling and evaluation.
+
+A box is `(xmin, ymin, xmax, ymax)`, absolute pixels, continuous coordinates: the left edge of the leftmost pixel
+is 0, the right edge of the rightmost one is `width`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+def areas(boxes_xyxy: FloatArray) -> FloatArray:
+    """Areas of boxes (N, 4) as (N,); zero where a box is degenerate or inverted."""
+    sides = np.clip(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0, None)
+    return np.asarray(sides[..., 0] * sides[..., 1])
+
+
+def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
+    """Intersection over union of every box in (N, 4) with every box in (M, 4), as (N, M) in [0, 1]."""
+    top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
+    bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
+    sides = np.clip(bottom_right - top_left, 0, None)
+    intersection = sides[..., 0] * sides[..., 1]
+    union = areas(a_xyxy)[:, None] + areas(b_xyxy)[None, :] - intersection
+    return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))
+
+
+def clip(boxes_xyxy: FloatArray, widths: FloatArray, heights: FloatArray) -> FloatArray:
+    """Boxes (..., 4) cut to their images; widths and heights broadcast against the leading dimensions."""
+    clipped = boxes_xyxy.copy()
+    clipped[..., 0::2] = np.clip(clipped[..., 0::2], 0, np.asarray(widths)[..., None])
+    clipped[..., 1::2] = np.clip(clipped[..., 1::2], 0, np.asarray(heights)[..., None])
+    return clipped
+
+
+def is_proper(boxes_xyxy: FloatArray) -> NDArray[np.bool_]:
+    """Which boxes (..., 4) are finite with xmin < xmax and ymin < ymax, as (...,)."""
+    finite = np.isfinite(boxes_xyxy).all(axis=-1)
+    return np.asarray(
+        finite & (boxes_xyxy[..., 0] < boxes_xyxy[..., 2]) & (boxes_xyxy[..., 1] < boxes_xyxy[..., 3])
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Letterbox:
+    """How an image lies in its square network input: scaled to fit, centred, the rest padded.
+
+    The scale is kept apart for the two axes, since the scaled sides are whole pixels: the inverse is exact.
+    """
+
+    input_size_px: int
+    scaled_width_px: int
+    scaled_height_px: int
+    scale_x: float
+    scale_y: float
+
+    @classmethod
+    def fit(cls, width_px: int, height_px: int, input_size_px: int) -> "Letterbox":
+        """The letterbox of an upright image of `width_px` x `height_px`, each at least 1."""
+        assert width_px >= 1 and height_px >= 1 and input_size_px >= 1
+        scale = input_size_px / max(width_px, height_px)
+        scaled_width = min(input_size_px, max(1, round(width_px * scale)))
+        scaled_height = min(input_size_px, max(1, round(height_px * scale)))
+        return cls(input_size_px, scaled_width, scaled_height, scaled_width / width_px, scaled_height / height_px)
+
+    @property
+    def pad_left_px(self) -> int:
+        """Columns of padding left of the image."""
+        return (self.input_size_px - self.scaled_width_px) // 2
+
+    @property
+    def pad_top_px(self) -> int:
+        """Rows of padding above the image."""
+        return (self.input_size_px - self.scaled_height_px) // 2
+
+    def to_input(self, boxes_xyxy_px: FloatArray) -> FloatArray:
+        """Boxes (..., 4) of the upright image in the pixels of the network input."""
+        return np.asarray(boxes_xyxy_px * self._scale() + self._offset())
+
+    def to_image(self, boxes_xyxy_px: FloatArray) -> FloatArray:
+        """The inverse of `to_input`; not clipped."""
+        return np.asarray((boxes_xyxy_px - self._offset()) / self._scale())
+
+    def _scale(self) -> FloatArray:
+        return np.array([self.scale_x, self.scale_y, self.scale_x, self.scale_y])
+
+    def _offset(self) -> FloatArray:
+        return np.array([self.pad_left_px, self.pad_top_px, self.pad_left_px, self.pad_top_px], dtype=np.float64)

@@ -1,0 +1,72 @@
+"""The error tree, the codes of failed images, and the exit codes. Used by every layer.
+
+LocrayError
+├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
+├── FencedError       exit 5   another run has taken over the table's rows of this model
+└── StoreError        exit 1   the store does not answer, retries spent
+    └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
+
+An image that can't be labelled is never an exception: it is a row with an `ErrorCode`.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class ExitCode(IntEnum):
+    """What a command tells the shell."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    USAGE = 2
+    FAILURE_RATE = 3
+    DEFERRED = 4
+    FENCED = 5
+
+
+class ErrorCode(StrEnum):
+    """Why an image has no detections: the closed set of the table's `error_code`."""
+
+    NOT_FOUND = "not_found"
+    ACCESS_DENIED = "access_denied"
+    CHANGED = "changed"
+    EMPTY_FILE = "empty_file"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    TOO_MANY_BYTES = "too_many_bytes"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    DECODER_CRASH = "decoder_crash"
+    DECODER_TIMEOUT = "decoder_timeout"
+    MODEL_ERROR = "model_error"
+    NON_FINITE = "non_finite"
+
+
+class LocrayError(Exception):
+    """Base of all errors that locray raises on purpose. The message is for the user.
+
+    It says what was found, what was expected, and what to do.
+    """
+
+    exit_code: ExitCode = ExitCode.UNEXPECTED
+
+
+class UsageError(LocrayError):
+    """The command can't start as it was given."""
+
+    exit_code = ExitCode.USAGE
+
+
+class FencedError(LocrayError):
+    """Another run has claimed the table for the same model; this one must stop."""
+
+    exit_code = ExitCode.FENCED
+
+
+class StoreError(LocrayError):
+    """The object store or file system failed, and retrying did not help."""
+
+
+class StoreAccessError(StoreError):
+    """A bucket, folder or key is absent or denied. Raised before work starts."""
+
+    exit_code = ExitCode.USAGE
