@@ -39,9 +39,7 @@ def clip(boxes_xyxy: FloatArray, widths: FloatArray, heights: FloatArray) -> Flo
 def is_proper(boxes_xyxy: FloatArray) -> NDArray[np.bool_]:
     """Which boxes (..., 4) are finite with xmin < xmax and ymin < ymax, as (...,)."""
     finite = np.isfinite(boxes_xyxy).all(axis=-1)
-    return np.asarray(
-        finite & (boxes_xyxy[..., 0] < boxes_xyxy[..., 2]) & (boxes_xyxy[..., 1] < boxes_xyxy[..., 3])
-    )
+    return np.asarray(finite & (boxes_xyxy[..., 0] < boxes_xyxy[..., 2]) & (boxes_xyxy[..., 1] < boxes_xyxy[..., 3]))
 
 
 @dataclass(frozen=True, slots=True)

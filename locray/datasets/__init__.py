@@ -1,0 +1,1 @@
+"""Annotated data sets: one reader a format. Called by training and evaluation."""

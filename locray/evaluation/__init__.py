@@ -1,0 +1,1 @@
+"""Predictions against annotations: metrics of an artifact on a data set."""

@@ -1,0 +1,1 @@
+"""From a store of images to rows of the predictions table, on Ray Data."""

@@ -1,0 +1,1 @@
+"""The networks, their parts, and the artifact that holds one."""

@@ -1,0 +1,1 @@
+"""Where images come from: each source yields listing batches. Called by the worklist."""
