@@ -58,7 +58,9 @@ class Letterbox:
     @classmethod
     def fit(cls, width_px: int, height_px: int, input_size_px: int) -> "Letterbox":
         """The letterbox of an upright image of `width_px` x `height_px`, each at least 1."""
-        assert width_px >= 1 and height_px >= 1 and input_size_px >= 1
+        assert width_px >= 1
+        assert height_px >= 1
+        assert input_size_px >= 1
         scale = input_size_px / max(width_px, height_px)
         scaled_width = min(input_size_px, max(1, round(width_px * scale)))
         scaled_height = min(input_size_px, max(1, round(height_px * scale)))
