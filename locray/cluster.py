@@ -1,0 +1,38 @@
+"""How to reach Ray: the arguments of `ray.init`, and an environment in which Ray keeps quiet.
+
+Called by training/loop.py and labelling/pipeline.py, the two modules that import ray.
+"""
+
+import logging
+import os
+from typing import Any
+
+
+def prepare_environment(*, verbose: bool) -> None:
+    """Sets what Ray reads from the environment; call it before ray is imported. What the user has set stays."""
+    defaults = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+    if not verbose:
+        defaults |= {
+            "RAY_DEDUP_LOGS": "1",
+            "RAY_AIR_NEW_OUTPUT": "0",
+            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+            "RAY_IGNORE_UNHANDLED_ERRORS": "1",
+            "RAY_BACKEND_LOG_LEVEL": "fatal",
+        }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def init_arguments(*, verbose: bool) -> dict[str, Any]:
+    """Arguments for `ray.init`.
+
+    Attaches to a running cluster only where RAY_ADDRESS says so, as it does inside a submitted job; a bare
+    `ray.init()` would attach to whatever cluster it finds on the machine.
+    """
+    arguments: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+    }
+    if "RAY_ADDRESS" not in os.environ:
+        arguments |= {"address": "local", "include_dashboard": False}
+    return arguments
