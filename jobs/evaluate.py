@@ -1,0 +1,8 @@
+"""`locray evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --help`. The same options."""
+
+import sys
+
+from locray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`locray train` as a Ray job: `ray job submit --working-dir . -- python jobs/train.py --help`. The same options."""
+
+import sys
+
+from locray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["train", *sys.argv[1:]]))

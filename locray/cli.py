@@ -1,0 +1,122 @@
+"""The command line: `locray <verb>`. Options are made from the configuration classes; the work is done by the runs."""
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from locray import __version__
+from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, load_config
+from locray.console import Console
+from locray.errors import ExitCode, LocrayError
+
+Runner = Callable[[Any, Console], ExitCode]
+
+_RUNNERS = "locray.commands"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; never shows a traceback unless --verbose asks for it."""
+    try:
+        result = _group().main(args=list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.Abort:
+        click.echo("locray: interrupted", err=True)
+        return 130
+    return int(result or 0)
+
+
+def _group() -> click.Group:
+    group = click.Group(
+        "locray",
+        help="Labels every image of a bucket with classes and boxes, every night, exactly once.",
+        epilog="Each option may also stand in the YAML file given by --config, or in the environment as "
+        f"{ENVIRONMENT_PREFIX}<OPTION>; flags win over the environment, the environment over the file.",
+    )
+    group.params.append(
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_show_version,
+            help="Show the version.",
+        )
+    )
+    for verb, config_class in COMMANDS.items():
+        group.add_command(_command(verb, config_class))
+    return group
+
+
+def _show_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(f"locray {__version__}")
+        context.exit()
+
+
+def _command(verb: str, config_class: type[CommandConfig]) -> click.Command:
+    options: list[click.Parameter] = [
+        click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help="YAML file of options.")
+    ]
+    options += [_option(name, field) for name, field in config_class.model_fields.items()]
+
+    def run(config_file: Path | None, **flags: Any) -> ExitCode:
+        given = {name: value for name, value in flags.items() if value is not None}
+        return _run(verb, config_class, config_file, given)
+
+    summary = (config_class.__doc__ or "").split(": ", 1)[-1]
+    return click.Command(verb, params=options, callback=run, help=summary[0].upper() + summary[1:])
+
+
+def _option(name: str, field: FieldInfo) -> click.Option:
+    """The flag of a field; its value stays text here, for pydantic to read like that of the file or environment."""
+    flag = "--" + (field.alias or name).replace("_", "-")
+    description = field.description or ""
+    parameter = field.alias or name
+    if field.annotation is bool:
+        return click.Option([flag, parameter], is_flag=True, default=None, help=description)
+    if field.is_required():
+        description += " [required]"
+    elif field.default not in {None, PydanticUndefined}:
+        description += f" [default: {field.default}]"
+    metavar = "DATE" if name == "run_date" else None
+    return click.Option([flag, parameter], type=str, default=None, help=description, metavar=metavar)
+
+
+def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None, flags: dict[str, Any]) -> ExitCode:
+    verbose = bool(flags.get("verbose"))
+    console = Console(as_json=False)
+    try:
+        config = load_config(config_class, config_file=config_file, environment=os.environ, flags=flags)
+        verbose = config.verbose
+        console = Console(as_json=config.json_output)
+        runner: Runner = getattr(importlib.import_module(_RUNNERS), verb)
+        return runner(config, console)
+    except LocrayError as error:
+        console.error(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted; run the command again to go on")
+        return ExitCode.UNEXPECTED
+    except Exception as error:  # noqa: BLE001 (the last place: what nobody foresaw becomes a message and exit code 1)
+        if verbose:
+            traceback.print_exc()
+        console.error(f"unexpected {type(error).__name__}: {error}. Run with --verbose for the whole story.")
+        return ExitCode.UNEXPECTED
+    finally:
+        console.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

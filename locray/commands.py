@@ -1,0 +1,78 @@
+"""One function a verb: run it, show its result, give the exit code. Called by the command line."""
+
+from typing import Any
+
+from locray.config import EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
+from locray.console import Console
+from locray.errors import ExitCode
+
+
+def train(config: TrainConfig, console: Console) -> ExitCode:
+    """`locray train`."""
+    from locray.training.run import train as run
+
+    summary = run(config, console.report)
+    facts = summary.to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
+def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
+    """`locray evaluate`."""
+    from locray.evaluation.run import evaluate as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
+def label(config: LabelConfig, console: Console) -> ExitCode:
+    """`locray label`."""
+    from locray.labelling.run import label as run
+
+    summary = run(config, console.report)
+    exit_code = summary.exit_code(config.max_failure_rate)
+    facts = summary.to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    if exit_code is ExitCode.FAILURE_RATE:
+        console.error(
+            f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
+            f"--max-failure-rate {config.max_failure_rate:g} allows. Their rows say why, in the column error_message."
+        )
+    elif exit_code is ExitCode.DEFERRED:
+        reason = f" First reason: {summary.deferred_reason}." if summary.deferred_reason else ""
+        console.error(f"{summary.deferred} images were deferred: the next run takes them up again.{reason}")
+    return exit_code
+
+
+def plan(config: PlanConfig, console: Console) -> ExitCode:
+    """`locray plan`."""
+    from locray.labelling.plan import plan as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    return ExitCode.DONE
+
+
+def status(config: StatusConfig, console: Console) -> ExitCode:
+    """`locray status`."""
+    from locray.labelling.status import status as run
+
+    found = run(config)
+    lines = {"table": found.table, "version": str(found.version), "files": str(found.files), "rows": f"{found.rows:,}"}
+    for one in found.runs:
+        errors = f" ({_shown(one.errors)})" if one.errors else ""
+        counts = f"{one.ok:,} ok, {one.failed:,} failed{errors}, {one.detections:,} detections"
+        lines[f"{one.run_date}  {one.model_id}"] = f"{counts}, last at {one.last_labelled_at}"
+    console.result(found.to_dict(), lines)
+    return ExitCode.DONE
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)

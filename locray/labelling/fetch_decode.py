@@ -1,0 +1,114 @@
+"""The first stage: from a unit of the worklist to square uint8 images. Run by the pipeline's tasks, and by `plan`.
+
+A plain callable that knows nothing of Ray. One image never raises: it gets pixels, an error code, or is deferred.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from locray import schema
+from locray.boxes import Letterbox
+from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
+from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
+from locray.images.letterbox import letterbox_image
+from locray.labelling.worklist import Worklist
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSettings:
+    """How images become the network's input."""
+
+    input_size_px: int
+    limits: DecodeLimits
+    concurrent_gets: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchDecode:
+    """Fetches and decodes one unit of a worklist."""
+
+    worklist: Worklist
+    settings: DecodeSettings
+
+    def __call__(self, unit: int) -> pa.Table:
+        """The unit's images as a table of `schema.decoded_schema`, in the worklist's order."""
+        return decode_rows(self.worklist.read_unit(unit), self.settings)
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of one image: the columns that this stage fills in."""
+
+    status: str = schema.STATUS_DEFERRED
+    etag: str | None = None
+    size_bytes: int | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+def decode_rows(rows: pa.Table, settings: DecodeSettings) -> pa.Table:
+    """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching."""
+    size = settings.input_size_px
+    uris, etags, sizes = (rows[name].to_pylist() for name in (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES))
+    requests = [FetchRequest(*request) for request in zip(uris, etags, sizes, strict=True)]
+    images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
+    outcomes = [_Outcome(etag=etag, size_bytes=size_bytes) for etag, size_bytes in zip(etags, sizes, strict=True)]
+    for index, fetched in fetch_images(
+        requests, max_bytes=settings.limits.max_bytes, concurrency=settings.concurrent_gets
+    ):
+        _settle(outcomes[index], fetched, images[index], settings)
+    return _as_table(rows, outcomes, images)
+
+
+def _settle(
+    outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], settings: DecodeSettings
+) -> None:
+    if isinstance(fetched, Deferred):
+        outcome.error_message = fetched.reason
+        return
+    if isinstance(fetched, Fetched):
+        outcome.etag, outcome.size_bytes = fetched.etag, fetched.size_bytes
+        decoded = decode_image(fetched.data, settings.limits)
+    else:
+        decoded = fetched
+    outcome.width, outcome.height, outcome.format = decoded.width_px, decoded.height_px, decoded.format
+    if isinstance(decoded, DecodedImage):
+        outcome.status = schema.STATUS_OK
+        letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, settings.input_size_px)
+        letterbox_image(decoded.image_hwc_u8, letterbox, out=image)
+    else:
+        outcome.status = schema.STATUS_FAILED
+        outcome.error_code, outcome.error_message = decoded.code.value, decoded.message
+
+
+def _as_table(rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8]) -> pa.Table:
+    columns = {
+        schema.ORDINAL: rows[schema.ORDINAL],
+        schema.IMAGE_URI: rows[schema.IMAGE_URI],
+        schema.LAST_MODIFIED: rows[schema.LAST_MODIFIED],
+        schema.ETAG: [outcome.etag for outcome in outcomes],
+        schema.SIZE_BYTES: [outcome.size_bytes for outcome in outcomes],
+        schema.WIDTH: [outcome.width for outcome in outcomes],
+        schema.HEIGHT: [outcome.height for outcome in outcomes],
+        schema.FORMAT: [outcome.format for outcome in outcomes],
+        schema.STATUS: [outcome.status for outcome in outcomes],
+        schema.ERROR_CODE: [outcome.error_code for outcome in outcomes],
+        schema.ERROR_MESSAGE: [outcome.error_message for outcome in outcomes],
+    }
+    pixels = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), images[0].size if len(images) else 1)
+    target = schema.decoded_schema(images.shape[1])
+    arrays = [
+        pixels.cast(field.type) if field.name == schema.IMAGE else _column(columns[field.name], field.type)
+        for field in target
+    ]
+    return pa.table(arrays, schema=target)
+
+
+def _column(values: pa.ChunkedArray | list[object], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    return pa.array(values, kind) if isinstance(values, list) else values.cast(kind)

@@ -1,0 +1,39 @@
+"""What labels depend on: the model and the settings that change its answers. Called by the runs and by evaluation."""
+
+from dataclasses import dataclass
+
+from locray import storage
+from locray.config import ModelUse
+from locray.images.decode import DecodeLimits
+from locray.labelling.fetch_decode import DecodeSettings
+from locray.labelling.predictor import PredictorSettings
+from locray.models.artifact import read_artifact_info
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One model under one configuration: two runs with the same identity give the same labels."""
+
+    model_id: str
+    config_hash: str
+    decode: DecodeSettings
+    predict: PredictorSettings
+
+    @classmethod
+    def of(cls, config: ModelUse) -> "Identity":
+        """Reads the artifact's description, not its weights.
+
+        Raises:
+            UsageError: there is no artifact at the URI.
+        """
+        model_uri = storage.normalise(config.model)
+        artifact = read_artifact_info(model_uri)
+        size, default = artifact.info.input_size, artifact.info.score_threshold
+        threshold = default if config.score_threshold is None else config.score_threshold
+        limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
+        return cls(
+            model_id=artifact.model_id,
+            config_hash=config.answer_settings(size, threshold),
+            decode=DecodeSettings(size, limits, config.concurrent_gets),
+            predict=PredictorSettings(model_uri, threshold, config.batch_size),
+        )

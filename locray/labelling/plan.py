@@ -1,0 +1,104 @@
+"""What a labelling run would do, without doing it: counts, and an estimate from a sample. Called by commands.py."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from locray import schema, storage
+from locray.config import PlanConfig
+from locray.labelling.fetch_decode import decode_rows
+from locray.labelling.identity import Identity
+from locray.labelling.predictor import Predictor
+from locray.labelling.table import open_table
+from locray.labelling.worklist import Difference, InlineWorklist
+from locray.progress import Progress, Report
+from locray.sources import open_source
+
+SECONDS_AN_HOUR = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class LabelPlan:
+    """What is to be done, and what it may take on this machine, as `--json` prints it."""
+
+    model_id: str
+    config_hash: str
+    table: str
+    listed: int
+    already_labelled: int
+    new: int
+    changed: int
+    planned: int
+    sampled: int
+    sampled_bytes_an_image: float | None
+    images_per_s: float | None
+    estimated_s: float | None
+    estimated_cost: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded for reading."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def plan(config: PlanConfig, report: Report) -> LabelPlan:
+    """Lists, compares with the table, labels a sample in memory. Writes nothing and starts no Ray.
+
+    The estimate of time is for this machine: sampled fetch and decode spread over its cores, and the network.
+
+    Raises:
+        UsageError: the source, the model or the table is not what it should be.
+    """
+    report(Progress("checking"))
+    source = open_source(config.images, config.uri_column)
+    source.check()
+    identity = Identity.of(config)
+    table_uri = storage.normalise(config.table)
+    table = open_table(table_uri)
+    report(Progress("listing"))
+    with Difference.open(
+        source, table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed
+    ) as difference:
+        counts = difference.counts()
+        sample = difference.sample(config.sample)
+    planned = min(counts.to_do, config.limit or counts.to_do)
+    report(Progress("sampling", planned=len(sample)))
+    seconds_an_image = _measure(sample, identity) if len(sample) else None
+    estimated_s = None if seconds_an_image is None else seconds_an_image * planned
+    price_a_second = None if config.hourly_price is None else config.hourly_price / SECONDS_AN_HOUR
+    return LabelPlan(
+        model_id=identity.model_id,
+        config_hash=identity.config_hash,
+        table=table_uri,
+        listed=counts.listed,
+        already_labelled=counts.already_labelled,
+        new=counts.new,
+        changed=counts.changed,
+        planned=planned,
+        sampled=len(sample),
+        sampled_bytes_an_image=_mean_bytes(sample),
+        images_per_s=None if seconds_an_image is None else 1 / seconds_an_image,
+        estimated_s=estimated_s,
+        estimated_cost=None if estimated_s is None or price_a_second is None else estimated_s * price_a_second,
+    )
+
+
+def _measure(sample: pa.Table, identity: Identity) -> float:
+    """Seconds that an image of the sample takes on this machine once everything is warm."""
+    rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
+    num_cores = len(os.sched_getaffinity(0))
+    started = time.perf_counter()
+    decoded = decode_rows(rows, identity.decode)
+    decode_s = (time.perf_counter() - started) / num_cores
+    predictor = Predictor(identity.predict, num_threads=num_cores)
+    predictor(decoded)
+    started = time.perf_counter()
+    predictor(decoded)
+    return (decode_s + time.perf_counter() - started) / len(sample)
+
+
+def _mean_bytes(sample: pa.Table) -> float | None:
+    sizes = sample[schema.SIZE_BYTES].drop_null().to_pylist()
+    return sum(sizes) / len(sizes) if sizes else None

@@ -1,0 +1,150 @@
+"""The second stage: from square images to detections in the pixels of each image. Run by the pipeline's model workers.
+
+A plain callable that knows nothing of Ray.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from locray import boxes, schema
+from locray.boxes import Letterbox
+from locray.errors import ErrorCode
+from locray.models.artifact import load_artifact
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorSettings:
+    """What a model worker needs to begin."""
+
+    model_uri: str
+    score_threshold: float
+    batch_size: int
+
+
+Arrays = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]
+"""Boxes (n, K, 4) in input pixels, scores (n, K), label ids (n, K) of n images."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """What the model says of the rows that it has an answer for, and why it has none for the others."""
+
+    rows: NDArray[np.intp]
+    boxes_xyxy_px: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    label_ids: NDArray[np.int64]
+    failed: dict[int, tuple[ErrorCode, str]]
+
+
+class Predictor:
+    """Holds a model and labels decoded units with it."""
+
+    def __init__(self, settings: PredictorSettings, num_threads: int | None = None) -> None:
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self._settings = settings
+        artifact = load_artifact(settings.model_uri)
+        self._classes = artifact.info.classes
+        self._input_size_px = artifact.info.input_size
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = artifact.model.eval().to(self._device, memory_format=torch.channels_last)
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Labels a table of `schema.decoded_schema`, giving one of `schema.PREDICTED_SCHEMA` in the same order."""
+        images = _pixels(decoded[schema.IMAGE], self._input_size_px)
+        rows = np.flatnonzero(np.asarray(decoded[schema.STATUS].to_pylist(), dtype=object) == schema.STATUS_OK)
+        return self._as_table(decoded, self._predict(images, rows))
+
+    def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Answers:
+        batch_size = self._settings.batch_size
+        failed: dict[int, tuple[ErrorCode, str]] = {}
+        parts: list[tuple[NDArray[np.intp], Arrays]] = []
+        for chosen in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
+            try:
+                parts.append((chosen, self._run(images[chosen])))
+            except RuntimeError:
+                # One image may be the cause; alone, each shows whether it is.
+                for row in chosen:
+                    try:
+                        parts.append((np.array([row]), self._run(images[row : row + 1])))
+                    except RuntimeError as error:
+                        failed[int(row)] = (ErrorCode.MODEL_ERROR, str(error).splitlines()[0])
+        if not parts:
+            return _Answers(
+                rows[:0], np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), failed
+            )
+        answered = np.concatenate([part[0] for part in parts])
+        boxes_px, scores, label_ids = (np.concatenate([part[1][i] for part in parts]) for i in range(3))
+        finite = np.isfinite(boxes_px).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
+        for row in answered[~finite]:
+            failed[int(row)] = (ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
+        return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
+
+    def _run(self, images: NDArray[np.uint8]) -> Arrays:
+        """Predictions of (n, S, S, 3) images; a short batch is padded, so that every batch has the same shape."""
+        num_images = len(images)
+        if num_images < self._settings.batch_size:
+            padding = np.zeros((self._settings.batch_size - num_images, *images.shape[1:]), dtype=np.uint8)
+            images = np.concatenate([images, padding])
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device)
+            answer = self._model.predict(batch)
+        return (
+            answer.boxes_xyxy_px[:num_images].double().cpu().numpy(),
+            answer.scores[:num_images].float().cpu().numpy(),
+            answer.label_ids[:num_images].cpu().numpy(),
+        )
+
+    def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:
+        changed = {name: decoded[name].to_pylist() for name in (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)}
+        for row, (code, message) in answers.failed.items():
+            changed[schema.STATUS][row] = schema.STATUS_FAILED
+            changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = code.value, message
+        columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}
+        columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
+        columns[schema.DETECTIONS] = self._detections(decoded, answers)
+        return pa.table(columns, schema=schema.PREDICTED_SCHEMA)
+
+    def _detections(self, decoded: pa.Table, answers: _Answers) -> pa.Array:
+        """One list of `schema.DETECTION` a row, null for a row without an answer."""
+        widths, heights = (
+            decoded[name].fill_null(0).to_numpy().astype(np.int64)[answers.rows]
+            for name in (schema.WIDTH, schema.HEIGHT)
+        )
+        corners = _to_images(answers.boxes_xyxy_px, widths, heights, self._input_size_px).astype(np.float32)
+        kept = (answers.scores > 0) & (answers.scores >= self._settings.score_threshold) & boxes.is_proper(corners)
+        # The answers may stand in another order than the rows: a batch that failed was run again image by image.
+        order = np.argsort(answers.rows, kind="stable")
+        kept, corners, scores, label_ids = kept[order], corners[order], answers.scores[order], answers.label_ids[order]
+        answered = np.zeros(len(decoded), dtype=bool)
+        answered[answers.rows] = True
+        lengths = np.zeros(len(decoded), dtype=np.int32)
+        lengths[answers.rows[order]] = kept.sum(axis=1)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        ids = pa.array(label_ids[kept].astype(np.int32))
+        labels = pa.array(self._classes, pa.string()).take(ids)
+        edges = [pa.array(corners[kept][:, edge]) for edge in range(4)]
+        structs = pa.StructArray.from_arrays(
+            [ids, labels, pa.array(scores[kept]), *edges], fields=list(schema.DETECTION)
+        )
+        return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(~answered))
+
+
+def _pixels(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:
+    """The images (N, S, S, 3) of a column of flattened pixels; no copy where the column is one chunk."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=True)
+    return np.asarray(flat).reshape(-1, input_size_px, input_size_px, 3)
+
+
+def _to_images(
+    boxes_xyxy_px: NDArray[np.float64], widths: NDArray[np.int64], heights: NDArray[np.int64], input_size_px: int
+) -> NDArray[np.float64]:
+    """Boxes (n, K, 4) from input pixels to the pixels of n images, clipped to them."""
+    upright = np.empty_like(boxes_xyxy_px)
+    for index, (width, height) in enumerate(zip(widths, heights, strict=True)):
+        upright[index] = Letterbox.fit(int(width), int(height), input_size_px).to_image(boxes_xyxy_px[index])
+    return np.asarray(boxes.clip(upright, widths[:, None], heights[:, None]), dtype=np.float64)

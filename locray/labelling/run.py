@@ -1,0 +1,91 @@
+"""A labelling run, from configuration to summary: the whole story in one function. Called by the command line."""
+
+import uuid
+from datetime import UTC, datetime
+
+from locray import schema, storage
+from locray.config import LabelConfig
+from locray.labelling.committer import Committer
+from locray.labelling.identity import Identity
+from locray.labelling.pipeline import Pipeline
+from locray.labelling.summary import Clock, LabelSummary
+from locray.labelling.table import TableWriter, open_table
+from locray.labelling.worklist import Difference, Worklist
+from locray.progress import Progress, Report
+from locray.sources import open_source
+
+PROBATION_IMAGES = 200
+"""Images to try before a run is given up because not one of them can be labelled."""
+
+
+def label(config: LabelConfig, report: Report) -> LabelSummary:
+    """Labels every image of the source that the table doesn't hold yet; each image gets exactly one row.
+
+    Raises:
+        UsageError: the source, the model or the table is not what it should be; nothing was written.
+        FencedError: another run took over; what was committed stays.
+    """
+    clock = Clock()
+    report(Progress("checking"))
+    source = open_source(config.images, config.uri_column)
+    source.check()
+    identity = Identity.of(config)
+    table_uri = storage.normalise(config.table)
+    open_table(table_uri)
+
+    report(Progress("listing"))
+    writer = TableWriter.claim(table_uri, identity.model_id)
+    writer.clean_up()
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    with Difference.open(
+        source, writer.table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed
+    ) as difference:
+        counts = difference.counts()
+        worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
+
+    committer = Committer(
+        writer,
+        worklist.num_images,
+        stamp={schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: run_id},
+        run_date=config.run_date,
+        commit_rows=config.commit_rows,
+        commit_interval_s=config.commit_interval_s,
+        replace=config.retry_failed,
+    )
+    if worklist.num_images:
+        report(Progress("starting", planned=worklist.num_images))
+        pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
+        _label_worklist(worklist, pipeline, committer, clock, report)
+    storage.delete(storage.list_uris(worklist.uri))
+    return LabelSummary(
+        run_id=run_id,
+        model_id=identity.model_id,
+        table=table_uri,
+        listed=counts.listed,
+        already_labelled=counts.already_labelled,
+        planned=worklist.num_images,
+        ok=committer.ok,
+        failed=committer.failed,
+        deferred=worklist.num_images - committer.ok - committer.failed,
+        errors=dict(committer.errors),
+        wall_s=clock.wall_s,
+        startup_s=clock.startup_s,
+        images_per_s=committer.answered / clock.wall_s,
+        images_per_s_steady=clock.images_per_s_steady,
+        commits=committer.commits,
+        deferred_reason=committer.deferred_reason,
+    )
+
+
+def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report) -> None:
+    """Runs the stages and commits what they give, also what came before an error."""
+    try:
+        for rows in pipeline.rows(worklist):
+            committer.add(rows)
+            clock.tick(committer.answered)
+            facts = {"failed": committer.failed, "images/s": clock.images_per_s_steady}
+            report(Progress("labelling", committer.answered, worklist.num_images, facts))
+            if committer.ok == 0 and committer.answered >= PROBATION_IMAGES:
+                break
+    finally:
+        committer.flush()

@@ -1,0 +1,74 @@
+"""What a labelling run tells: its speed while it lasts, its summary at the end. Called by labelling/run.py."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from locray.errors import ExitCode
+
+
+class Clock:
+    """Times a run: start-up is until the first rows arrive, the steady state is what comes after them."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._first: tuple[float, int] | None = None
+        self._last: tuple[float, int] | None = None
+
+    def tick(self, num_done: int) -> None:
+        """Notes that so many images are done by now."""
+        self._last = (time.monotonic(), num_done)
+        self._first = self._first or self._last
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._started
+
+    @property
+    def startup_s(self) -> float:
+        """Seconds until the first rows arrived; 0 if none did."""
+        return self._first[0] - self._started if self._first else 0.0
+
+    @property
+    def images_per_s_steady(self) -> float:
+        """Images a second after the first rows; 0 while there is nothing to measure."""
+        if self._first is None or self._last is None or self._last[0] <= self._first[0]:
+            return 0.0
+        return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+
+
+@dataclass
+class LabelSummary:
+    """The outcome of a run, as `--json` prints it. Every planned image is `ok`, `failed` or `deferred`."""
+
+    run_id: str
+    model_id: str
+    table: str
+    listed: int
+    already_labelled: int
+    planned: int
+    ok: int = 0
+    failed: int = 0
+    deferred: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    wall_s: float = 0.0
+    startup_s: float = 0.0
+    images_per_s: float = 0.0
+    images_per_s_steady: float = 0.0
+    commits: int = 0
+    deferred_reason: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded for reading."""
+        return {name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+    def failure_rate(self) -> float:
+        """Failed images as a share of those that have a row."""
+        return self.failed / max(1, self.ok + self.failed)
+
+    def exit_code(self, max_failure_rate: float) -> ExitCode:
+        """What to tell the shell: a failure rate over the limit weighs more than images left for the next run."""
+        if self.failure_rate() > max_failure_rate:
+            return ExitCode.FAILURE_RATE
+        return ExitCode.DEFERRED if self.deferred else ExitCode.DONE

@@ -1,0 +1,213 @@
+"""The predictions table: a Delta table of Parquet files, and the one writer that a model has. Called by the runs.
+
+Exactly-once rests on two things. A writer first *claims* the next transaction number of its model, then reads what the
+table holds; every commit carries the number that follows. Delta refuses a commit whose snapshot is older than another
+commit under the same application id, so a writer that was overtaken can add nothing.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
+
+from locray import schema, storage
+from locray.errors import FencedError, UsageError
+
+WRITE_ID = "locray.write_id"
+ROWS_A_GROUP = 65_536
+_SCRATCH = "_locray"
+_FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
+
+
+def open_table(uri: str) -> DeltaTable | None:
+    """The predictions table at the URI, or None where nothing lies yet.
+
+    Raises:
+        UsageError: something else lies there.
+        StoreAccessError: the folder or bucket can't be reached.
+    """
+    try:
+        table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+    except TableNotFoundError:
+        if storage.list_uris(uri):
+            raise UsageError(
+                f"{uri} holds files that are no predictions table. "
+                "Give the table a folder of its own; it is made when it is not there."
+            ) from None
+        return None
+    found = pa.schema(table.schema().to_arrow())
+    missing = [name for name in schema.PREDICTIONS_SCHEMA.names if name not in found.names]
+    if missing:
+        raise UsageError(f"{uri} is a Delta table, but no predictions table: it has no column {', '.join(missing)}.")
+    return table
+
+
+def create_table(uri: str) -> DeltaTable:
+    """An empty predictions table at the URI, or the one that another run has made in the meantime."""
+    try:
+        return DeltaTable.create(
+            uri,
+            schema=schema.PREDICTIONS_SCHEMA,
+            partition_by=schema.PARTITION_COLUMNS,
+            name="predictions",
+            storage_options=storage.delta_storage_options(uri),
+        )
+    except DeltaError:
+        table = open_table(uri)
+        if table is None:
+            raise
+        return table
+
+
+@dataclass
+class TableWriter:
+    """The only writer of a model's rows; made by `claim`.
+
+    `number` is the transaction number of its last commit. Every commit appends one Parquet file and is visible whole
+    or not at all.
+    """
+
+    uri: str
+    model_id: str
+    number: int
+    table: DeltaTable
+
+    @classmethod
+    def claim(cls, uri: str, model_id: str) -> "TableWriter":
+        """Takes over the model's rows: every older writer of the same model is fenced from now on.
+
+        Raises:
+            FencedError: another run claimed the table at the same moment.
+        """
+        table = open_table(uri) or create_table(uri)
+        writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table)
+        writer._commit([], uuid.uuid4().hex)
+        return writer
+
+    def append(self, rows: pa.Table, run_date: date) -> None:
+        """Commits rows (`PREDICTIONS_SCHEMA` without the partition columns) as one file, sorted by image URI.
+
+        Raises:
+            FencedError: another run has claimed the table; nothing was added.
+        """
+        write_id = uuid.uuid4().hex
+        rows = rows.select(_FILE_SCHEMA.names).cast(_FILE_SCHEMA).sort_by(schema.IMAGE_URI)
+        path, size_bytes = self._write_file(rows, run_date, write_id)
+        self._commit([self._add_action(path, size_bytes, rows, run_date)], write_id)
+
+    def replace(self, rows: pa.Table, run_date: date) -> None:
+        """Commits rows in the place of those with the same image, version, model and configuration, if there are any.
+
+        Raises:
+            FencedError: another run has claimed the table; nothing was changed.
+        """
+        write_id = uuid.uuid4().hex
+        rows = rows.append_column(pa.field(schema.MODEL_ID, pa.string()), pa.array([self.model_id] * len(rows)))
+        rows = rows.append_column(pa.field(schema.RUN_DATE, pa.date32()), pa.array([run_date] * len(rows)))
+        source = rows.select(schema.PREDICTIONS_SCHEMA.names).cast(schema.PREDICTIONS_SCHEMA)
+        same = [f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in schema.KEY_COLUMNS]
+        predicate = f"old.{schema.MODEL_ID} = '{self.model_id}' AND " + " AND ".join(same)
+
+        def merge(properties: CommitProperties) -> None:
+            self.table.merge(
+                source, predicate, "new", "old", commit_properties=properties
+            ).when_matched_update_all().when_not_matched_insert_all().execute()
+
+        self._fenced(merge, write_id)
+
+    def clean_up(self) -> int:
+        """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
+        committed = {entry[WRITE_ID] for entry in self.table.history() if WRITE_ID in entry}
+        live = {uri.rsplit("/", 1)[-1] for uri in self.table.file_uris()}
+        orphans = []
+        for uri in storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}")):
+            name = uri.rsplit("/", 1)[-1]
+            write_id = name.removeprefix("part-").removesuffix(".parquet")
+            if name.startswith("part-") and name not in live and write_id not in committed:
+                orphans.append(uri)
+        orphans += storage.list_uris(self.scratch_uri)
+        storage.delete(orphans)
+        return len(orphans)
+
+    @property
+    def scratch_uri(self) -> str:
+        """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
+        return storage.join(self.uri, _SCRATCH, self.model_id)
+
+    def _write_file(self, rows: pa.Table, run_date: date, write_id: str) -> tuple[str, int]:
+        path = f"{schema.MODEL_ID}={self.model_id}/{schema.RUN_DATE}={run_date}/part-{write_id}.parquet"
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP)
+        data = buffer.getvalue().to_pybytes()
+        storage.write_bytes(storage.join(self.uri, path), data)
+        return path, len(data)
+
+    def _add_action(self, path: str, size_bytes: int, rows: pa.Table, run_date: date) -> AddAction:
+        bounds = pc.min_max(rows[schema.IMAGE_URI]).as_py()
+        nulls = {name: rows[name].null_count for name in (schema.IMAGE_URI, schema.ETAG, schema.ERROR_CODE)}
+        stats = {
+            "numRecords": len(rows),
+            "minValues": {schema.IMAGE_URI: bounds["min"]},
+            "maxValues": {schema.IMAGE_URI: bounds["max"]},
+            "nullCount": nulls,
+        }
+        return AddAction(
+            path=path,
+            size=size_bytes,
+            partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
+            modification_time=int(datetime.now(UTC).timestamp() * 1000),
+            data_change=True,
+            stats=json.dumps(stats),
+        )
+
+    def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
+        def append(properties: CommitProperties) -> None:
+            self.table.create_write_transaction(
+                list(actions),
+                mode="append",
+                schema=self.table.schema(),
+                partition_by=schema.PARTITION_COLUMNS,
+                commit_properties=properties,
+            )
+
+        self._fenced(append, write_id)
+
+    def _fenced(self, commit: Any, write_id: str) -> None:
+        """Runs a commit under the next transaction number, and makes sure that it is this writer's.
+
+        A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells.
+        """
+        number = self.number + 1
+        properties = CommitProperties(
+            custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
+        )
+        try:
+            commit(properties)
+        except CommitFailedError:
+            self.table.update_incremental()
+            if not any(entry.get(WRITE_ID) == write_id for entry in self.table.history(100)):
+                raise self._overtaken() from None
+        self.table.update_incremental()
+        # The snapshot just taken may hold the claim of another run: going on from it would defeat the check of Delta.
+        if self.table.transaction_version(_app_id(self.model_id)) != number:
+            raise self._overtaken()
+        self.number = number
+
+    def _overtaken(self) -> FencedError:
+        return FencedError(
+            f"another run is labelling into {self.uri} with {self.model_id}: it has taken over, this one stops. "
+            "What was committed stays; run the command again once the other run has ended."
+        )
+
+
+def _app_id(model_id: str) -> str:
+    return f"locray:{model_id}"

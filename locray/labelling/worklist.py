@@ -1,0 +1,224 @@
+"""The worklist: what a listing holds and the table doesn't, in units of work. Called by the runs and the pipeline.
+
+It is written as Parquet, one row group a unit, few units a file: a task reads the footer and its own row group of one
+small file.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from locray import schema, storage
+from locray.sources import Source
+
+UNITS_A_FILE = 64
+_MEMORY_LIMIT = "1GB"
+_VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
+_VERSION_UNKNOWN = f"{schema.ETAG} IS NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a listing holds, seen against the table."""
+
+    listed: int
+    already_labelled: int
+    changed: int
+    """Images that the table holds in another version only."""
+
+    @property
+    def to_do(self) -> int:
+        """Images without a row."""
+        return self.listed - self.already_labelled
+
+    @property
+    def new(self) -> int:
+        """Images that the table has never seen."""
+        return self.to_do - self.changed
+
+
+class Worklist(Protocol):
+    """Images in units of work. Small or cheap to pickle: tasks carry it."""
+
+    num_images: int
+    unit_size: int
+
+    def read_unit(self, unit: int) -> pa.Table:
+        """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""
+        ...
+
+
+def num_units(worklist: Worklist) -> int:
+    """Units of work, each of `unit_size` images but for the last."""
+    return -(-worklist.num_images // worklist.unit_size)
+
+
+@dataclass(frozen=True)
+class StoredWorklist:
+    """A worklist in a store that every node reaches."""
+
+    uri: str
+    num_images: int
+    unit_size: int
+
+    def read_unit(self, unit: int) -> pa.Table:
+        """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""
+        file = storage.open_parquet(self.file_uri(unit // UNITS_A_FILE))
+        return file.read_row_group(unit % UNITS_A_FILE)
+
+    def file_uri(self, index: int) -> str:
+        """The file that holds units `index * UNITS_A_FILE` and on. No .parquet ending: globs over the table miss it."""
+        return storage.join(self.uri, f"worklist-{index:06d}")
+
+
+@dataclass(frozen=True)
+class InlineWorklist:
+    """A worklist that travels with the tasks: for thousands of images, not for millions."""
+
+    rows: pa.Table
+    num_images: int
+    unit_size: int
+
+    @classmethod
+    def of(cls, rows: pa.Table, unit_size: int) -> "InlineWorklist":
+        """Images of `schema.LISTING_SCHEMA`, numbered in their order."""
+        ordinals = pa.array(range(len(rows)), pa.int64())
+        return cls(rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA), len(rows), unit_size)
+
+    def read_unit(self, unit: int) -> pa.Table:
+        """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""
+        return self.rows.slice(unit * self.unit_size, self.unit_size)
+
+
+class Difference:
+    """A listing without what the table holds for one model and configuration; DuckDB does the join and spills to disk.
+
+    A listed image counts as labelled if the table has a row for the same version of it; where the listing doesn't know
+    the version, if it has a row for any version.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, source: Source, table: DeltaTable | None, model_id: str, config_hash: str, *, redo_failed: bool = False
+    ) -> Iterator["Difference"]:
+        """Reads the listing to its end, and the table's keys."""
+        with (
+            tempfile.TemporaryDirectory(prefix="locray-") as folder,
+            duckdb.connect(f"{folder}/worklist.duckdb") as connection,
+        ):
+            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+            connection.execute(f"SET temp_directory = '{folder}/spill'")
+            connection.execute("SET preserve_insertion_order = false")
+            _load_listing(connection, source)
+            _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
+            _join(connection)
+            yield cls(connection)
+
+    def counts(self) -> Counts:
+        """How many images are listed, labelled already, and labelled in another version only."""
+        listed = self._count("SELECT count(*) FROM listing")
+        to_do = self._count("SELECT count(*) FROM to_do")
+        changed = self._count(f"SELECT count(*) FROM to_do SEMI JOIN done USING ({schema.IMAGE_URI})")
+        return Counts(listed, listed - to_do, changed)
+
+    def batches(self, limit: int | None, batch_size: int) -> Iterator[pa.RecordBatch]:
+        """What is to be done, by image URI, as batches of `LISTING_SCHEMA`."""
+        columns = ", ".join(schema.LISTING_SCHEMA.names)
+        bound = "" if limit is None else f"LIMIT {limit}"
+        query = f"SELECT {columns} FROM to_do ORDER BY {schema.IMAGE_URI} {bound}"
+        yield from self._connection.sql(query).to_arrow_reader(batch_size)
+
+    def sample(self, num_images: int) -> pa.Table:
+        """Some of what is to be done, drawn at random, as a table of `LISTING_SCHEMA`."""
+        columns = ", ".join(schema.LISTING_SCHEMA.names)
+        query = f"SELECT {columns} FROM (SELECT * FROM to_do USING SAMPLE {num_images} ROWS (reservoir, 0))"
+        return self._connection.sql(query).to_arrow_table().cast(schema.LISTING_SCHEMA)
+
+    def write(self, uri: str, unit_size: int, limit: int | None = None) -> StoredWorklist:
+        """Writes the worklist under the URI, in bounded memory."""
+        num_images = 0
+        worklist = StoredWorklist(uri, 0, unit_size)
+        pending: list[pa.RecordBatch] = []
+        rows_a_file = unit_size * UNITS_A_FILE
+        for batch in self.batches(limit, rows_a_file):
+            pending.append(batch)
+            while sum(map(len, pending)) >= rows_a_file:
+                rows = pa.Table.from_batches(pending)
+                _write_file(worklist, rows.slice(0, rows_a_file), num_images)
+                pending = rows.slice(rows_a_file).to_batches()
+                num_images += rows_a_file
+        if pending:
+            rows = pa.Table.from_batches(pending)
+            _write_file(worklist, rows, num_images)
+            num_images += len(rows)
+        return StoredWorklist(uri, num_images, unit_size)
+
+    def _count(self, query: str) -> int:
+        row = self._connection.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+
+
+def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
+    reader = pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, source.listing())
+    columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
+    connection.register("listing_stream", reader)
+    connection.execute(
+        f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM listing_stream GROUP BY {schema.IMAGE_URI}"
+    )
+    connection.unregister("listing_stream")
+
+
+def _load_done(
+    connection: duckdb.DuckDBPyConnection,
+    table: DeltaTable | None,
+    model_id: str,
+    config_hash: str,
+    *,
+    redo_failed: bool,
+) -> None:
+    key = [schema.IMAGE_URI, schema.ETAG]
+    if table is None or not table.file_uris():
+        rows = pa.schema([schema.LISTING_SCHEMA.field(name) for name in key]).empty_table().to_reader()
+    else:
+        wanted = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
+        if redo_failed:
+            wanted &= ds.field(schema.STATUS) == schema.STATUS_OK
+        rows = table.to_pyarrow_dataset().scanner(columns=key, filter=wanted).to_reader()
+    connection.register("done_stream", rows)
+    connection.execute("CREATE TABLE done AS SELECT * FROM done_stream")
+    connection.unregister("done_stream")
+
+
+def _join(connection: duckdb.DuckDBPyConnection) -> None:
+    connection.execute(
+        f"""
+        CREATE TABLE to_do AS
+        SELECT * FROM listing ANTI JOIN done USING ({schema.IMAGE_URI}, {schema.ETAG}) WHERE {_VERSION_KNOWN}
+        UNION ALL
+        SELECT * FROM listing ANTI JOIN done USING ({schema.IMAGE_URI}) WHERE {_VERSION_UNKNOWN}
+        """
+    )
+
+
+def _write_file(worklist: StoredWorklist, rows: pa.Table, first_ordinal: int) -> None:
+    ordinals = pa.array(range(first_ordinal, first_ordinal + len(rows)), pa.int64())
+    rows = rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA)
+    buffer = io.BytesIO()
+    pq.write_table(rows, buffer, row_group_size=worklist.unit_size, compression="zstd")
+    index = first_ordinal // (worklist.unit_size * UNITS_A_FILE)
+    storage.write_bytes(worklist.file_uri(index), buffer.getvalue())

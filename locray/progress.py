@@ -1,0 +1,22 @@
+"""How a run tells how far it is. Reported by the runs, rendered by the console."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: `done` of `planned`, and what else is worth telling."""
+
+    stage: str
+    done: int = 0
+    planned: int = 0
+    facts: Mapping[str, int | float | str] = field(default_factory=dict)
+
+
+Report = Callable[[Progress], None]
+"""What the runs call, as often as they like."""
+
+
+def ignore(_: Progress) -> None:
+    """A report that goes nowhere."""
