@@ -1,0 +1,83 @@
+"""`small_cnn`: three convolutions and a dense layer on small images, with a class head and a box head.
+
+The smallest network that labels and localizes: for thumbnails, demonstrations and tests. Built by `models.build_model`.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from locray.errors import UsageError
+from locray.models.contract import LOSS, LabelModel, Normalise, PredictedBoxes, Targets
+from locray.models.single_object import box_loss, classification_loss, single_prediction
+
+DEFAULT_INPUT_SIZE_PX = 32
+_SMALLEST_INPUT_PX = 18
+
+
+class SmallCnn(nn.Module):
+    """Conv 3x3x32 - pool - Conv 3x3x64 - pool - Conv 3x3x64 - Dense 64 - class head and box head.
+
+    Convolutions are unpadded, as in the introductory texts that describe this network. The heads give logits:
+    the softmax belongs to the loss and to `predict`.
+
+    Args:
+        num_classes: number of classes; a further logit stands for "no object".
+        input_size_px: side of the square input.
+    """
+
+    def __init__(self, num_classes: int, input_size_px: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_size_px = input_size_px
+        self.normalise = Normalise(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        self.features = nn.Sequential(
+            nn.Conv2d(3, 32, 3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 64, 3),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+        )
+        side = ((input_size_px - 2) // 2 - 2) // 2 - 2
+        self.dense = nn.Sequential(nn.Linear(64 * side * side, 64), nn.ReLU(inplace=True))
+        self.class_head = nn.Linear(64, num_classes + 1)
+        self.box_head = nn.Linear(64, 4)
+
+    def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, C + 1) and boxes (B, 4), pixels of the input, of images (B, 3, S, S)."""
+        hidden = self.dense(self.features(self.normalise(images_u8)))
+        centre_x, centre_y, width, height = self.box_head(hidden).float().sigmoid().unbind(dim=1)
+        left, right = centre_x - width / 2, centre_x + width / 2
+        top, bottom = centre_y - height / 2, centre_y + height / 2
+        boxes = torch.stack([left, top, right, bottom], dim=1) * self.input_size_px
+        return self.class_head(hidden).float(), boxes
+
+    def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
+        """See `LabelModel.loss`. The object of the first place is the one to find."""
+        logits, boxes = self(images_u8)
+        class_part = classification_loss(logits, targets.label_ids[:, 0], label_smoothing=0.0)
+        box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
+        return {LOSS: class_part + box_part, "class_loss": class_part, "box_loss": box_part}
+
+    def predict(self, images_u8: Tensor) -> PredictedBoxes:
+        """See `LabelModel.predict`; one place an image."""
+        logits, boxes = self(images_u8)
+        return single_prediction(logits, boxes, self.input_size_px)
+
+
+def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
+    """See `models.ModelFamily`. Neither variants nor pretrained weights exist for this family."""
+    if variant:
+        raise UsageError(f"small_cnn has no variants, found small_cnn/{variant}: use --model small_cnn")
+    if weights is not None:
+        raise UsageError("small_cnn has no pretrained weights: leave out --weights, or choose localizer/<trunk>")
+    if input_size_px < _SMALLEST_INPUT_PX:
+        raise UsageError(
+            f"small_cnn needs an input size of at least {_SMALLEST_INPUT_PX} pixels, found {input_size_px}"
+        )
+    return SmallCnn(num_classes, input_size_px)
