@@ -1,0 +1,104 @@
+"""Every colour mode to 8-bit RGB, by one written table. Called by `decode`.
+
+ICC profiles are not applied: neither are they when a model's training images are read by the usual tools.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+ALPHA_BACKGROUND_RGB = (255, 255, 255)
+"""What shows through transparent pixels: white, the page on which annotation tools and browsers show such images, so
+that the model sees what the person saw who drew the boxes."""
+
+_MAX_U16 = 65535
+
+
+def to_rgb(image: Image.Image) -> Image.Image | None:
+    """The loaded image in mode RGB, same size; None if its mode is not in `CONVERTERS`."""
+    convert = CONVERTERS.get(image.mode)
+    return None if convert is None else convert(image)
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion, for modes that can't be transparent."""
+    return image.convert("RGB")
+
+
+def _convert_keyed(image: Image.Image) -> Image.Image:
+    """For modes without an alpha channel that may declare one colour (PNG, GIF) or palette entries transparent."""
+    return _composite(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
+
+
+def _composite(image: Image.Image) -> Image.Image:
+    """Straight alpha, over `ALPHA_BACKGROUND_RGB`."""
+    background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND_RGB, 255))
+    return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+
+
+def _composite_premultiplied_grey(image: Image.Image) -> Image.Image:
+    """Pillow only goes from La to LA."""
+    return _composite(image.convert("LA"))
+
+
+def _scale_u16(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled, not clipped: 65535 becomes 255. The values are taken as filling all 16 bits."""
+    return _grey_to_rgb(np.asarray(image), 0, _MAX_U16)
+
+
+def _scale_i32(image: Image.Image) -> Image.Image:
+    """32-bit grey: as 16-bit if all values fit there, as most writers mean it, else stretched to its own range."""
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
+    return _grey_to_rgb(values, 0, _MAX_U16) if low >= 0 and high <= _MAX_U16 else _grey_to_rgb(values, low, high)
+
+
+def _scale_f32(image: Image.Image) -> Image.Image:
+    """Float grey: black 0 and white 1 if all values lie there, else stretched to its finite range; NaN is black."""
+    values = np.asarray(image)
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    return _grey_to_rgb(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+
+
+def _grey_to_rgb(values: np.ndarray, low: float, high: float) -> Image.Image:
+    """Grey (H, W) of any type, all within low and high, as RGB with low black and high white; all black if equal."""
+    scale = 255.0 / (high - low) if high > low else 0.0
+    grey = np.rint((values.astype(np.float64) - low) * scale).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+CONVERTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "1": _convert_keyed,
+    "L": _convert_keyed,
+    "P": _convert_keyed,
+    "RGB": _convert_keyed,
+    "LA": _composite,
+    "PA": _composite,
+    "RGBA": _composite,
+    "RGBa": _composite,
+    "La": _composite_premultiplied_grey,
+    "RGBX": _convert,
+    "CMYK": _convert,
+    "YCbCr": _convert,
+    "LAB": _convert,
+    "HSV": _convert,
+    "I;16": _scale_u16,
+    "I;16L": _scale_u16,
+    "I;16B": _scale_u16,
+    "I;16N": _scale_u16,
+    "I": _scale_i32,
+    "F": _scale_f32,
+}
+"""Pillow's mode to its converter.
+
+- `1`, `L`, `P`, `RGB`: black and white, grey, palette, colour; a transparent colour or palette entry shows white.
+- `LA`, `PA`, `RGBA`: with an alpha channel, composited over white. `La`, `RGBa`: the same, premultiplied.
+- `RGBX`: the fourth byte is padding.
+- `CMYK`: without a profile, R = 255 - min(255, C + K) and so on. Adobe's JPEGs store it inverted, and YCCK is their
+  encoding of it; Pillow's JPEG reader undoes both, so that here 0 is no ink for every format.
+- `YCbCr`: JPEG's full-range BT.601. `LAB`: D50, to sRGB. `HSV`: all three from 0 to 255.
+- `I;16`, `I;16L`, `I;16B`, `I;16N`: 16-bit grey in its byte orders. `I`: 32-bit. `F`: float.
+"""
