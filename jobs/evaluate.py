@@ -1,4 +1,4 @@
-"""`locray evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --help`. The same options."""
+"""`locray evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --help`. Same options."""
 
 import sys
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from locray.config import EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
+from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
 from locray.console import Console
 from locray.errors import ExitCode
 
@@ -76,3 +76,16 @@ def _shown(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
+
+
+def demo(config: DemoConfig, console: Console) -> ExitCode:
+    """`locray demo`."""
+    from locray.demo.run import demo as run
+
+    summary = run(config, console.report)
+    names = ("class_accuracy", "mean_iou", "localization_accuracy", "map_50_95")
+    evaluation = {name: _shown(summary.evaluation[name]) for name in names}
+    labelling = {name: _shown(summary.labelling[name]) for name in ("ok", "failed", "errors", "images_per_s_steady")}
+    console.result(summary.to_dict(), evaluation | labelling | {"page": summary.page})
+    console.say(f"\nQuery the table from Python:\n\n{summary.query}\n")
+    return ExitCode.DONE

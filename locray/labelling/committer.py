@@ -28,6 +28,11 @@ class Bitmap:
         np.bitwise_or.at(self._bits, byte, bit)
         return fresh
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the bitmap takes."""
+        return self._bits.nbytes
+
     def count(self) -> int:
         """How many ordinals have been seen."""
         return int(np.bitwise_count(self._bits).sum())

@@ -105,7 +105,9 @@ class TableWriter:
         self._commit([self._add_action(path, size_bytes, rows, run_date)], write_id)
 
     def replace(self, rows: pa.Table, run_date: date) -> None:
-        """Commits rows in the place of those with the same image, version, model and configuration, if there are any.
+        """Commits rows in the place of the failed ones of the same image, version and configuration, if there are any.
+
+        A failed row without a version (the image could not be fetched) is taken for the same version.
 
         Raises:
             FencedError: another run has claimed the table; nothing was changed.
@@ -114,8 +116,15 @@ class TableWriter:
         rows = rows.append_column(pa.field(schema.MODEL_ID, pa.string()), pa.array([self.model_id] * len(rows)))
         rows = rows.append_column(pa.field(schema.RUN_DATE, pa.date32()), pa.array([run_date] * len(rows)))
         source = rows.select(schema.PREDICTIONS_SCHEMA.names).cast(schema.PREDICTIONS_SCHEMA)
-        same = [f"old.{name} IS NOT DISTINCT FROM new.{name}" for name in schema.KEY_COLUMNS]
-        predicate = f"old.{schema.MODEL_ID} = '{self.model_id}' AND " + " AND ".join(same)
+        same = [f"(old.{name} = new.{name})" for name in (schema.MODEL_ID, schema.CONFIG_HASH, schema.IMAGE_URI)]
+        predicate = " AND ".join(
+            [
+                f"(old.{schema.MODEL_ID} = '{self.model_id}')",
+                *same,
+                f"(old.{schema.STATUS} = '{schema.STATUS_FAILED}')",
+                f"(old.{schema.ETAG} = new.{schema.ETAG} OR old.{schema.ETAG} IS NULL)",
+            ]
+        )
 
         def merge(properties: CommitProperties) -> None:
             self.table.merge(

@@ -1,0 +1,207 @@
+"""The Delta table and its one writer, on a local folder."""
+
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from labelling.rows import predicted
+
+from locray import schema
+from locray.errors import FencedError, UsageError
+from locray.labelling.committer import Committer
+from locray.labelling.table import TableWriter, open_table
+
+MODEL_ID = "net@0123456789ab"
+RUN_DATE = date(2026, 1, 2)
+
+
+def committer(
+    writer: TableWriter, *, num_images: int = 100, commit_rows: int = 1000, replace: bool = False
+) -> Committer:
+    return Committer(
+        writer,
+        num_images,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=RUN_DATE,
+        commit_rows=commit_rows,
+        commit_interval_s=3600,
+        replace=replace,
+    )
+
+
+def rows_of(uri: str) -> pa.Table:
+    return DeltaTable(uri).to_pyarrow_dataset().to_table().sort_by(schema.IMAGE_URI)
+
+
+def test_rows_come_back_as_they_were_with_the_documented_schema(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([3, 1]))
+    commits.add(predicted([2], status=schema.STATUS_FAILED))
+    commits.flush()
+    found = rows_of(uri)
+    assert found[schema.IMAGE_URI].to_pylist() == [f"s3://bucket/{n:06d}.jpg" for n in (1, 2, 3)]
+    assert found[schema.DETECTIONS].to_pylist()[1] is None
+    assert found[schema.DETECTIONS].to_pylist()[0][0][schema.LABEL] == "disc"
+    assert set(found[schema.MODEL_ID].to_pylist()) == {MODEL_ID}
+    assert set(found[schema.RUN_DATE].to_pylist()) == {RUN_DATE}
+    assert found.schema.field(schema.LABELLED_AT).type == schema.TIMESTAMP
+    assert sorted(found.column_names) == sorted(schema.PREDICTIONS_SCHEMA.names)
+    assert (commits.ok, commits.failed, commits.commits, dict(commits.errors)) == (2, 1, 1, {"corrupt": 1})
+
+
+def test_a_row_that_comes_twice_is_committed_once(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID), commit_rows=3)
+    for ordinals in ([0, 1, 2], [2, 3, 3], [0, 4, 5]):
+        commits.add(predicted(ordinals))
+    commits.flush()
+    assert rows_of(uri).num_rows == 6
+    assert commits.ok == 6
+
+
+def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0]))
+    commits.add(predicted([1, 2], status=schema.STATUS_DEFERRED))
+    commits.flush()
+    assert rows_of(uri).num_rows == 1
+    assert (commits.deferred, commits.deferred_reason) == (2, "something is wrong")
+
+
+def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    old = committer(TableWriter.claim(uri, MODEL_ID))
+    old.add(predicted([0]))
+    old.flush()
+    new = committer(TableWriter.claim(uri, MODEL_ID))
+    old.add(predicted([1]))
+    with pytest.raises(FencedError, match="another run"):
+        old.flush()
+    new.add(predicted([2]))
+    new.flush()
+    assert rows_of(uri)[schema.IMAGE_URI].to_pylist() == ["s3://bucket/000000.jpg", "s3://bucket/000002.jpg"]
+
+
+def test_a_claim_between_a_commit_and_its_refresh_is_noticed(tmp_path: Path) -> None:
+    """The refreshed snapshot holds the other's claim, so Delta alone would let the next commit pass."""
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real_commit = writer.table
+
+    class ClaimedMeanwhile:
+        def __getattr__(self, name: str) -> object:
+            return getattr(real_commit, name)
+
+        def update_incremental(self) -> None:
+            TableWriter.claim(uri, MODEL_ID)
+            real_commit.update_incremental()
+
+    writer.table = ClaimedMeanwhile()  # type: ignore[assignment]
+    old = committer(writer)
+    old.add(predicted([0]))
+    with pytest.raises(FencedError):
+        old.flush()
+
+
+def test_writers_of_different_models_do_not_disturb_each_other(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writers = [committer(TableWriter.claim(uri, model_id)) for model_id in ("a@000000000000", "b@000000000000")]
+    for round_ in range(3):
+        for writer in writers:
+            writer.add(predicted([round_]))
+            writer.flush()
+    assert rows_of(uri).num_rows == 6
+
+
+def test_a_commit_whose_answer_was_lost_counts_as_done(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real = writer.table
+
+    class AnswerLost:
+        """The store applied the commit, its answer was lost, the client's own retry met a conflict with itself."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+        def create_write_transaction(self, *args: object, **kwargs: object) -> None:
+            stale = DeltaTable(uri)
+            real.create_write_transaction(*args, **kwargs)
+            stale.create_write_transaction(*args, **kwargs)
+
+    writer.table = AnswerLost()  # type: ignore[assignment]
+    commits = committer(writer)
+    commits.add(predicted([0, 1]))
+    commits.flush()
+    assert rows_of(uri).num_rows == 2
+
+
+def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    other = committer(TableWriter.claim(uri, "other@000000000000"))
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    for writer in (other, commits):
+        writer.add(predicted([0]))
+        writer.flush()
+    partition = tmp_path / "table" / f"{schema.MODEL_ID}={MODEL_ID}" / f"{schema.RUN_DATE}={RUN_DATE}"
+    orphan = partition / f"part-{'0' * 32}.parquet"
+    orphan.write_bytes(b"never committed")
+    someone_elses = tmp_path / "table" / f"{schema.MODEL_ID}=other@000000000000" / f"part-{'0' * 32}.parquet"
+    someone_elses.write_bytes(b"being written")
+    scratch = tmp_path / "table" / "_locray" / MODEL_ID / "run" / "worklist-000000"
+    scratch.parent.mkdir(parents=True)
+    scratch.write_bytes(b"of a crashed run")
+    assert TableWriter.claim(uri, MODEL_ID).clean_up() == 2
+    assert not orphan.exists()
+    assert not scratch.exists()
+    assert someone_elses.exists()
+    assert rows_of(uri).num_rows == 2
+
+
+def test_replaced_rows_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([0]))
+    first.add(predicted([1, 2], status=schema.STATUS_FAILED))
+    first.flush()
+    again = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
+    again.add(predicted([1]))
+    again.add(predicted([3]))
+    again.flush()
+    found = rows_of(uri)
+    assert found[schema.STATUS].to_pylist() == ["ok", "ok", "failed", "ok"]
+    TableWriter.claim(uri, MODEL_ID).clean_up()
+    assert rows_of(uri).num_rows == 4
+
+
+def test_a_fenced_writer_replaces_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([1], status=schema.STATUS_FAILED))
+    first.flush()
+    old = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
+    TableWriter.claim(uri, MODEL_ID)
+    old.add(predicted([1]))
+    with pytest.raises(FencedError):
+        old.flush()
+    assert rows_of(uri)[schema.STATUS].to_pylist() == ["failed"]
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no predictions table"):
+        open_table(str(tmp_path))
+
+
+def test_another_delta_table_is_refused(tmp_path: Path) -> None:
+    DeltaTable.create(str(tmp_path / "sales"), schema=pa.schema([("price", pa.float64())]))
+    with pytest.raises(UsageError, match="no column image_uri"):
+        open_table(str(tmp_path / "sales"))
+
+
+def test_no_table_yet(tmp_path: Path) -> None:
+    assert open_table(str(tmp_path / "absent")) is None
