@@ -9,7 +9,7 @@ are looked for in the file's own folder, then below it in `images/`, `<split>/` 
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from locray import storage
 from locray.datasets.records import (
@@ -91,7 +91,7 @@ def write_csv(images: Iterable[Described]) -> str:
         images: Each with a file name of its own, and with a width where it has a height.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text)
     writer.writerow([FILENAME, WIDTH, HEIGHT, CLASS, *BOX])
     for image in images:
         frame = ["" if side is None else side for side in (image.width_px, image.height_px)]
@@ -150,18 +150,17 @@ def _plain(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(value)
 
 
-def _split_files(data_uri: str, uris: Iterable[str]) -> dict[str, str]:
+def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
     """Each split's file, by the split's name: `<split>.csv` before `<split>_labels.csv`, that before one in images/."""
-    present = set(uris)
     files: dict[str, str] = {}
     for folders, ending in (((), ENDING), ((), LABELS_ENDING), (("images",), LABELS_ENDING)):
         folder_uri = storage.join(data_uri, *folders)
-        for uri in sorted(present):
+        for uri in uris:
             folder, _, name = uri.rpartition("/")
             split = name.removesuffix(ending)
-            if folder == folder_uri and name.endswith(ending) and split:
+            is_of_other_kind = ending == ENDING and name.endswith(LABELS_ENDING)
+            if folder == folder_uri and name.endswith(ending) and split and not is_of_other_kind:
                 files.setdefault(split, uri)
-                present.discard(uri)
     return files
 
 

@@ -1,0 +1,129 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locray.datasets import list_splits, read_dataset
+from locray.datasets.csv_boxes import parse_csv, write_csv
+from locray.datasets.records import Annotation, Described
+from locray.errors import UsageError
+
+HEADER = "filename,class,xmin,ymin,xmax,ymax"
+
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+annotations = st.builds(
+    Annotation,
+    label=texts.map(str.strip).filter(bool),
+    box_xyxy_px=st.tuples(numbers, numbers, numbers, numbers),
+)
+sides = st.none() | st.integers(1, 100_000)
+images = st.builds(
+    Described,
+    filename=texts.filter(str.strip),
+    objects=st.lists(annotations, max_size=4).map(tuple),
+    width_px=sides,
+    height_px=sides,
+)
+
+
+@given(st.lists(images, unique_by=lambda image: image.filename, max_size=6))
+def test_what_is_written_is_read_back(described):
+    assert parse_csv(write_csv(described), "labels.csv") == described
+
+
+def test_the_written_text_is_plain():
+    described = [
+        Described("a, b.jpg", (Annotation("cow", (1.0, 2.5, 30.0, 40.0)),), 64, 48),
+        Described("empty.jpg", ()),
+    ]
+    assert write_csv(described) == (
+        "filename,width,height,class,xmin,ymin,xmax,ymax\r\n"
+        '"a, b.jpg",64,48,cow,1,2.5,30,40\r\n'
+        "empty.jpg,,,,,,,\r\n"
+    )  # fmt: skip
+
+
+def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
+    text = (
+        "\ufeffymax, xmax ,confidence,filename,xmin,ymin,class\r\n"
+        "40,30,0.9,a.jpg,10,20, cow \r\n"
+        "\r\n"
+        "4,3,0.8,b.jpg,1,2,ant\r\n"
+        "41,31,0.7,a.jpg,11,21,bee\r\n"
+    ).removeprefix("\ufeff")
+    assert parse_csv(text, "labels.csv") == [
+        Described("a.jpg", (Annotation("cow", (10, 20, 30, 40)), Annotation("bee", (11, 21, 31, 41)))),
+        Described("b.jpg", (Annotation("ant", (1, 2, 3, 4)),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"labels.csv, line 1: found the columns \(none\); missing filename, class, xmin"),
+        ("filename,label,xmin,ymin,xmax,ymax\n", "found the columns filename, label, .*; missing class. Expected"),
+        (f"{HEADER}\na.jpg,cow,1,2,3,4\nb.jpg,cow,1,2,3\n", "line 3: found 5 fields, expected 6"),
+        (f"{HEADER}\na.jpg,cow,1,2,three,4\n", "line 2, field xmax: found 'three', expected a number"),
+        (f"{HEADER}\na.jpg,cow,1,,3,4\n", "line 2, field ymin: found nothing, expected a number"),
+        (f"{HEADER}\na.jpg,,1,2,3,4\n", "line 2, field class: found nothing beside a box"),
+        (f"{HEADER}\n,cow,1,2,3,4\n", "line 2, field filename: found nothing"),
+        (f"{HEADER},width,height\na.jpg,cow,1,2,3,4,wide,5\n", "line 2, field width: found 'wide'"),
+        (
+            f"{HEADER},width,height\na.jpg,cow,1,2,3,4,10,20\na.jpg,cow,1,2,3,4,20,10\n",
+            r"line 3, fields width and height: found 20 x 10 for 'a.jpg', but 10 x 20",
+        ),
+        (f'{HEADER}\n"a.jpg"x,cow,1,2,3,4\n', "line 2: not a CSV row"),
+    ],
+)
+def test_a_row_that_cannot_be_read_is_named_by_line_and_field(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse_csv(text, "labels.csv")
+
+
+def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
+    names = ["beside.jpg", "images/one.jpg", "train/two.jpg", "images/train/three.jpg", "images/ü #1 %.JPG"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    rows = [f"{file},cow,1,2,3,4" for file in ["beside.jpg", "one.jpg", "two.jpg", "three.jpg", "ü #1 %.JPG"]]
+    absent = ["gone.jpg,cow,1,2,3,4", "../other/gone.jpg,cow,1,2,3,4", f"{tmp_path}/beside.jpg,cow,1,2,3,4"]
+    (tmp_path / "train.csv").write_text("\n".join([HEADER, *rows, *absent]), encoding="utf-8-sig")
+
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+
+    assert [record.image_uri for record in dataset.records] == [str(tmp_path / name) for name in names]
+    assert dataset.left_out == {"no_image": 3}
+    assert dataset.name == tmp_path.name
+
+
+def test_splits_are_the_files_of_the_root_and_the_label_files_of_images(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ["train.csv", "train_labels.csv", "val_labels.csv", "images/test_labels.csv", "images/notes.csv"]:
+        (tmp_path / name).write_text(f"{HEADER}\n{name}.jpg,cow,1,2,3,4\n")
+    assert list_splits(str(tmp_path), "csv") == ["test", "train", "val"]
+
+    (tmp_path / "train.csv.jpg").write_bytes(b"x")
+    assert read_dataset(str(tmp_path), "csv", "train").records[0].image_uri == str(tmp_path / "train.csv.jpg")
+
+
+def test_a_folder_without_splits_says_what_was_expected(tmp_path):
+    with pytest.raises(UsageError, match=r"Found no splits in .*Expected: <split>.csv"):
+        read_dataset(str(tmp_path / "absent"), "csv", "train")
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "train.csv").write_bytes(f"{HEADER}\n".encode() + b"\xff\xfe")
+    with pytest.raises(UsageError, match=r"train.csv, byte 35: not UTF-8"):
+        read_dataset(str(tmp_path), "csv", "train")
+
+
+def test_the_boards_are_read(real_data):
+    dataset = read_dataset(str(real_data / "boards"), "csv", "train")
+    assert len(dataset.records) == 142
+    assert sum(len(record.objects) for record in dataset.records) == 170
+    assert dataset.classes == ("Arduino_Nano", "ESP8266", "Heltec_ESP32_Lora", "Raspberry_Pi_3")
+    assert dataset.left_out == {}
+    first = dataset.records[0]
+    assert first.image_uri == str(real_data / "boards/images/train/IMG_20181228_101826.jpg")
+    assert first.objects == (Annotation("Arduino_Nano", (317, 265, 556, 342)),)
+    assert (first.width_px, first.height_px) == (800, 600)

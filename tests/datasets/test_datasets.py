@@ -1,0 +1,77 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locray.datasets import Annotation, Dataset, Record, list_splits, read_dataset, split_for_validation
+from locray.errors import UsageError
+
+
+def dataset_of(names, folder="/data"):
+    records = tuple(Record(f"{folder}/{name}", (Annotation("cow", (0, 0, 1, 1)),), None, None) for name in names)
+    return Dataset("data", "train", records, ("cow",), {"empty_box": 2}, 1)
+
+
+def file_names(dataset):
+    return {record.image_uri.rpartition("/")[2] for record in dataset.records}
+
+
+NUMBERED = [f"{number:04}.jpg" for number in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("format_name", "message"),
+    [("vox", r"'vox'. Expected one of: csv, voc. Did you mean 'voc'\?"), ("?", "Expected one of: csv, voc.$")],
+)
+def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
+    with pytest.raises(UsageError, match=message):
+        read_dataset(str(tmp_path), format_name, "train")
+    with pytest.raises(UsageError, match=message):
+        list_splits(str(tmp_path), format_name)
+
+
+def test_an_unknown_split_names_those_there_are(real_data):
+    with pytest.raises(UsageError, match=r"no split 'vall' in .*It has: test, train, val. Did you mean 'val'\?"):
+        read_dataset(str(real_data / "runway"), "voc", "vall")
+
+
+def test_paths_are_normalised(real_data, monkeypatch):
+    monkeypatch.chdir(real_data)
+    dataset = read_dataset("./boards/", "csv", "test")
+    assert dataset.name == "boards"
+    assert dataset.records[0].image_uri.startswith(str(real_data.resolve()))
+
+
+@given(st.lists(st.text(min_size=1), min_size=2, max_size=30, unique=True), st.floats(0.01, 0.99))
+def test_the_two_parts_are_the_whole_in_order_and_none_is_empty(names, fraction):
+    whole = dataset_of(names)
+    training, validation = split_for_validation(whole, fraction)
+    assert training.records
+    assert validation.records
+    chosen = set(validation.records)
+    assert training.records == tuple(record for record in whole.records if record not in chosen)
+    assert set(training.records) | chosen == set(whole.records)
+
+
+def test_the_validation_part_has_about_its_share_and_its_name():
+    training, validation = split_for_validation(dataset_of(NUMBERED), 0.2)
+    assert 150 < len(validation.records) < 250
+    assert (training.split, validation.split) == ("train", "val")
+    assert training.classes == validation.classes == ("cow",)
+    assert (training.left_out, training.num_clipped_boxes) == ({"empty_box": 2}, 1)
+    assert (validation.left_out, validation.num_clipped_boxes) == ({}, 0), "counted once, with the training part"
+
+
+def test_an_image_keeps_its_part_when_the_data_grows_or_moves():
+    _, before = split_for_validation(dataset_of(NUMBERED[:300]), 0.2)
+    _, after = split_for_validation(dataset_of(reversed(NUMBERED), folder="s3://bucket/moved"), 0.2)
+    assert file_names(before) == file_names(after) & set(NUMBERED[:300])
+
+
+def test_the_choice_never_changes():
+    _, validation = split_for_validation(dataset_of(NUMBERED[:10]), 0.2)
+    assert file_names(validation) == {"0001.jpg", "0006.jpg"}
+
+
+def test_one_image_cannot_be_split():
+    with pytest.raises(UsageError, match="Found 1 image in split 'train'"):
+        split_for_validation(dataset_of(["a.jpg"]), 0.5)

@@ -1,0 +1,94 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locray.datasets.records import Annotation, DatasetBuilder, Described, LeftOut, cut_to_frame, number, side_px
+from locray.errors import UsageError
+
+coordinates = st.floats(-500, 1500, width=32)
+boxes = st.tuples(coordinates, coordinates, coordinates, coordinates)
+sides = st.none() | st.integers(1, 1000)
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ((10, 10, 10, 20), LeftOut.EMPTY_BOX),
+        ((10, 20, 30, 20), LeftOut.EMPTY_BOX),
+        ((30, 10, 10, 20), LeftOut.INVERTED_BOX),
+        ((10, 20, 30, 10), LeftOut.INVERTED_BOX),
+        ((100, 10, 120, 20), LeftOut.OUTSIDE_BOX),
+        ((-20, 10, 0, 20), LeftOut.OUTSIDE_BOX),
+    ],
+)
+def test_a_box_that_nothing_can_be_made_of_is_left_out_with_its_reason(box, reason):
+    assert cut_to_frame(box, 100, 80) == (reason, box)
+
+
+def test_a_box_that_reaches_over_its_frame_is_cut_to_it():
+    assert cut_to_frame((-5, 10, 130, 90), 100, 80) == (None, (0, 10, 100, 80))
+
+
+def test_a_frame_of_unknown_size_still_begins_at_zero():
+    assert cut_to_frame((-5, 10, 130, 9000), None, None) == (None, (0, 10, 130, 9000))
+
+
+@given(boxes, sides, sides)
+def test_what_is_kept_lies_in_its_frame_and_keeping_it_again_changes_nothing(box, width, height):
+    reason, kept = cut_to_frame(box, width, height)
+    if reason is not None:
+        assert kept == box
+        return
+    xmin, ymin, xmax, ymax = kept
+    assert 0 <= xmin < xmax <= (width or math.inf)
+    assert 0 <= ymin < ymax <= (height or math.inf)
+    assert cut_to_frame(kept, width, height) == (None, kept)
+
+
+def test_the_builder_counts_boxes_and_images_by_reason():
+    builder = DatasetBuilder("/data/cows", "train")
+    described = Described(
+        "a.jpg",
+        (
+            Annotation("cow", (0, 0, 10, 10)),
+            Annotation("ant", (0, 0, 0, 10)),
+            Annotation("bee", (90, 0, 120, 10)),
+            Annotation("cow", (0, 5, 10, 5)),
+        ),
+        100,
+        100,
+    )
+    builder.add("/data/cows/a.jpg", described)
+    builder.add("/data/cows/b.jpg", Described("b.jpg", ()))
+    builder.leave_out(LeftOut.NO_IMAGE, 3)
+    builder.leave_out(LeftOut.NO_ANNOTATION, 0)
+
+    dataset = builder.build()
+
+    assert (dataset.name, dataset.split) == ("cows", "train")
+    assert [record.image_uri for record in dataset.records] == ["/data/cows/a.jpg", "/data/cows/b.jpg"]
+    assert dataset.records[0].objects == (Annotation("cow", (0, 0, 10, 10)), Annotation("bee", (90, 0, 100, 10)))
+    assert dataset.records[1].objects == ()
+    assert dataset.classes == ("bee", "cow"), "a class of which no box is left is not one to learn"
+    assert dataset.left_out == {"empty_box": 2, "no_image": 3}
+    assert dataset.num_clipped_boxes == 1
+
+
+def test_a_split_without_a_usable_image_is_the_users_mistake():
+    builder = DatasetBuilder("/data/cows", "train")
+    builder.leave_out(LeftOut.NO_IMAGE, 7)
+    with pytest.raises(UsageError, match=r"'train' of /data/cows.*7 x no_image"):
+        builder.build()
+
+
+@pytest.mark.parametrize("text", [None, "", "  ", "twelve", "nan", "inf", "1e999"])
+def test_what_is_not_a_finite_number_is_named_with_its_place(text):
+    with pytest.raises(UsageError, match=r"labels.csv, line 3, field xmin: found"):
+        number(text, "labels.csv, line 3, field xmin")
+
+
+@pytest.mark.parametrize(("text", "side"), [(None, None), (" ", None), ("0", None), ("640", 640), ("640.0", 640)])
+def test_a_frame_may_be_unknown(text, side):
+    assert side_px(text, "field width") == side
