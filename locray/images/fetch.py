@@ -1,0 +1,216 @@
+"""From URIs to bytes: fetches many images at once, each with its outcome. Called by the decode stage, in its worker.
+
+A pool of threads, for files and objects alike: obstore does its work outside the interpreter's lock, and threads cost
+half of what its asyncio interface costs. A trouble of one image is an outcome (`ImageFailure`); a trouble of the
+store, its credentials included, says nothing about the image and defers it to the next run (`Deferred`).
+"""
+
+import errno
+import os
+import queue
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import obstore
+
+from locray.errors import ErrorCode, StoreError
+from locray.images.decode import ImageFailure
+from locray.storage.files import file_etag
+from locray.storage.s3 import DEFAULT_RETRIES, Retries, bare_etag, client, quoted_etag, store
+from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of
+from locray.storage.uris import is_plain_key, is_remote, local_path, split_s3
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+_SIZE_WHEN_UNKNOWN_BYTES = 1 << 20
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRequest:
+    """One image to fetch, as the listing knows it.
+
+    Attributes:
+        uri: Where it is.
+        etag: The version to fetch; null: whatever is there.
+        size_bytes: Its size; null: not known.
+    """
+
+    uri: str
+    etag: str | None
+    size_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The bytes of one image, with the version that they are of."""
+
+    data: bytes
+    etag: str | None
+    size_bytes: int
+    last_modified: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The store failed, retries spent: nothing is known of the image, and the next run takes it up again."""
+
+    reason: str
+
+
+Outcome = Fetched | ImageFailure | Deferred
+
+
+def fetch_images(
+    requests: Sequence[FetchRequest],
+    *,
+    max_bytes: int,
+    concurrency: int = 64,
+    max_waiting_bytes: int = 256 << 20,
+    retries: Retries = DEFAULT_RETRIES,
+) -> Iterator[tuple[int, Outcome]]:
+    """Fetches images, several at a time, and yields each as it arrives: its index in `requests`, and its outcome.
+
+    A consumer that is slow slows the fetching down: what is under way or not yet consumed is never more than
+    `concurrency` images, nor more than `max_waiting_bytes` (but one image is always fetched).
+
+    Args:
+        requests: The images.
+        max_bytes: A larger image is not fetched: `too_many_bytes`.
+        concurrency: Requests in flight.
+        max_waiting_bytes: By the sizes of the listing; an image of unknown size counts as 1 MiB.
+        retries: How often the object store is asked again.
+    """
+    arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
+    under_way: dict[int, Future[Outcome]] = {}
+    waiting_bytes = 0
+    sizes = [_expected_bytes(request, max_bytes) for request in requests]
+    next_index = 0
+    threads = ThreadPoolExecutor(min(concurrency, max(1, len(requests))), thread_name_prefix="fetch")
+    try:
+        while next_index < len(requests) or under_way:
+            while next_index < len(requests) and (
+                not under_way
+                or (len(under_way) < concurrency and waiting_bytes + sizes[next_index] <= max_waiting_bytes)
+            ):
+                waiting_bytes += sizes[next_index]
+                future = threads.submit(_fetch, requests[next_index], max_bytes, retries)
+                under_way[next_index] = future
+                future.add_done_callback(lambda _, index=next_index: arrived.put(index))
+                next_index += 1
+            index = arrived.get()
+            yield index, under_way.pop(index).result()
+            waiting_bytes -= sizes[index]
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _expected_bytes(request: FetchRequest, max_bytes: int) -> int:
+    if request.size_bytes is None:
+        return _SIZE_WHEN_UNKNOWN_BYTES
+    return request.size_bytes if request.size_bytes <= max_bytes else 0
+
+
+def _fetch(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+    if request.size_bytes is not None and request.size_bytes > max_bytes:
+        return _too_many_bytes(request.size_bytes, max_bytes)
+    if not is_remote(request.uri):
+        return _fetch_file(request, max_bytes)
+    bucket, key = split_s3(request.uri)
+    fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
+    return _fetch_from_store(fetch_object, bucket, key, request, max_bytes, retries)
+
+
+def _too_many_bytes(size_bytes: int, max_bytes: int) -> ImageFailure:
+    return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {max_bytes}")
+
+
+def _fetch_from_store(
+    fetch_object: Callable[..., Outcome], bucket: str, key: str, request: FetchRequest, max_bytes: int, retries: Retries
+) -> Outcome:
+    try:
+        return fetch_object(bucket, key, request.etag, max_bytes, retries)
+    except S3_ERRORS as error:
+        code = code_of(error) or "no answer"
+        match trouble_of(error):
+            case Trouble.NO_OBJECT | Trouble.NO_BUCKET:
+                return ImageFailure(ErrorCode.NOT_FOUND, f"the store answered {code}")
+            case Trouble.DENIED:
+                return ImageFailure(ErrorCode.ACCESS_DENIED, f"the store answered {code}")
+            case Trouble.CHANGED:
+                return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
+            case trouble:
+                return Deferred(f"{trouble}: {code}")
+    except StoreError as error:
+        return Deferred(str(error))
+
+
+def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int, retries: Retries) -> Outcome:
+    options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
+    result = obstore.get(store(bucket, retries), key, options=options)
+    meta = result.meta
+    if meta["size"] > max_bytes:
+        return _too_many_bytes(meta["size"], max_bytes)
+    data = bytes(result.bytes())
+    return Fetched(data, bare_etag(meta["e_tag"]), len(data), meta["last_modified"])
+
+
+def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes: int, retries: Retries) -> Outcome:
+    arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
+    answer: dict[str, Any] = client(retries).get_object(Bucket=bucket, Key=key, **arguments)
+    with answer["Body"] as body:
+        if answer["ContentLength"] > max_bytes:
+            return _too_many_bytes(answer["ContentLength"], max_bytes)
+        data = body.read()
+    return Fetched(data, bare_etag(answer.get("ETag")), len(data), answer.get("LastModified"))
+
+
+_CODE_OF_ERRNO = {
+    errno.ENOENT: ErrorCode.NOT_FOUND,
+    errno.ENOTDIR: ErrorCode.NOT_FOUND,
+    errno.ENAMETOOLONG: ErrorCode.NOT_FOUND,
+    errno.ELOOP: ErrorCode.NOT_FOUND,
+    errno.EACCES: ErrorCode.ACCESS_DENIED,
+    errno.EPERM: ErrorCode.ACCESS_DENIED,
+}
+
+
+def _fetch_file(request: FetchRequest, max_bytes: int) -> Outcome:
+    try:
+        # Non-blocking, not to hang on a pipe that nobody writes to.
+        descriptor = os.open(local_path(request.uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        return _file_trouble(error)
+    except ValueError:  # a NUL in a table's URI
+        return ImageFailure(ErrorCode.NOT_FOUND, "no file can have this name")
+    try:
+        return _read_file(descriptor, request.etag, max_bytes)
+    except OSError as error:
+        return _file_trouble(error)
+    finally:
+        os.close(descriptor)
+
+
+def _read_file(descriptor: int, etag: str | None, max_bytes: int) -> Outcome:
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, "not a file but a folder or a device")
+    if before.st_size > max_bytes:
+        return _too_many_bytes(before.st_size, max_bytes)
+    with open(descriptor, "rb", closefd=False) as file:
+        data = file.read(before.st_size)
+    etag_read = file_etag(before)
+    if etag not in (None, etag_read) or file_etag(os.fstat(descriptor)) != etag_read or len(data) != before.st_size:
+        return ImageFailure(ErrorCode.CHANGED, "written to since it was listed")
+    return Fetched(data, etag_read, len(data), _EPOCH + timedelta(microseconds=before.st_mtime_ns // 1000))
+
+
+def _file_trouble(error: OSError) -> ImageFailure | Deferred:
+    reason = error.strerror or str(error)
+    code = _CODE_OF_ERRNO.get(error.errno or 0)
+    return Deferred(reason) if code is None else ImageFailure(code, reason)

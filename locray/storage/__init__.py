@@ -1,0 +1,31 @@
+"""Bytes at URIs, local or `s3://`. Used by every layer above; nothing else of locray opens files or stores."""
+
+from locray.storage.files import (
+    check_readable_folder,
+    delete,
+    exists,
+    list_uris,
+    open_file,
+    open_parquet,
+    read_bytes,
+    write_bytes,
+)
+from locray.storage.s3 import delta_storage_options
+from locray.storage.uris import is_remote, join, local_path, local_uri, normalise
+
+__all__ = [
+    "check_readable_folder",
+    "delete",
+    "delta_storage_options",
+    "exists",
+    "is_remote",
+    "join",
+    "list_uris",
+    "local_path",
+    "local_uri",
+    "normalise",
+    "open_file",
+    "open_parquet",
+    "read_bytes",
+    "write_bytes",
+]

@@ -1,0 +1,64 @@
+"""An S3 object as a seekable file. Used by `open_file`."""
+
+import io
+import os
+from typing import TYPE_CHECKING
+
+import obstore
+
+from locray.storage.s3 import store
+from locray.storage.s3_errors import S3_ERRORS, store_error
+from locray.storage.uris import split_s3
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+
+class ObjectReader(io.RawIOBase):
+    """One version of an S3 object as a seekable file: every read is one ranged GET.
+
+    (obstore's own reader lacks what pyarrow asks of a file, and would not notice that the object was replaced.)
+    """
+
+    def __init__(self, uri: str, size_bytes: int, etag: str | None) -> None:
+        self._uri = uri
+        self._size_bytes = size_bytes
+        self._etag = etag
+        self._position = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The position of the next read, in bytes."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Moves the position; no request is made."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
+        self._position = start + offset
+        return self._position
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, or all to the end.
+
+        Raises:
+            StoreAccessError: the object is gone, or access is denied.
+            StoreError: the store failed, or the object was replaced since it was opened.
+        """
+        end = self._size_bytes if size is None or size < 0 else min(self._position + size, self._size_bytes)
+        if end <= self._position:
+            return b""
+        bucket, key = split_s3(self._uri)
+        options: GetOptions = {"range": (self._position, end), "if_match": self._etag}
+        try:
+            data = bytes(obstore.get(store(bucket), key, options=options).bytes())
+        except S3_ERRORS as error:
+            raise store_error(self._uri, error) from error
+        self._position += len(data)
+        return data

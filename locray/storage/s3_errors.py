@@ -1,0 +1,140 @@
+"""What boto3 and obstore raise, sorted by what it means for us. Used by whatever sends requests to S3.
+
+Messages for users are built here from the store's error code: the full texts hold access keys and signed requests.
+"""
+
+import re
+from enum import StrEnum
+
+import botocore.exceptions
+import obstore.exceptions
+
+from locray.errors import StoreAccessError, StoreError
+from locray.storage.uris import S3_SCHEME, split_s3
+
+
+class Trouble(StrEnum):
+    """What went wrong with a request, as far as it makes a difference to us."""
+
+    NO_OBJECT = "no_object"
+    NO_BUCKET = "no_bucket"
+    DENIED = "denied"
+    CREDENTIALS = "credentials"
+    CHANGED = "changed"
+    UNREACHABLE = "unreachable"
+    UNAVAILABLE = "unavailable"
+
+
+_TROUBLE_OF_CODE = {
+    "NoSuchKey": Trouble.NO_OBJECT,
+    "KeyTooLongError": Trouble.NO_OBJECT,
+    "NoSuchBucket": Trouble.NO_BUCKET,
+    "PreconditionFailed": Trouble.CHANGED,
+    "InvalidRequest": Trouble.DENIED,  # the object is encrypted with a key that only its owner has
+} | dict.fromkeys(
+    (
+        "AuthorizationHeaderMalformed",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "InvalidClientTokenId",
+        "InvalidToken",
+        "RequestExpired",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    ),
+    Trouble.CREDENTIALS,
+)
+_TROUBLE_OF_STATUS = {
+    401: Trouble.CREDENTIALS,
+    403: Trouble.DENIED,
+    404: Trouble.NO_OBJECT,
+    412: Trouble.CHANGED,
+}
+_CREDENTIAL_ERRORS = (
+    botocore.exceptions.ConfigNotFound,
+    botocore.exceptions.CredentialRetrievalError,
+    botocore.exceptions.NoCredentialsError,
+    botocore.exceptions.PartialCredentialsError,
+    botocore.exceptions.ProfileNotFound,
+    botocore.exceptions.SSOError,
+    botocore.exceptions.TokenRetrievalError,
+    obstore.exceptions.UnauthenticatedError,
+)
+S3_ERRORS = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    obstore.exceptions.BaseError,
+    FileNotFoundError,
+)
+"""What boto3 and obstore raise for a request; `trouble_of` takes each of them."""
+
+_CODE_IN_TEXT = re.compile(r"<Code>(\w+)</Code>")
+_STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
+
+
+def code_of(error: Exception) -> str | None:
+    """The S3 error code or HTTP status in an error of boto3 or obstore; holds no secret, unlike the full text."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        return str(error.response.get("Error", {}).get("Code", "")) or None
+    text = str(error)
+    found = _CODE_IN_TEXT.search(text) or _STATUS_IN_TEXT.search(text)
+    return found[1] if found else None
+
+
+def trouble_of(error: Exception) -> Trouble:
+    """Sorts an error of boto3 or obstore."""
+    if isinstance(error, _CREDENTIAL_ERRORS):
+        return Trouble.CREDENTIALS
+    code = code_of(error)
+    if code in _TROUBLE_OF_CODE:
+        return _TROUBLE_OF_CODE[code]
+    status = _status_of(error)
+    if status is not None:
+        return _TROUBLE_OF_STATUS.get(status, Trouble.UNAVAILABLE)
+    if isinstance(error, FileNotFoundError):
+        return Trouble.NO_OBJECT
+    if isinstance(error, botocore.exceptions.ParamValidationError):
+        return Trouble.NO_BUCKET  # the only parameter of ours that botocore validates is the bucket's name
+    return Trouble.UNREACHABLE
+
+
+def _status_of(error: Exception) -> int | None:
+    if isinstance(error, botocore.exceptions.ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
+    found = _STATUS_IN_TEXT.search(str(error))
+    return int(found[1]) if found else None
+
+
+_MESSAGES = {
+    Trouble.NO_OBJECT: "{uri} does not exist{answer}: check its name",
+    Trouble.NO_BUCKET: "there is no bucket {bucket}{answer}: check its name, and AWS_ENDPOINT_URL",
+    Trouble.DENIED: (
+        "access to {uri} is denied{answer}: the credentials in use need s3:ListBucket on the bucket and s3:GetObject "
+        "(to write: s3:PutObject, s3:DeleteObject) on its objects"
+    ),
+    Trouble.CREDENTIALS: (
+        "no valid AWS credentials to reach {uri}{answer}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
+        "AWS_PROFILE, or run where an instance role applies; `aws sts get-caller-identity` shows what is found"
+    ),
+    Trouble.CHANGED: "{uri} was replaced while it was read: try again",
+    Trouble.UNREACHABLE: "the store of {uri} does not answer{host}: check AWS_ENDPOINT_URL and the network",
+    Trouble.UNAVAILABLE: "the store failed at {uri}{answer}, retries are spent: try again later",
+}
+_NEEDS_THE_USER = {Trouble.NO_OBJECT, Trouble.NO_BUCKET, Trouble.DENIED, Trouble.CREDENTIALS}
+
+_HOST_IN_TEXT = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
+
+
+def store_error(uri: str, error: Exception) -> StoreError:
+    """The error to raise for what boto3 or obstore raised at `uri`; says what to do, and nothing secret."""
+    trouble = trouble_of(error)
+    code, host = code_of(error), _HOST_IN_TEXT.search(str(error))
+    message = _MESSAGES[trouble].format(
+        uri=uri,
+        bucket=S3_SCHEME + split_s3(uri)[0],
+        answer=f" (the store answered {code})" if code else "",
+        host=f" at {host[1]}" if host else "",
+    )
+    return StoreAccessError(message) if trouble in _NEEDS_THE_USER else StoreError(message)
