@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
+NumberArray = NDArray[np.number]
 
 
 def areas(boxes_xyxy: FloatArray) -> FloatArray:
@@ -28,7 +29,7 @@ def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
     return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))
 
 
-def clip(boxes_xyxy: FloatArray, widths: FloatArray, heights: FloatArray) -> FloatArray:
+def clip(boxes_xyxy: FloatArray, widths: NumberArray, heights: NumberArray) -> FloatArray:
     """Boxes (..., 4) cut to their images; widths and heights broadcast against the leading dimensions."""
     clipped = boxes_xyxy.copy()
     clipped[..., 0::2] = np.clip(clipped[..., 0::2], 0, np.asarray(widths)[..., None])

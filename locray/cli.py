@@ -5,8 +5,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
@@ -20,6 +21,7 @@ from locray.errors import ExitCode, LocrayError
 Runner = Callable[[Any, Console], ExitCode]
 
 _RUNNERS = "locray.commands"
+_METAVARS = {int: "INTEGER", float: "NUMBER", date: "DATE"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,10 +68,12 @@ def _show_version(context: click.Context, _option: click.Parameter, wanted: bool
 
 
 def _command(verb: str, config_class: type[CommandConfig]) -> click.Command:
-    options: list[click.Parameter] = [
+    fields = config_class.model_fields
+    order = sorted(fields, key=lambda name: (not fields[name].is_required(), name in CommandConfig.model_fields))
+    options: list[click.Parameter] = [_option(name, fields[name]) for name in order]
+    options.append(
         click.Option(["--config", "config_file"], type=click.Path(path_type=Path), help="YAML file of options.")
-    ]
-    options += [_option(name, field) for name, field in config_class.model_fields.items()]
+    )
 
     def run(config_file: Path | None, **flags: Any) -> ExitCode:
         given = {name: value for name, value in flags.items() if value is not None}
@@ -90,8 +94,17 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         description += " [required]"
     elif field.default not in {None, PydanticUndefined}:
         description += f" [default: {field.default}]"
-    metavar = "DATE" if name == "run_date" else None
+    kinds = {kind: metavar for kind, metavar in _METAVARS.items() if kind in _kinds_of(field.annotation)}
+    metavar = next(iter(kinds.values()), "TEXT")
     return click.Option([flag, parameter], type=str, default=None, help=description, metavar=metavar)
+
+
+def _kinds_of(annotation: Any) -> set[Any]:
+    """The plain types in an annotation such as `int | None`, constraints taken off."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal or not parts:
+        return {annotation}
+    return set().union(*(_kinds_of(part) for part in parts if not isinstance(part, FieldInfo)))
 
 
 def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None, flags: dict[str, Any]) -> ExitCode:

@@ -8,17 +8,9 @@ import os
 from typing import Any
 
 
-def prepare_environment(*, verbose: bool) -> None:
+def prepare_environment() -> None:
     """Sets what Ray reads from the environment; call it before ray is imported. What the user has set stays."""
     defaults = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
-    if not verbose:
-        defaults |= {
-            "RAY_DEDUP_LOGS": "1",
-            "RAY_AIR_NEW_OUTPUT": "0",
-            "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-            "RAY_IGNORE_UNHANDLED_ERRORS": "1",
-            "RAY_BACKEND_LOG_LEVEL": "fatal",
-        }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -36,3 +28,14 @@ def init_arguments(*, verbose: bool) -> dict[str, Any]:
     if "RAY_ADDRESS" not in os.environ:
         arguments |= {"address": "local", "include_dashboard": False}
     return arguments
+
+
+def quiet_loggers() -> None:
+    """Lets only errors of Ray's libraries through to the terminal; their log files stay whole.
+
+    Call it after these libraries are imported: each sets up its logger then.
+    """
+    for name in ("ray", "ray.data", "ray.train"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.ERROR)

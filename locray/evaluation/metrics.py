@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
@@ -64,7 +65,8 @@ def mean_average_precision(results: Sequence[ImageResult]) -> tuple[float, float
     """COCO's mAP@[.5:.95] and mAP@.5 over the classes that are annotated (Lin et al., 2014), by faster-coco-eval."""
     names = sorted({label for result in results for label in (*result.true_labels, *result.labels)})
     ids = {name: number for number, name in enumerate(names, 1)}
-    annotations, detections = [], []
+    annotations: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
     for image_id, result in enumerate(results, 1):
         for label, box in zip(result.true_labels, result.true_boxes_xyxy_px, strict=True):
             x, y, width, height = _xywh(box)

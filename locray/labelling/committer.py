@@ -26,7 +26,7 @@ class Bitmap:
         byte, bit = ordinals >> 3, (1 << (ordinals & 7)).astype(np.uint8)
         fresh = first_here & ((self._bits[byte] & bit) == 0)
         np.bitwise_or.at(self._bits, byte, bit)
-        return fresh
+        return np.asarray(fresh)
 
     @property
     def num_bytes(self) -> int:

@@ -4,6 +4,7 @@ A plain callable that knows nothing of Ray. One image never raises: it gets pixe
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
@@ -45,6 +46,7 @@ class _Outcome:
     status: str = schema.STATUS_DEFERRED
     etag: str | None = None
     size_bytes: int | None = None
+    last_modified: datetime | None = None
     width: int | None = None
     height: int | None = None
     format: str | None = None
@@ -55,13 +57,15 @@ class _Outcome:
 def decode_rows(rows: pa.Table, settings: DecodeSettings) -> pa.Table:
     """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching."""
     size = settings.input_size_px
-    uris, etags, sizes = (rows[name].to_pylist() for name in (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES))
-    requests = [FetchRequest(*request) for request in zip(uris, etags, sizes, strict=True)]
+    listed = [rows[name].to_pylist() for name in schema.LISTING_SCHEMA.names]
     images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
-    outcomes = [_Outcome(etag=etag, size_bytes=size_bytes) for etag, size_bytes in zip(etags, sizes, strict=True)]
-    for index, fetched in fetch_images(
-        requests, max_bytes=settings.limits.max_bytes, concurrency=settings.concurrent_gets
-    ):
+    outcomes = [
+        _Outcome(etag=etag, size_bytes=size_bytes, last_modified=last_modified)
+        for _, etag, size_bytes, last_modified in zip(*listed, strict=True)
+    ]
+    requests = [FetchRequest(uri, etag, size_bytes) for uri, etag, size_bytes, _ in zip(*listed, strict=True)]
+    limits = settings.limits
+    for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
         _settle(outcomes[index], fetched, images[index], settings)
     return _as_table(rows, outcomes, images)
 
@@ -74,6 +78,7 @@ def _settle(
         return
     if isinstance(fetched, Fetched):
         outcome.etag, outcome.size_bytes = fetched.etag, fetched.size_bytes
+        outcome.last_modified = fetched.last_modified
         decoded = decode_image(fetched.data, settings.limits)
     else:
         decoded = fetched
@@ -91,7 +96,7 @@ def _as_table(rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8
     columns = {
         schema.ORDINAL: rows[schema.ORDINAL],
         schema.IMAGE_URI: rows[schema.IMAGE_URI],
-        schema.LAST_MODIFIED: rows[schema.LAST_MODIFIED],
+        schema.LAST_MODIFIED: [outcome.last_modified for outcome in outcomes],
         schema.ETAG: [outcome.etag for outcome in outcomes],
         schema.SIZE_BYTES: [outcome.size_bytes for outcome in outcomes],
         schema.WIDTH: [outcome.width for outcome in outcomes],

@@ -75,10 +75,12 @@ class _Layout:
         """One predictor a GPU; without GPUs one a node, which takes no CPU slot: decoding needs them."""
         import ray
 
-        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        num_gpus = int(resources.get("GPU", 0))
         if num_gpus:
             return cls(min(num_predictors or num_gpus, num_gpus), 1, 1, None)
-        num_nodes = sum(node["Alive"] for node in ray.nodes())
+        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        num_nodes = sum(node["Alive"] for node in nodes)
         count = num_predictors or num_nodes
         threads = max(1, len(os.sched_getaffinity(0)) * num_nodes // count)
         return cls(count, 0, 0, threads)
@@ -86,11 +88,14 @@ class _Layout:
 
 def start_ray(*, verbose: bool) -> None:
     """Connects to the cluster, or starts Ray on this machine, unless this process is connected already."""
-    cluster.prepare_environment(verbose=verbose)
+    cluster.prepare_environment()
     import ray
+    import ray.data
 
     if not ray.is_initialized():
         ray.init(**cluster.init_arguments(verbose=verbose))
+    if not verbose:
+        cluster.quiet_loggers()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose

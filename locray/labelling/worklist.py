@@ -49,8 +49,15 @@ class Counts:
 class Worklist(Protocol):
     """Images in units of work. Small or cheap to pickle: tasks carry it."""
 
-    num_images: int
-    unit_size: int
+    @property
+    def num_images(self) -> int:
+        """How many images are to be labelled; their ordinals are below it."""
+        ...
+
+    @property
+    def unit_size(self) -> int:
+        """Images of each unit but the last."""
+        ...
 
     def read_unit(self, unit: int) -> pa.Table:
         """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""

@@ -1,0 +1,123 @@
+"""The command line without Ray: help, wrong usage, exit codes. Every message comes without a traceback."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from locray.config import COMMANDS, option_names
+
+PROJECT_ROOT = Path(__file__).parents[1]
+
+
+def locray(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCRAY_")}
+    return subprocess.run(
+        [sys.executable, "-m", "locray.cli", *arguments],
+        env=clean | environment,
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def refused(*arguments: str, **environment: str) -> str:
+    """The message of a command that is refused as wrong usage."""
+    done = locray(*arguments, **environment)
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    return " ".join(done.stderr.split())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def test_help_names_every_command_and_each_command_every_option() -> None:
+    text = locray("--help").stdout
+    for verb, config_class in COMMANDS.items():
+        assert f"  {verb} " in text
+        options = locray(verb, "--help").stdout
+        for option in option_names(config_class):
+            assert "--" + option.replace("_", "-") in options
+
+
+def test_an_unknown_command_or_option_names_the_nearest() -> None:
+    assert "label" in refused("lable")
+    assert "--table" in refused("label", "--tabel", "x")
+
+
+def test_missing_options_are_named() -> None:
+    message = refused("label", "--images", "x")
+    assert "--model is required" in message
+    assert "--table is required" in message
+
+
+def test_a_folder_that_is_not_there(folder: Path) -> None:
+    message = refused("label", "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    assert f"{folder}/absent" in message
+    assert not (folder / "t").exists()
+
+
+def test_a_model_that_is_no_artifact(folder: Path) -> None:
+    (folder / "m").mkdir()
+    message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    assert "model.json" in message
+    assert not (folder / "t").exists()
+
+
+def test_a_status_of_nothing(folder: Path) -> None:
+    assert "no predictions table" in refused("status", "--table", f"{folder}/t")
+
+
+def test_a_bad_configuration_file(folder: Path) -> None:
+    (folder / "c.yaml").write_text("tabel: x\n")
+    assert "'table'" in refused("status", "--config", f"{folder}/c.yaml")
+
+
+def test_a_bad_environment(folder: Path) -> None:
+    assert "LOCRAY_TABEL" in refused("status", "--table", f"{folder}/t", LOCRAY_TABEL="x")
+
+
+def test_train_on_data_that_is_not_there(folder: Path) -> None:
+    message = refused("train", "--data", f"{folder}/absent", "--format", "voc", "--output", f"{folder}/m")
+    assert f"{folder}/absent" in message
+
+
+def test_train_with_an_unknown_format_or_model(folder: Path) -> None:
+    common = ("--data", f"{folder}/images", "--output", f"{folder}/m")
+    assert "voc" in refused("train", *common, "--format", "vocc")
+    (folder / "images" / "train.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.jpg,a,1,1,2,2\n")
+    (folder / "images" / "a.jpg").write_bytes(b"")
+    assert "localizer/resnet18" in refused("train", *common, "--format", "csv", "--model", "localizer/resnet19")
+
+
+def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
+    (folder / "images" / "holiday.jpg").write_bytes(b"mine")
+    assert "not made by the demo" in refused("demo", "--output", f"{folder}/images")
+    assert (folder / "images" / "holiday.jpg").read_bytes() == b"mine"
+
+
+def test_jobs_take_the_same_options() -> None:
+    for verb in ("label", "train", "evaluate"):
+        done = subprocess.run(
+            [sys.executable, f"jobs/{verb}.py", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]
+
+
+def test_version() -> None:
+    assert locray("--version").stdout.startswith("locray ")
+
+
+def test_json_is_for_results_only(folder: Path) -> None:
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(locray("status", "--table", f"{folder}/t", "--json").stdout)
