@@ -4,8 +4,10 @@ ICC profiles are not applied: neither are they when a model's training images ar
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 ALPHA_BACKGROUND_RGB = (255, 255, 255)
@@ -13,6 +15,7 @@ ALPHA_BACKGROUND_RGB = (255, 255, 255)
 that the model sees what the person saw who drew the boxes."""
 
 _MAX_U16 = 65535
+_BYTES_OF_U16 = 2
 
 
 def to_rgb(image: Image.Image) -> Image.Image | None:
@@ -63,11 +66,12 @@ def _scale_f32(image: Image.Image) -> Image.Image:
     return _grey_to_rgb(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
 
 
-def _grey_to_rgb(values: np.ndarray, low: float, high: float) -> Image.Image:
-    """Grey (H, W) of any type, all within low and high, as RGB with low black and high white; all black if equal."""
-    scale = 255.0 / (high - low) if high > low else 0.0
-    grey = np.rint((values.astype(np.float64) - low) * scale).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+def _grey_to_rgb(values_hw: NDArray[Any], low: float, high: float) -> Image.Image:
+    """Grey values from low, shown black, to high, shown white; all black if the two are equal."""
+    levels = values_hw.astype(np.float32 if values_hw.dtype.itemsize <= _BYTES_OF_U16 else np.float64)
+    levels -= low
+    levels *= 255 / (high - low) if high > low else 0
+    return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")
 
 
 CONVERTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -97,8 +101,9 @@ CONVERTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
 - `1`, `L`, `P`, `RGB`: black and white, grey, palette, colour; a transparent colour or palette entry shows white.
 - `LA`, `PA`, `RGBA`: with an alpha channel, composited over white. `La`, `RGBa`: the same, premultiplied.
 - `RGBX`: the fourth byte is padding.
-- `CMYK`: without a profile, R = 255 - min(255, C + K) and so on. Adobe's JPEGs store it inverted, and YCCK is their
-  encoding of it; Pillow's JPEG reader undoes both, so that here 0 is no ink for every format.
+- `CMYK`: without a profile, R = (255 - C) * (255 - K) / 255 and so on. Adobe's JPEGs store it inverted, and YCCK is
+  their encoding of it. Pillow's JPEG reader undoes both, so that here 0 is no ink for every format; it takes CMYK
+  JPEGs without Adobe's marker for inverted, too.
 - `YCbCr`: JPEG's full-range BT.601. `LAB`: D50, to sRGB. `HSV`: all three from 0 to 255.
 - `I;16`, `I;16L`, `I;16B`, `I;16N`: 16-bit grey in its byte orders. `I`: 32-bit. `F`: float.
 """

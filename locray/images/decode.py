@@ -24,6 +24,8 @@ from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
 _SCALE_FACTORS = (8, 4, 2)
 """The reductions that a JPEG decoder does by taking fewer DCT coefficients."""
 
+_PNG_TEXT_EXIF = "Raw profile type exif"
+
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 
 
@@ -113,7 +115,8 @@ def _decode_with_pillow(
     with FORMATS[name].pillow_class(io.BytesIO(data)) as image:
         width, height = image.size
         if width * height > limits.max_pixels:
-            return _too_many_pixels(name, width, height, limits)
+            upright_size = _upright_size(width, height, _orientation(image, data, name))
+            return _too_many_pixels(name, *upright_size, limits)
         factor = _scale_factor(width, height, min_side_px)
         if factor > 1:
             image.draft(None, (width // factor, height // factor))  # does nothing for formats that can't
@@ -133,15 +136,26 @@ def _orientation(image: ImageFile, data: bytes, name: str) -> int:
         return orientation_of_jpeg(data)
     if name == TIFF:
         return UPRIGHT  # Pillow turns TIFF itself, and gives the upright size from the start
-    exif = image.info.get("exif")
-    return orientation_of_exif(exif) if isinstance(exif, bytes) else UPRIGHT
+    exif = image.info.get("exif", b"")
+    if not exif and _PNG_TEXT_EXIF in image.info:
+        exif = _exif_of_png_text(str(image.info[_PNG_TEXT_EXIF]))
+    return orientation_of_exif(exif)
+
+
+def _exif_of_png_text(text: str) -> bytes:
+    """ImageMagick's way from before PNG had a chunk for EXIF: a line break, the kind, the length, hex digits."""
+    try:
+        return bytes.fromhex("".join(text.split("\n")[3:]))
+    except ValueError:
+        return b""
 
 
 def _scale_factor(width: int, height: int, min_side_px: int | None) -> int:
     if min_side_px is None:
         return 1
+    assert min_side_px >= 1
     shorter = min(width, height)
-    return next((factor for factor in _SCALE_FACTORS if -(-shorter // factor) >= min_side_px), 1)
+    return next((factor for factor in _SCALE_FACTORS if shorter // factor >= min_side_px), 1)
 
 
 def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
@@ -162,7 +176,8 @@ def _failure(error: Exception, data: bytes, name: str) -> ImageFailure:
     return ImageFailure(ErrorCode.CORRUPT, message, name)
 
 
-_pillow_filter = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+"""What `warnings.filterwarnings` makes of the call below."""
 
 
 def _ignore_pillow_warnings() -> None:
@@ -171,5 +186,5 @@ def _ignore_pillow_warnings() -> None:
     `warnings.catch_warnings` is not safe in threads, so the filter is set for the process, and set again where other
     code has put its own in front: were they errors there, sound images would fail.
     """
-    if warnings.filters[0] != _pillow_filter:
+    if warnings.filters[:1] != [_PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=r"PIL\.")

@@ -5,6 +5,7 @@ A new format is one line in `FORMATS`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -95,8 +96,10 @@ def _bmp_ends_early(data: bytes) -> bool:
 def _tiff_ends_early(data: bytes) -> bool:
     """The first directory, or the pixels that it points to, lie behind the end."""
     if data[:4] in (b"II*\0", b"MM\0*"):
-        directory = int.from_bytes(data[4:8], "little" if data.startswith(b"II") else "big")
-        if directory >= len(data):
+        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+        directory = int.from_bytes(data[4:8], order)
+        num_entries = int.from_bytes(data[directory : directory + 2], order)
+        if directory + 2 + 12 * num_entries > len(data):
             return True
     tags = first_ifd(data)
     return any(
