@@ -1,29 +1,15 @@
 """The command line without Ray: help, wrong usage, exit codes. Every message comes without a traceback."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from commands import locray
+from conftest import PROJECT_ROOT
 
 from locray.config import COMMANDS, option_names
-
-PROJECT_ROOT = Path(__file__).parents[1]
-
-
-def locray(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCRAY_")}
-    return subprocess.run(
-        [sys.executable, "-m", "locray.cli", *arguments],
-        env=clean | environment,
-        cwd=PROJECT_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
 
 
 def refused(*arguments: str, **environment: str) -> str:

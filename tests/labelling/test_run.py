@@ -1,0 +1,184 @@
+"""Labelling as a user runs it: real Ray, real stores, a real kill -9; the table read back by its usual readers."""
+
+import io
+import json
+import os
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.dataset as ds
+import pytest
+from commands import locray, start_locray
+from conftest import S3Bucket
+from deltalake import DeltaTable
+from PIL import Image
+
+from locray import schema, storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+
+
+def picture(seed: int, size: tuple[int, int] = (60, 40), image_format: str = "JPEG") -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def rows_of(table: str) -> pd.DataFrame:
+    frame = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+    return frame.to_pandas().sort_values(schema.IMAGE_URI, ignore_index=True)
+
+
+def label(images: str, model: str, table: str, *options: str, exit_code: int = 0) -> dict[str, object]:
+    done = locray("label", "--images", images, "--model", model, "--table", table, "--json", *options)
+    assert done.returncode == exit_code, done
+    assert "Traceback" not in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["ok"] + summary["failed"] + summary["deferred"] == summary["planned"]
+    return dict(summary)
+
+
+def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    odd_names = ["with space.jpg", "ünï/cödé.JPG", "ha#sh.jpg", "per%20cent.jpg", "no_ending", "deep/er/x.jpeg"]
+    for number, name in enumerate([*odd_names, *(f"{n:03d}.jpg" for n in range(40))]):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).write_bytes(picture(number))
+    (images / "a.png").write_bytes(picture(100, image_format="PNG"))
+    (images / "empty.jpg").write_bytes(b"")
+    (images / "page.jpg").write_bytes(b"<!doctype html><title>404</title>")
+    (images / "cut.jpg").write_bytes(picture(101)[:400])
+
+    first = label(str(images), artifact, table, "--unit-size", "16")
+    assert (first["listed"], first["ok"], first["failed"], first["commits"]) == (50, 47, 3, 1)
+    assert first["errors"] == {"empty_file": 1, "unsupported_format": 1, "truncated": 1}
+    rows = rows_of(table)
+    assert sorted(rows[schema.IMAGE_URI]) == sorted(str(path) for path in images.rglob("*") if path.is_file())
+    ok = rows[rows[schema.STATUS] == schema.STATUS_OK]
+    assert set(zip(ok[schema.WIDTH], ok[schema.HEIGHT], strict=True)) == {(60, 40)}
+    for found in ok[schema.DETECTIONS]:
+        for box in found:
+            assert 0 <= box[schema.XMIN] < box[schema.XMAX] <= 60
+            assert 0 <= box[schema.YMIN] < box[schema.YMAX] <= 40
+            assert 0 < box[schema.SCORE] <= 1
+    assert rows[rows[schema.STATUS] == schema.STATUS_FAILED][schema.DETECTIONS].isna().all()
+
+    second = label(str(images), artifact, table)
+    assert (second["already_labelled"], second["planned"], second["commits"]) == (50, 0, 0)
+
+    (images / "000.jpg").write_bytes(picture(200, size=(30, 30)))
+    (images / "new.jpg").write_bytes(picture(201))
+    (images / "001.jpg").unlink()
+    third = label(str(images), artifact, table)
+    assert (third["listed"], third["planned"], third["ok"]) == (50, 2, 2)
+    assert Counter(rows_of(table)[schema.IMAGE_URI])[str(images / "000.jpg")] == 2
+    left = [path for path in (tmp_path / "table" / "_locray").rglob("*") if path.is_file()]
+    assert left == []
+
+
+def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(4):
+        (images / f"{number}.jpg").write_bytes(picture(number))
+    (images / "secret.jpg").write_bytes(picture(9))
+    listing = tmp_path / "listing.csv"
+    uris = [str(images / f"{number}.jpg") for number in range(4)] + [str(images / "late.jpg")]
+    listing.write_text("\n".join([schema.IMAGE_URI, *uris]) + "\n")
+    summary = label(str(listing), artifact, table, exit_code=3)
+    assert summary["errors"] == {"not_found": 1}
+    (images / "late.jpg").write_bytes(picture(10))
+    label(str(listing), artifact, table, "--retry-failed")
+    rows = rows_of(table)
+    assert len(rows) == 5
+    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
+
+
+@pytest.mark.s3
+def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bucket, artifact: str) -> None:
+    keys = [f"in/{n:03d}.jpg" for n in range(30)] + ["in/a b#c%20.JPG", "in/ünï", "in/new\nline.jpg"]
+    for number, key in enumerate(keys):
+        s3_bucket.put(key, picture(number))
+    s3_bucket.put("in/broken.jpg", b"not an image")
+    table = f"{s3_bucket.uri}/out/predictions"
+    summary = label(f"{s3_bucket.uri}/in", artifact, table, "--unit-size", "8")
+    assert (summary["ok"], summary["errors"]) == (33, {"unsupported_format": 1})
+
+    predictions = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset()
+    assert isinstance(predictions, ds.Dataset)
+    by_pyarrow = predictions.to_table()
+    assert sorted(by_pyarrow[schema.IMAGE_URI].to_pylist()) == sorted(
+        f"{s3_bucket.uri}/{key}" for key in [*keys, "in/broken.jpg"]
+    )
+    connection = duckdb.connect()
+    connection.register("predictions", predictions)
+    counts = connection.execute(
+        f"SELECT {schema.STATUS}, count(*), sum(len({schema.DETECTIONS}))::INT FROM predictions GROUP BY ALL ORDER BY 1"
+    ).fetchall()
+    assert counts == [("failed", 1, None), ("ok", 33, 33)]
+    frame = by_pyarrow.to_pandas()
+    assert frame[schema.LABELLED_AT].dt.tz is not None
+    assert frame[schema.DETECTIONS].notna().sum() == 33
+    assert label(f"{s3_bucket.uri}/in", artifact, table)["planned"] == 0
+    assert not [key for key in list(s3_bucket.keys()) if "_locray" in key]
+
+
+def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(400):
+        (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
+    options = ("--unit-size", "4", "--commit-rows", "8")
+    driver = start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "table").rglob("part-*.parquet")):
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.wait()
+    committed = len(rows_of(table))
+    assert 0 < committed < 400
+    (tmp_path / "table" / "stray").mkdir()
+
+    summary = label(str(images), artifact, table, *options)
+    assert (summary["already_labelled"], summary["planned"]) == (committed, 400 - committed)
+    rows = rows_of(table)
+    assert rows[schema.IMAGE_URI].tolist() == sorted(str(path) for path in images.iterdir())
+    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
+
+
+def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(600):
+        (images / f"{number:04d}.jpg").write_bytes(b"no image")
+    summary = label(str(images), artifact, table, "--unit-size", "50", exit_code=3)
+    assert summary["ok"] == 0
+    assert summary["failed"] == len(rows_of(table))
+    assert summary["deferred"] > 0
+
+
+def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(10):
+        (images / f"{number}.jpg").write_bytes(picture(number))
+    arguments = ("--images", str(images), "--model", artifact, "--table", table, "--json")
+    before = json.loads(locray("plan", *arguments, "--hourly-price", "3.6").stdout)
+    assert (before["listed"], before["new"], before["changed"], before["planned"]) == (10, 10, 0, 10)
+    assert before["estimated_cost"] == pytest.approx(before["estimated_s"] * 0.001, abs=1e-3)
+    assert not (tmp_path / "table").exists()
+    assert label(str(images), artifact, table, "--limit", "4", "--run-date", "2026-01-02")["ok"] == 4
+    (images / "0.jpg").write_bytes(picture(50))
+    after = json.loads(locray("plan", *arguments).stdout)
+    assert (after["new"], after["changed"], after["already_labelled"]) == (6, 1, 3)
+    status = json.loads(locray("status", "--table", table, "--json").stdout)
+    assert status["rows"] == 4
+    assert [(run["run_date"], run["ok"], run["failed"]) for run in status["runs"]] == [("2026-01-02", 4, 0)]
