@@ -77,7 +77,7 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(xml, message):
 )
 def test_no_entity_is_ever_declared(subset):
     xml = f"<!DOCTYPE annotation [{subset}]>" + annotation("<filename>&b;&a;</filename>")
-    with pytest.raises(UsageError, match="a.xml: found a document type declaration"):
+    with pytest.raises(UsageError, match=r"a.xml: found a document type declaration"):
         parse_voc(xml, "a.xml")
 
 
@@ -150,7 +150,7 @@ def test_a_malformed_file_stops_the_reading_and_is_named(tmp_path):
 
 def test_annotations_whose_images_were_not_copied(tmp_path):
     write(tmp_path, {"ImageSets/Main/train.txt": "a\nb", "Annotations/a.xml": annotation(COW)})
-    with pytest.raises(UsageError, match="no usable image. Found: 1 x no_annotation, 1 x no_image"):
+    with pytest.raises(UsageError, match=r"no usable image\. Found: 1 x no_annotation, 1 x no_image"):
         read_dataset(str(tmp_path), "voc", "train")
 
 
