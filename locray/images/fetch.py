@@ -86,8 +86,8 @@ def fetch_images(
         max_waiting_bytes: By the sizes of the listing; an image of unknown size counts as 1 MiB.
         retries: How often the object store is asked again.
     """
-    arrived: queue.SimpleQueue[int] = queue.SimpleQueue()
-    under_way: dict[int, Future[Outcome]] = {}
+    arrived: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
+    under_way: dict[Future[Outcome], int] = {}
     waiting_bytes = 0
     sizes = [_expected_bytes(request, max_bytes) for request in requests]
     next_index = 0
@@ -100,11 +100,12 @@ def fetch_images(
             ):
                 waiting_bytes += sizes[next_index]
                 future = threads.submit(_fetch, requests[next_index], max_bytes, retries)
-                under_way[next_index] = future
-                future.add_done_callback(lambda _, index=next_index: arrived.put(index))
+                under_way[future] = next_index
+                future.add_done_callback(arrived.put)
                 next_index += 1
-            index = arrived.get()
-            yield index, under_way.pop(index).result()
+            future = arrived.get()
+            index = under_way.pop(future)
+            yield index, future.result()
             waiting_bytes -= sizes[index]
     finally:
         threads.shutdown(wait=False, cancel_futures=True)

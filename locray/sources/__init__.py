@@ -1,1 +1,64 @@
-"""Where images come from: each source yields listing batches. Called by the worklist."""
+"""Where images are listed from. Called by labelling's run and plan."""
+
+import difflib
+import os
+
+from locray.errors import UsageError
+from locray.sources.folder import FolderSource
+from locray.sources.glob import GlobSource
+from locray.sources.object_store import ObjectStoreSource
+from locray.sources.source import Source
+from locray.sources.uri_table import TABLE_SUFFIXES, UriTableSource
+from locray.storage import local_path, normalise
+
+__all__ = ["SOURCES", "Source", "open_source"]
+
+SOURCES: dict[str, type[Source]] = {
+    "table of URIs": UriTableSource,
+    "folder": FolderSource,
+    "pattern": GlobSource,
+    "object store": ObjectStoreSource,
+}
+"""Every kind of source. The first that recognises what the user named takes it."""
+
+_TABLE_NAMES = ", ".join(f"*{suffix}" for suffix in TABLE_SUFFIXES)
+
+
+def open_source(images: str, uri_column: str | None = None) -> Source:
+    """The source that `--images` names. Nothing is asked of a store yet: `Source.check` does that.
+
+    Args:
+        images: A folder, a pattern, an `s3://` prefix, or a CSV or Parquet table of URIs.
+        uri_column: The column of the URIs, for a table.
+
+    Raises:
+        UsageError: it is nothing of these.
+    """
+    uri = normalise(images)
+    for kind in SOURCES.values():
+        source = kind.recognise(uri, uri_column)
+        if source is None:
+            continue
+        if uri_column is not None and not isinstance(source, UriTableSource):
+            raise UsageError(
+                f"--uri-column is for a table of URIs; {images!r} is none (it would be named *.csv, *.parquet)"
+            )
+        return source
+    raise UsageError(
+        f"--images {images!r}: {_what_is_there(local_path(uri))}. Expected a folder, a pattern such as "
+        f"'photos/**/*.jpg', an s3://BUCKET/PREFIX, or a table of image URIs ({_TABLE_NAMES})"
+    )
+
+
+def _what_is_there(path: str) -> str:
+    """Why a local path is no source, with the nearest name that exists."""
+    if os.path.lexists(path):
+        return "a single file" if os.path.isfile(path) else "neither a file nor a folder"
+    folder, name = os.path.split(path)
+    while not os.path.isdir(folder):
+        folder, name = os.path.split(folder)
+    try:
+        near = difflib.get_close_matches(name, os.listdir(folder), 1)
+    except OSError:
+        near = []
+    return f"{folder} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")

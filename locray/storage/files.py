@@ -145,12 +145,13 @@ def list_objects(bucket: str, prefix: str, start_after: str = "") -> Iterator[di
     pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **arguments)
     try:
         for page in pages:
-            yield from (entry for entry in page.get("Contents", ()) if not _is_marker(entry))
+            yield from (entry for entry in page.get("Contents", ()) if not is_folder_marker(entry))
     except S3_ERRORS as error:
         raise store_error(f"{S3_SCHEME}{bucket}/{prefix}", error) from error
 
 
-def _is_marker(entry: dict[str, Any]) -> bool:
+def is_folder_marker(entry: dict[str, Any]) -> bool:
+    """Whether boto3's entry of an object stands for a folder: no bytes, and a slash at its end."""
     return bool(entry["Size"] == 0 and entry["Key"].endswith("/"))
 
 

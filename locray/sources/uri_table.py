@@ -1,0 +1,205 @@
+"""A CSV or Parquet table that names the images, local or in a store. Used through `open_source`.
+
+One column holds the URIs; `etag`, `size_bytes` and `last_modified` are taken where they are there. A relative path is
+relative to the table's folder. Local files are looked up for their version; objects are not: what the table doesn't
+say of them stays null.
+"""
+
+import difflib
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from locray.errors import UsageError
+from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, LISTING_SCHEMA, SIZE_BYTES
+from locray.sources.source import BATCH_ROWS, evened, listing_batch
+from locray.storage import is_remote, join, local_path, normalise, open_file, open_parquet
+from locray.storage.files import file_etag
+from locray.storage.uris import split_s3
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+URI_COLUMNS = (IMAGE_URI, "uri", "path")
+"""The column of the URIs, by preference, where `--uri-column` names none."""
+
+_OPTIONAL_COLUMNS = (ETAG, SIZE_BYTES, LAST_MODIFIED)
+_CSV_BLOCK_BYTES = 4 << 20
+_STAT_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class UriTableSource:
+    """The images that a table names.
+
+    Attributes:
+        uri: The table, a normalised URI.
+        uri_column: The column of the image URIs; None: one of `URI_COLUMNS`, or the only one.
+    """
+
+    uri: str
+    uri_column: str | None
+
+    @classmethod
+    def recognise(cls, images: str, uri_column: str | None) -> Self | None:
+        """A name that ends in .csv or .parquet, in any case; a local one must be a file."""
+        if not images.lower().endswith(TABLE_SUFFIXES):
+            return None
+        if not is_remote(images) and not os.path.isfile(local_path(images)):
+            return None
+        return cls(images, uri_column)
+
+    def check(self) -> None:
+        """Makes sure that the table is there and has a column of URIs.
+
+        Raises:
+            StoreAccessError: it is missing or denied.
+            UsageError: it is no such table, or has no such column.
+        """
+        self._find_uri_column(self._column_names())
+
+    def listing(self) -> Iterator[pa.RecordBatch]:
+        """The table's images, as batches of `LISTING_SCHEMA`.
+
+        Raises:
+            UsageError: a row names no image.
+            StoreError: the table can't be read.
+        """
+        return evened(self._batches())
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        names = self._column_names()
+        uri_column = self._find_uri_column(names)
+        types = {field.name: field.type for field in LISTING_SCHEMA}
+        columns = {uri_column: types[IMAGE_URI]}
+        columns |= {name: types[name] for name in _OPTIONAL_COLUMNS if name in names and name != uri_column}
+        first_row = 1
+        with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="listing") as threads:
+            for batch in self._read(columns):
+                arrays = [
+                    batch[name] if name in columns else pa.nulls(len(batch), types[name]) for name in _OPTIONAL_COLUMNS
+                ]
+                arrays[0] = pc.utf8_trim(arrays[0], '"')
+                uris = pa.array(self._image_uris(batch[uri_column].to_pylist(), uri_column, first_row), pa.string())
+                listed = pa.RecordBatch.from_arrays([uris, *arrays], schema=LISTING_SCHEMA)
+                yield from _looked_up(listed, threads)
+                first_row += len(batch)
+
+    def _is_csv(self) -> bool:
+        return self.uri.lower().endswith(".csv")
+
+    def _column_names(self) -> list[str]:
+        try:
+            if self._is_csv():
+                with self._open_csv({}) as reader:
+                    return list(reader.schema.names)
+            return list(open_parquet(self.uri).schema_arrow.names)
+        except pa.ArrowInvalid as error:
+            raise self._unreadable(error) from error
+
+    def _find_uri_column(self, names: list[str]) -> str:
+        if self.uri_column is not None:
+            if self.uri_column in names:
+                return self.uri_column
+            near = difflib.get_close_matches(self.uri_column, names, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{self.uri} has no column {self.uri_column!r}, but {_quoted(names)}{hint}")
+        for name in URI_COLUMNS:
+            if name in names:
+                return name
+        if len(names) == 1 and "/" in names[0]:
+            raise UsageError(
+                f"the first line of {self.uri}, {names[0]!r}, looks like an image: expected a column's name there, "
+                f"such as {IMAGE_URI}"
+            )
+        if len(names) == 1:
+            return names[0]
+        raise UsageError(
+            f"{self.uri} has the columns {_quoted(names)}: expected one of {_quoted(URI_COLUMNS)}, or --uri-column"
+        )
+
+    def _read(self, columns: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+        """The columns asked for, each of the type asked for."""
+        schema = pa.schema(list(columns.items()))
+        try:
+            if self._is_csv():
+                with self._open_csv(columns) as reader:
+                    yield from (batch.select(schema.names) for batch in reader)
+            else:
+                for batch in open_parquet(self.uri).iter_batches(BATCH_ROWS, columns=list(columns)):
+                    arrays = [batch[name].cast(type_) for name, type_ in columns.items()]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise self._unreadable(error) from error
+
+    def _open_csv(self, columns: dict[str, pa.DataType]) -> pyarrow.csv.CSVStreamingReader:
+        return pyarrow.csv.open_csv(
+            open_file(self.uri),
+            read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
+            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types=columns, include_columns=list(columns), null_values=[""], strings_can_be_null=True
+            ),
+        )
+
+    def _unreadable(self, error: Exception) -> UsageError:
+        kind = "CSV" if self._is_csv() else "Parquet"
+        return UsageError(f"{self.uri} can't be read as a {kind} table of image URIs: {error}")
+
+    def _image_uri(self, value: str | None) -> str:
+        """The image that a cell names.
+
+        Raises:
+            UsageError: it names none.
+        """
+        if not value:
+            raise UsageError("empty, expected the URI of an image")
+        if is_remote(value):
+            if not split_s3(value)[1]:
+                raise UsageError(f"{value!r} names a bucket, expected an image")
+            return value
+        if value.startswith("/") or "://" in value:
+            return normalise(value)
+        below_table = join(self.uri.rpartition("/")[0] or "/", value)
+        return below_table if is_remote(below_table) else normalise(below_table)
+
+    def _image_uris(self, values: list[str | None], uri_column: str, first_row: int) -> Iterator[str]:
+        for row, value in enumerate(values, start=first_row):
+            try:
+                yield self._image_uri(value)
+            except UsageError as error:
+                place = f"row {row} of {self.uri} (the first one below the header is row 1), column {uri_column!r}"
+                raise UsageError(f"{place}: {error}") from error
+
+
+def _looked_up(listed: pa.RecordBatch, threads: ThreadPoolExecutor) -> pa.RecordBatch:
+    """The batch with what the file system says of its local files."""
+    uris, *columns = (column.to_pylist() for column in listed.columns)
+    local = [index for index, uri in enumerate(uris) if not is_remote(uri)]
+    if not local:
+        return listed
+    etags, sizes_bytes, modified = columns
+    modified_us = [None if time is None else round(time.timestamp() * 1_000_000) for time in modified]
+    versions = threads.map(_version_of_file, (uris[index] for index in local))
+    for index, version in zip(local, versions, strict=True):
+        etags[index], sizes_bytes[index], modified_us[index] = version
+    return listing_batch(uris, etags, sizes_bytes, modified_us)
+
+
+def _version_of_file(uri: str) -> tuple[str, int, int] | tuple[None, None, None]:
+    try:
+        status = os.stat(local_path(uri))
+    except OSError:
+        return None, None, None  # fetching it tells what is wrong
+    if not stat.S_ISREG(status.st_mode):
+        return None, None, None
+    return file_etag(status), status.st_size, status.st_mtime_ns // 1000
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
