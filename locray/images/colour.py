@@ -68,7 +68,9 @@ def _scale_f32(image: Image.Image) -> Image.Image:
 
 def _grey_to_rgb(values_hw: NDArray[Any], low: float, high: float) -> Image.Image:
     """Grey values from low, shown black, to high, shown white; all black if the two are equal."""
-    levels = values_hw.astype(np.float32 if values_hw.dtype.itemsize <= _BYTES_OF_U16 else np.float64)
+    levels: NDArray[np.floating[Any]] = values_hw.astype(
+        np.float32 if values_hw.dtype.itemsize <= _BYTES_OF_U16 else np.float64
+    )
     levels -= low
     levels *= 255 / (high - low) if high > low else 0
     return Image.fromarray(np.rint(levels).astype(np.uint8)).convert("RGB")

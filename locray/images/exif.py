@@ -116,7 +116,7 @@ def _ifd_entries(tiff: bytes, order: str, at: int, num_entries: int) -> Iterator
 
 def _ifd_values(tiff: bytes, order: str, kind: int, count: int, value_at: int) -> tuple[int, ...]:
     letter = _VALUE_FORMATS.get(kind)
-    if letter is None or count > len(tiff):
+    if letter is None:
         return ()
     layout = struct.Struct(f"{order}{count}{letter}")
     try:
