@@ -75,3 +75,23 @@ def test_the_choice_never_changes():
 def test_one_image_cannot_be_split():
     with pytest.raises(UsageError, match="Found 1 image in split 'train'"):
         split_for_validation(dataset_of(["a.jpg"]), 0.5)
+
+
+@pytest.mark.s3
+def test_a_bucket_is_read_as_a_folder_is(s3_bucket, real_data):
+    """Odd names included; the images themselves are never fetched."""
+    name = "boards of 100%/#1 ü"
+    for path in sorted((real_data / "boards/images").rglob("*")):
+        if path.suffix in {".csv", ".xml", ".jpg"} and path.parent.name != "train":
+            key = f"{name}/{path.relative_to(real_data / 'boards')}"
+            data = b"" if path.suffix == ".jpg" else path.read_bytes()
+            s3_bucket.put(key, data)
+    uri = f"{s3_bucket.uri}/{name}"
+    for format_name in ("csv", "voc"):
+        remote = read_dataset(uri, format_name, "test")
+        local = read_dataset(str(real_data / "boards"), format_name, "test")
+        assert remote.name == "#1 ü"
+        assert [record.image_uri for record in remote.records] == [
+            record.image_uri.replace(str(real_data / "boards"), uri) for record in local.records
+        ]
+        assert [record.objects for record in remote.records] == [record.objects for record in local.records]
