@@ -1,11 +1,32 @@
 """Fixtures that more than one folder of tests uses."""
 
 import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from hypothesis import settings
+from s3_server import (
+    PORT_OPTIONS,
+    S3Bucket,
+    S3Server,
+    aws_keys,
+    free_ports,
+    new_client,
+    remove_sockets,
+    server_command,
+    wait_until_it_serves,
+)
 
 PROJECT_ROOT = Path(__file__).parents[1]
+
+# Tests assert no timing; Hypothesis would, by default.
+settings.register_profile("locray", deadline=None)
+settings.load_profile("locray")
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +36,49 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images not found at {folder}: set LOCRAY_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server for the whole session, and an environment in which boto3 finds it."""
+    folder = tmp_path_factory.mktemp("s3")
+    ports = free_ports(len(PORT_OPTIONS))
+    server = S3Server(f"http://127.0.0.1:{ports[0]}", aws_keys("owner"), aws_keys("stranger"))
+    environment = {
+        "AWS_ENDPOINT_URL": server.endpoint_url,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(folder / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(folder / "no-credentials"),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **server.owner,
+    }
+    before = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            server_command(folder, ports), stdout=output, stderr=subprocess.STDOUT, cwd=folder, start_new_session=True
+        )
+    try:
+        for name in before:
+            del os.environ[name]
+        os.environ.update(environment)
+        with closing(new_client()) as client:
+            wait_until_it_serves(process, client, log)
+        yield server
+    finally:
+        for name in environment:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        remove_sockets(ports)
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
+    """A fresh bucket, empty."""
+    with closing(new_client()) as client:
+        bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
+        client.create_bucket(Bucket=bucket.name)
+        yield bucket

@@ -68,6 +68,24 @@ def _connection_key(*parts: Any) -> tuple[Any, ...]:
     return (os.getpid(), environment, *parts)
 
 
+def _session() -> Any:
+    try:
+        return boto3.session.Session()
+    except botocore.exceptions.BotoCoreError as error:
+        raise StoreAccessError(f"the AWS configuration can't be used: {error}") from error
+
+
+def _credentials(session: Any, uri: str) -> Any:
+    """What to sign with now: `access_key`, `secret_key`, `token`."""
+    try:
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise botocore.exceptions.NoCredentialsError
+        return credentials.get_frozen_credentials()
+    except botocore.exceptions.BotoCoreError as error:
+        raise store_error(uri, error) from error
+
+
 def client(retries: Retries = DEFAULT_RETRIES) -> Any:
     """The boto3 S3 client of this process, safe to share between threads.
 
@@ -83,10 +101,7 @@ def client(retries: Retries = DEFAULT_RETRIES) -> Any:
                 read_timeout=60,
                 max_pool_connections=MAX_CONNECTIONS,
             )
-            try:
-                _clients[key] = boto3.session.Session().client("s3", config=config)
-            except botocore.exceptions.BotoCoreError as error:
-                raise StoreAccessError(f"the AWS configuration can't be used: {error}") from error
+            _clients[key] = _session().client("s3", config=config)
         return _clients[key]
 
 
@@ -94,7 +109,7 @@ def store(bucket: str, retries: Retries = DEFAULT_RETRIES) -> S3Store:
     """The obstore store of a bucket in this process, safe to share between threads.
 
     Raises:
-        StoreAccessError: there are no credentials.
+        StoreAccessError: there are no credentials, or the AWS configuration can't be used.
         RuntimeError: called in a forked child of a process that has used a store: its network threads are not there,
             and every request would hang. Start children with `spawn`.
     """
@@ -110,9 +125,8 @@ def store(bucket: str, retries: Retries = DEFAULT_RETRIES) -> S3Store:
 
 
 def _new_store(bucket: str, retries: Retries) -> S3Store:
-    session = boto3.session.Session()
-    if session.get_credentials() is None:
-        raise store_error(S3_SCHEME + bucket, botocore.exceptions.NoCredentialsError())
+    session = _session()
+    _credentials(session, S3_SCHEME + bucket)
     endpoint, region = _endpoint_and_region(bucket)
     return S3Store(
         bucket,
@@ -158,15 +172,12 @@ def delta_storage_options(uri: str) -> dict[str, str] | None:
     Holds secrets: never log it. Credentials of a role are valid for some hours only: ask again for every commit.
 
     Raises:
-        StoreAccessError: there are no credentials.
+        StoreAccessError: there are no credentials, or the AWS configuration can't be used.
     """
     if not is_remote(uri):
         return None
     bucket, _ = split_s3(uri)
-    credentials = boto3.session.Session().get_credentials()
-    if credentials is None:
-        raise store_error(uri, botocore.exceptions.NoCredentialsError())
-    frozen = credentials.get_frozen_credentials()
+    frozen = _credentials(_session(), uri)
     endpoint, region = _endpoint_and_region(bucket)
     options = {
         "AWS_REGION": region,
