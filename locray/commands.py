@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from locray import schema
 from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
 from locray.console import Console
 from locray.errors import ExitCode
@@ -37,7 +38,7 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     if exit_code is ExitCode.FAILURE_RATE:
         console.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
-            f"--max-failure-rate {config.max_failure_rate:g} allows. Their rows say why, in the column error_message."
+            f"--max-failure-rate {config.max_failure_rate:g} allows. The column {schema.ERROR_MESSAGE} says why."
         )
     elif exit_code is ExitCode.DEFERRED:
         reason = f" First reason: {summary.deferred_reason}." if summary.deferred_reason else ""

@@ -3,8 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
-from conftest import PROJECT_ROOT
+PROJECT_ROOT = Path(__file__).parents[1]
 
 
 def start_locray(*arguments: str, **environment: str) -> "subprocess.Popen[str]":

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import locray
-from conftest import PROJECT_ROOT
+from commands import PROJECT_ROOT, locray
 
 from locray.config import COMMANDS, option_names
 

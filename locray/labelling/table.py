@@ -161,21 +161,13 @@ class TableWriter:
         return path, len(data)
 
     def _add_action(self, path: str, size_bytes: int, rows: pa.Table, run_date: date) -> AddAction:
-        bounds = pc.min_max(rows[schema.IMAGE_URI]).as_py()
-        nulls = {name: rows[name].null_count for name in (schema.IMAGE_URI, schema.ETAG, schema.ERROR_CODE)}
-        stats = {
-            "numRecords": len(rows),
-            "minValues": {schema.IMAGE_URI: bounds["min"]},
-            "maxValues": {schema.IMAGE_URI: bounds["max"]},
-            "nullCount": nulls,
-        }
         return AddAction(
             path=path,
             size=size_bytes,
             partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
             modification_time=int(datetime.now(UTC).timestamp() * 1000),
             data_change=True,
-            stats=json.dumps(stats),
+            stats=json.dumps(_statistics(rows)),
         )
 
     def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
@@ -216,6 +208,26 @@ class TableWriter:
             f"another run is labelling into {self.uri} with {self.model_id}: it has taken over, this one stops. "
             "What was committed stays; run the command again once the other run has ended."
         )
+
+
+def _statistics(rows: pa.Table) -> dict[str, Any]:
+    """Delta's per-file statistics, of every plain column.
+
+    All or none: where a column's bounds are missing beside others', deltalake's pyarrow dataset takes them for null and
+    skips the file under any filter on that column.
+    """
+    plain = [name for name in rows.column_names if name != schema.DETECTIONS]
+    bounds = {name: pc.min_max(rows[name]).as_py() for name in plain if rows[name].null_count < len(rows)}
+    return {
+        "numRecords": len(rows),
+        "minValues": {name: _plain(value["min"]) for name, value in bounds.items()},
+        "maxValues": {name: _plain(value["max"]) for name, value in bounds.items()},
+        "nullCount": {name: rows[name].null_count for name in plain},
+    }
+
+
+def _plain(value: Any) -> Any:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
 def _app_id(model_id: str) -> str:

@@ -174,9 +174,8 @@ class Difference:
         return StoredWorklist(uri, num_images, unit_size)
 
     def _count(self, query: str) -> int:
-        row = self._connection.execute(query).fetchone()
-        assert row is not None
-        return int(row[0])
+        ((count,),) = self._connection.execute(query).fetchall()
+        return int(count)
 
 
 def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source) -> None:

@@ -1,7 +1,6 @@
 """A cluster for the drivers that tests start, and a model for them to run."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -27,5 +26,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     from locray.models.artifact import ArtifactInfo, save_artifact
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("artifact")
-    return str(folder)
+    folder = str(tmp_path_factory.mktemp("artifact"))
+    model = build_model("small_cnn", 3)
+    save_artifact(folder, model, ArtifactInfo(architecture="small_cnn", classes=["a", "b", "c"], input_size=32))
+    return folder

@@ -14,9 +14,9 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 from commands import locray, start_locray
-from conftest import S3Bucket
 from deltalake import DeltaTable
 from PIL import Image
+from s3_server import S3Bucket
 
 from locray import schema, storage
 

@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable
 from labelling.rows import predicted
@@ -50,6 +51,24 @@ def test_rows_come_back_as_they_were_with_the_documented_schema(tmp_path: Path) 
     assert found.schema.field(schema.LABELLED_AT).type == schema.TIMESTAMP
     assert sorted(found.column_names) == sorted(schema.PREDICTIONS_SCHEMA.names)
     assert (commits.ok, commits.failed, commits.commits, dict(commits.errors)) == (2, 1, 1, {"corrupt": 1})
+
+
+def test_a_filter_on_any_column_finds_the_rows(tmp_path: Path) -> None:
+    """File statistics let readers skip files; wrong ones make rows invisible."""
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([1, 2]))
+    commits.flush()
+    commits.add(predicted([3], status=schema.STATUS_FAILED))
+    commits.flush()
+    predictions = DeltaTable(uri).to_pyarrow_dataset()
+    for name in set(schema.PREDICTIONS_SCHEMA.names) - {schema.DETECTIONS}:
+        values = predictions.to_table(columns=[name])[name]
+        for value in values.unique():
+            column = ds.field(name)
+            wanted = column == value if value.is_valid else column.is_null()
+            expected = sum(other == value for other in values) if value.is_valid else values.null_count
+            assert predictions.to_table(filter=wanted).num_rows == expected, (name, value)
 
 
 def test_a_row_that_comes_twice_is_committed_once(tmp_path: Path) -> None:
