@@ -105,6 +105,15 @@ def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDe
     return ArtifactDescription(complete, _model_id(complete, description))
 
 
+def has_artifact(uri: str) -> bool:
+    """Whether there is an artifact at `uri`, valid or not.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    return storage.exists(storage.join(uri, INFO_FILE))
+
+
 def read_artifact_info(uri: str) -> ArtifactDescription:
     """The description of an artifact, without reading its weights.
 

@@ -1,1 +1,1 @@
-"""From a data set to an artifact, on Ray Train."""
+"""From annotated images to an artifact: samples, augmentation, the learner, and its run on Ray Train."""

@@ -1,0 +1,173 @@
+"""What a training run is going to do, checked before any work. Made by `run`, executed by `loop`."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from locray import storage
+from locray.config import TrainConfig
+from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
+from locray.errors import UsageError
+from locray.images.decode import DecodeLimits
+from locray.models import build_model, default_input_size_px
+from locray.models.contract import LabelModel
+from locray.training.augment import Augmentation
+from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
+
+VALIDATION_FRACTION = 0.1
+_HASH_DIGITS = 12
+_SAMPLED_IMAGES = 32
+# What changes nothing of the outcome, or says where it goes, is no part of a run's identity.
+_NOT_IDENTITY = {"json_output", "verbose", "output", "run_name", "workers", "score_threshold"}
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A run, complete but for its execution. Small enough to be sent to every worker."""
+
+    run_name: str
+    architecture: str
+    classes: tuple[str, ...]
+    input_size_px: int
+    epochs: int
+    num_workers: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    train: BatchMaker
+    val: BatchMaker
+    output_uri: str
+    identity: str
+    """Hash of the options and the data: runs that share it would give the same model."""
+    left_out: dict[str, int]
+    """Annotations that the data sets hold and that can't be learned from, by reason."""
+    verbose: bool
+
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.epochs * self.train.order.num_steps
+
+    @property
+    def checkpoints_uri(self) -> str:
+        """Where Ray Train keeps the checkpoints of all runs with this output."""
+        return storage.join(self.output_uri, "checkpoints")
+
+
+def make_plan(config: TrainConfig) -> TrainPlan:
+    """Reads the annotations and settles every choice that the options leave open.
+
+    Raises:
+        UsageError: unknown model, format or split, a data set that can't be learned from, or images of which none
+            can be read.
+    """
+    train_set, val_set = _read_splits(config)
+    size = config.input_size or default_input_size_px(config.model)
+    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    classes = train_set.classes
+    train = BatchMaker(
+        packed=Packed.of(train_set.records, classes),
+        order=Order(len(train_set.records), config.batch_size, config.workers, config.seed),
+        input_size_px=size,
+        limits=limits,
+        augmentation=Augmentation(config.rotation, config.flip),
+        seed=config.seed,
+    )
+    val = BatchMaker(
+        packed=Packed.of(val_set.records, classes),
+        order=Order(len(val_set.records), config.batch_size, config.workers, None),
+        input_size_px=size,
+        limits=limits,
+        augmentation=None,
+        seed=config.seed,
+    )
+    identity = _identity(config, train_set, val_set)
+    left_out = {
+        key: train_set.left_out.get(key, 0) + val_set.left_out.get(key, 0)
+        for key in train_set.left_out.keys() | val_set.left_out.keys()
+    }
+    plan = TrainPlan(
+        run_name=config.run_name or identity,
+        architecture=config.model,
+        classes=classes,
+        input_size_px=size,
+        epochs=config.epochs,
+        num_workers=config.workers,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+        train=train,
+        val=val,
+        output_uri=storage.normalise(config.output),
+        identity=identity,
+        left_out=left_out,
+        verbose=config.verbose,
+    )
+    _check(plan)
+    return plan
+
+
+def initial_model(config: TrainConfig, plan: TrainPlan) -> LabelModel:
+    """The network that the run starts from.
+
+    Raises:
+        UsageError: the architecture or the weights are not what they should be.
+    """
+    import torch
+
+    torch.manual_seed(config.seed)
+    return build_model(plan.architecture, len(plan.classes), plan.input_size_px, config.weights)
+
+
+def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    train_set = read_dataset(config.data, config.format, config.train_split)
+    if config.val_split in list_splits(config.data, config.format):
+        val_set = read_dataset(config.data, config.format, config.val_split)
+    else:
+        train_set, val_set = split_for_validation(train_set, VALIDATION_FRACTION)
+    if not train_set.classes:
+        raise UsageError(
+            f"none of the {len(train_set.records)} images of split {config.train_split!r} has an annotated object: "
+            "there is nothing to learn"
+        )
+    unknown = sorted(set(val_set.classes) - set(train_set.classes))
+    if unknown:
+        raise UsageError(
+            f"split {config.val_split!r} has classes that split {config.train_split!r} doesn't: "
+            f"{', '.join(unknown[:5])}. A class can only be learned from examples in the training split"
+        )
+    return train_set, val_set
+
+
+def _check(plan: TrainPlan) -> None:
+    order = plan.train.order
+    if not plan.num_workers <= min(order.batch_size, order.num_images):
+        raise UsageError(
+            f"found --workers {plan.num_workers} with a batch of {order.batch_size} and {order.num_images} training "
+            "images: each worker needs at least one image of every batch. Use fewer workers"
+        )
+    names = plan.run_name.replace("-", "").replace("_", "").replace(".", "")
+    if not names.isalnum():
+        raise UsageError(f"--run-name {plan.run_name!r} may hold letters, digits, '-', '_' and '.' only")
+    sample = BatchMaker(
+        plan.train.packed, Order(order.num_images, _SAMPLED_IMAGES, 1, plan.seed), plan.input_size_px,
+        plan.train.limits, None, plan.seed,
+    )  # fmt: skip
+    outcomes = sample(0, 0, 0)[OUTCOMES]
+    if len(outcomes) and outcomes.all():
+        found = sorted({OUTCOME_NAMES[int(outcome)] for outcome in outcomes})
+        raise UsageError(
+            f"none of {len(outcomes)} sampled training images can be used ({', '.join(found)}). The first is "
+            f"{plan.train.packed.image_uris[0]}: look whether it opens in an image viewer"
+        )
+
+
+def _identity(config: TrainConfig, *datasets: Dataset) -> str:
+    digest = hashlib.sha256()
+    options: dict[str, Any] = config.model_dump(mode="json", exclude=_NOT_IDENTITY)
+    digest.update(json.dumps(options, sort_keys=True).encode())
+    for dataset in datasets:
+        for record in dataset.records:
+            digest.update(repr(record).encode())
+    return digest.hexdigest()[:_HASH_DIGITS]
