@@ -2,7 +2,9 @@
 
 import os
 import signal
+import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +25,7 @@ from s3_server import (
 )
 
 PROJECT_ROOT = Path(__file__).parents[1]
+NOBODY = 65534
 
 # Tests assert no timing; Hypothesis would, by default.
 settings.register_profile("locray", deadline=None)
@@ -36,6 +39,20 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real images not found at {folder}: set LOCRAY_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def unprivileged_folder() -> Iterator[Path]:
+    """A folder that everyone may read, seen by a user whom permissions bind (tests often run as root)."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(NOBODY)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
 
 
 @pytest.fixture(scope="session")

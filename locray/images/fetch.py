@@ -11,6 +11,7 @@ import queue
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,7 @@ def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int, retri
 def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes: int, retries: Retries) -> Outcome:
     arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
     answer: dict[str, Any] = client(retries).get_object(Bucket=bucket, Key=key, **arguments)
-    with answer["Body"] as body:
+    with closing(answer["Body"]) as body:  # (as a context manager by itself it would give the raw stream)
         if answer["ContentLength"] > max_bytes:
             return _too_many_bytes(answer["ContentLength"], max_bytes)
         data = body.read()

@@ -87,7 +87,7 @@ class UriTableSource:
                 arrays[0] = pc.utf8_trim(arrays[0], '"')
                 uris = pa.array(self._image_uris(batch[uri_column].to_pylist(), uri_column, first_row), pa.string())
                 listed = pa.RecordBatch.from_arrays([uris, *arrays], schema=LISTING_SCHEMA)
-                yield from _looked_up(listed, threads)
+                yield _looked_up(listed, threads)
                 first_row += len(batch)
 
     def _is_csv(self) -> bool:

@@ -1,0 +1,269 @@
+"""Fetching: every image has one outcome. Real files, a real S3 server, and one that fails on purpose."""
+
+import os
+import pickle
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from s3_server import S3Bucket, S3Server, free_ports
+
+from locray.errors import ErrorCode
+from locray.images.decode import ImageFailure
+from locray.images.fetch import Deferred, Fetched, FetchRequest, Outcome, fetch_images
+from locray.storage import local_uri
+from locray.storage.s3 import Retries
+
+LIMIT_BYTES = 1000
+FEW_RETRIES = Retries(max_retries=2, first_backoff_s=0.01, max_backoff_s=0.02, total_s=10)
+ODD_KEYS = [
+    "a b#%20.JPG",
+    "100%",
+    "ünï/日本",
+    "q?x=1&y=+2",
+    "no-ending",
+    "~*<>|:",
+    "new\nline",
+    "bell\x07",
+    "tab\t.jpg",
+]
+
+
+def outcomes(requests: Sequence[FetchRequest], **options: object) -> list[Outcome]:
+    """The outcomes in the order of the requests; each index must come once."""
+    arrived = list(fetch_images(requests, **{"max_bytes": LIMIT_BYTES, "retries": FEW_RETRIES, **options}))
+    assert sorted(index for index, _ in arrived) == list(range(len(requests)))
+    return [outcome for _, outcome in sorted(arrived, key=lambda pair: pair[0])]
+
+
+def outcome_of(uri: str, etag: str | None = None, size_bytes: int | None = None) -> Outcome:
+    (outcome,) = outcomes([FetchRequest(uri, etag, size_bytes)])
+    return outcome
+
+
+def code_of(outcome: Outcome) -> ErrorCode:
+    assert isinstance(outcome, ImageFailure), outcome
+    return outcome.code
+
+
+class TestFiles:
+    def test_many_files_each_arrive_once(self, tmp_path: Path) -> None:
+        for number in range(300):
+            (tmp_path / str(number)).write_bytes(str(number).encode())
+        requests = [FetchRequest(str(tmp_path / str(number)), None, None) for number in range(300)]
+        fetched = outcomes(requests, concurrency=7)
+        assert [outcome.data for outcome in fetched if isinstance(outcome, Fetched)] == [
+            str(number).encode() for number in range(300)
+        ]
+        assert outcomes([]) == []
+
+    def test_what_was_read_is_known_by_its_version(self, tmp_path: Path) -> None:
+        path = os.fsencode(tmp_path) + b"/caf\xe9 %.jpg"
+        Path(os.fsdecode(path)).write_bytes(b"12345")
+        os.utime(path, ns=(0, 1_700_000_000_123_456_789))
+        etag = "1700000000123456789-5"
+        modified = datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=UTC)
+        for known in (None, etag):
+            assert outcome_of(local_uri(path), known) == Fetched(b"12345", etag, 5, modified)
+
+    def test_a_file_that_was_written_to_since_it_was_listed(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"12345")
+        assert code_of(outcome_of(str(tmp_path / "a"), "1700000000000000000-5")) is ErrorCode.CHANGED
+
+    def test_a_file_that_is_written_to_while_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        path.write_bytes(b"x" * 100_000)
+        stop = threading.Event()
+
+        def keep_writing() -> None:
+            with path.open("ab") as file:
+                while not stop.is_set():
+                    file.write(b"y")
+                    file.flush()
+
+        writer = threading.Thread(target=keep_writing)
+        writer.start()
+        try:
+            requests = [FetchRequest(str(path), None, None)] * 200
+            found = outcomes(requests, max_bytes=1 << 30)
+        finally:
+            stop.set()
+            writer.join()
+        changed = [outcome for outcome in found if isinstance(outcome, ImageFailure)]
+        assert changed
+        assert {outcome.code for outcome in changed} == {ErrorCode.CHANGED}
+        whole = [outcome for outcome in found if isinstance(outcome, Fetched)]
+        assert all(outcome.etag and outcome.etag.endswith(f"-{len(outcome.data)}") for outcome in whole)
+
+    def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        os.mkfifo(tmp_path / "pipe")
+        names = ["gone", "file/below", "loop", "n" * 300, "nul\0", ".", "pipe"]
+        found = outcomes([FetchRequest(f"{tmp_path}/{name}", None, None) for name in names])
+        assert [code_of(outcome) for outcome in found] == [
+            *[ErrorCode.NOT_FOUND] * 5,
+            ErrorCode.UNSUPPORTED_FORMAT,
+            ErrorCode.UNSUPPORTED_FORMAT,
+        ]
+        assert outcome_of(str(tmp_path / "file")) == Fetched(b"", *stat_of(tmp_path / "file"))
+
+    def test_a_file_that_is_too_large_is_not_read(self, tmp_path: Path) -> None:
+        (tmp_path / "fits").write_bytes(b"x" * LIMIT_BYTES)
+        with (tmp_path / "sparse").open("wb") as file:
+            file.truncate(1 << 40)
+        assert isinstance(outcome_of(str(tmp_path / "fits")), Fetched)
+        assert code_of(outcome_of(str(tmp_path / "sparse"))) is ErrorCode.TOO_MANY_BYTES
+        assert code_of(outcome_of("/gone", None, LIMIT_BYTES + 1)) is ErrorCode.TOO_MANY_BYTES
+
+    def test_a_file_that_may_not_be_read(self, unprivileged_folder: Path) -> None:
+        (unprivileged_folder / "closed").touch(mode=0)
+        assert code_of(outcome_of(str(unprivileged_folder / "closed"))) is ErrorCode.ACCESS_DENIED
+
+    def test_a_slow_consumer_slows_the_fetching_down(self, tmp_path: Path) -> None:
+        requests = []
+        for number in range(100):
+            os.mkfifo(tmp_path / f"{number}")
+            (tmp_path / f"{number}.jpg").symlink_to(tmp_path / f"{number}")
+            requests.append(FetchRequest(str(tmp_path / f"{number}.jpg"), None, 10))
+        for options, at_most in [({"concurrency": 8}, 8), ({"concurrency": 64, "max_waiting_bytes": 35}, 3)]:
+            fetching = fetch_images(requests, max_bytes=LIMIT_BYTES, **options)
+            next(fetching)
+            under_way = fetching.gi_frame.f_locals["under_way"]  # type: ignore[attr-defined]
+            assert len(under_way) < at_most
+            assert fetching.gi_frame.f_locals["next_index"] == at_most  # type: ignore[attr-defined]
+            fetching.close()
+
+    def test_one_image_over_the_budget_is_fetched_all_the_same(self, tmp_path: Path) -> None:
+        (tmp_path / "a").write_bytes(b"x" * 100)
+        requests = [FetchRequest(str(tmp_path / "a"), None, 100)] * 5
+        assert all(isinstance(outcome, Fetched) for outcome in outcomes(requests, max_waiting_bytes=1))
+
+    def test_requests_and_outcomes_travel_between_processes(self) -> None:
+        for value in (FetchRequest("/a", None, 1), Fetched(b"x", None, 1, None), Deferred("why")):
+            assert pickle.loads(pickle.dumps(value)) == value
+        assert pickle.loads(pickle.dumps(fetch_images)) is fetch_images
+
+
+def stat_of(path: Path) -> tuple[str, int, datetime]:
+    status = path.stat()
+    modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC)
+    return f"{status.st_mtime_ns}-{status.st_size}", status.st_size, modified
+
+
+@pytest.mark.s3
+class TestObjects:
+    @pytest.mark.parametrize("knows_version", [True, False])
+    def test_every_key_is_fetched(self, s3_bucket: S3Bucket, knows_version: bool) -> None:
+        etags = [s3_bucket.put(key, key.encode()) for key in ODD_KEYS]
+        requests = [
+            FetchRequest(f"{s3_bucket.uri}/{key}", etag if knows_version else None, None)
+            for key, etag in zip(ODD_KEYS, etags, strict=True)
+        ]
+        entries = s3_bucket.entries()
+        assert outcomes(requests) == [
+            Fetched(key.encode(), etag, len(key.encode()), entries[key]["LastModified"])
+            for key, etag in zip(ODD_KEYS, etags, strict=True)
+        ]
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    def test_an_object_that_is_gone_replaced_or_too_large(self, s3_bucket: S3Bucket, key: str) -> None:
+        uri = f"{s3_bucket.uri}/{key}"
+        assert code_of(outcome_of(uri)) is ErrorCode.NOT_FOUND
+        assert code_of(outcome_of(f"s3://test-no-such-bucket/{key}")) is ErrorCode.NOT_FOUND
+        old_etag = s3_bucket.put(key, b"old")
+        new_etag = s3_bucket.put(key, b"new")
+        assert code_of(outcome_of(uri, old_etag)) is ErrorCode.CHANGED
+        assert isinstance(outcome_of(uri, new_etag), Fetched)
+        s3_bucket.put(key, b"x" * (LIMIT_BYTES + 1))
+        assert code_of(outcome_of(uri)) is ErrorCode.TOO_MANY_BYTES
+
+    def test_keys_that_differ_in_a_slash_only_are_not_mixed_up(self, s3_bucket: S3Bucket) -> None:
+        s3_bucket.put("a", b"a")
+        s3_bucket.put("folder/", b"")
+        assert code_of(outcome_of(f"{s3_bucket.uri}/a/")) is ErrorCode.NOT_FOUND
+        assert outcome_of(f"{s3_bucket.uri}/folder/") != outcome_of(f"{s3_bucket.uri}/folder")
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    def test_access_denied_is_the_images_but_wrong_credentials_are_ours(
+        self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, key: str
+    ) -> None:
+        s3_bucket.put(key, b"x")
+        uri = f"{s3_bucket.uri}/{key}"
+        for name, value in s3_server.stranger.items():
+            monkeypatch.setenv(name, value)
+        assert code_of(outcome_of(uri)) is ErrorCode.ACCESS_DENIED
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        assert outcome_of(uri) == Deferred("credentials: SignatureDoesNotMatch")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        assert outcome_of(uri) == Deferred("credentials: InvalidAccessKeyId")
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+        assert isinstance(outcome_of(uri), Deferred)
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    def test_a_store_that_does_not_answer_defers(
+        self, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, key: str
+    ) -> None:
+        (port,) = free_ports(1)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        assert outcome_of(f"{s3_bucket.uri}/{key}") == Deferred("unreachable: no answer")
+
+
+@contextmanager
+def failing_store(answers: list[int | None], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that gives these answers in turn, the last one for ever; None: half of a body, then silence."""
+    left = list(answers)
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with lock:
+                status = left.pop(0) if len(left) > 1 else left[0]
+            body = b"12345" if status in (None, 200) else f"<Error><Code>Code{status}</Code></Error>".encode()
+            self.send_response(status or 200)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"abc"')
+            self.send_header("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")
+            self.end_headers()
+            self.wfile.write(body[:2] if status is None else body)
+            self.close_connection = status is None
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "any")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+        server.shutdown()
+        thread.join()
+
+
+class TestFailingStore:
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    @pytest.mark.parametrize("trouble", [500, 503])
+    def test_trouble_that_passes_is_not_noticed(self, monkeypatch: pytest.MonkeyPatch, key: str, trouble: int) -> None:
+        with failing_store([trouble, trouble, 200], monkeypatch):
+            fetched = outcome_of(f"s3://bucket/{key}")
+        assert isinstance(fetched, Fetched)
+        assert (fetched.data, fetched.etag) == (b"12345", "abc")
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    @pytest.mark.parametrize("trouble", [500, 503])
+    def test_trouble_that_stays_defers(self, monkeypatch: pytest.MonkeyPatch, key: str, trouble: int) -> None:
+        with failing_store([trouble], monkeypatch):
+            assert outcome_of(f"s3://bucket/{key}") == Deferred(f"unavailable: Code{trouble}")
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    def test_half_a_body_is_never_taken_for_a_whole_one(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+        with failing_store([None], monkeypatch):
+            assert isinstance(outcome_of(f"s3://bucket/{key}"), Deferred)

@@ -1,0 +1,62 @@
+"""Which source is meant by what a user names."""
+
+from pathlib import Path
+
+import pytest
+
+from locray.errors import UsageError
+from locray.sources import SOURCES, open_source
+from locray.sources.folder import FolderSource
+from locray.sources.glob import GlobSource
+from locray.sources.object_store import ObjectStoreSource
+from locray.sources.uri_table import UriTableSource
+
+
+def test_each_kind_is_recognised(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "list.CSV").write_text("uri\n")
+    (tmp_path / "odd.csv").mkdir()
+    expected = {
+        "photos": FolderSource,
+        "photos/": FolderSource,
+        "odd.csv": FolderSource,
+        "list.CSV": UriTableSource,
+        "photos/*.jpg": GlobSource,
+        "no/such/**": GlobSource,
+    }
+    assert {name: type(open_source(str(tmp_path / name))) for name in expected} == {
+        str(name): kind for name, kind in expected.items()
+    }
+    assert open_source("s3://b/photos/*") == ObjectStoreSource("b", "photos/*/")
+    assert open_source("s3://b") == ObjectStoreSource("b", "")
+    assert open_source("s3://b/list.parquet") == UriTableSource("s3://b/list.parquet", None)
+    assert len(SOURCES) == 4
+
+
+def test_a_path_that_exists_as_it_is_written_is_no_pattern(tmp_path: Path) -> None:
+    (tmp_path / "a[1]*").mkdir()
+    assert open_source(str(tmp_path / "a[1]*")) == FolderSource(str(tmp_path / "a[1]*"))
+
+
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(UsageError, match=r"has no 'photograps'; did you mean 'photographs'\?"):
+        open_source(str(tmp_path / "photograps"))
+    with pytest.raises(UsageError, match=r"did you mean 'photographs'.*Expected a folder.*s3://.*\*\.csv"):
+        open_source(str(tmp_path / "photograps" / "2024" / "05"))
+
+
+def test_a_single_file_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / "one.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match="a single file"):
+        open_source(str(tmp_path / "one.jpg"))
+
+
+def test_a_scheme_that_is_not_supported() -> None:
+    with pytest.raises(UsageError, match="'gs' is not supported"):
+        open_source("gs://bucket/photos")
+
+
+def test_a_uri_column_needs_a_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--uri-column is for a table"):
+        open_source(str(tmp_path), "path")
