@@ -135,7 +135,7 @@ def _walk_local(folder_uri: str) -> Iterator[str]:
 def list_objects(bucket: str, prefix: str, start_after: str = "") -> Iterator[dict[str, Any]]:
     """boto3's entries (`Key`, `ETag`, `Size`, `LastModified`) of all objects below a raw prefix, but folder markers.
 
-    Exact for every key that S3 allows, and 25 times slower than obstore's listing.
+    Exact for every key that S3 allows, and an order of magnitude slower than obstore's listing.
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.

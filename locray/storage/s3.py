@@ -2,7 +2,7 @@
 
 Used by the rest of storage, by the object store source and by the fetching of images. boto3 decides who we are and
 where the store is (environment, profiles, instance roles, ...), so that every tool in a user's hands agrees; obstore
-does the bulk work, because it lists 25 times and fetches 9 times as many objects a CPU second.
+does the bulk work: it lists and fetches about ten times as many objects a CPU second.
 """
 
 import os
