@@ -99,3 +99,18 @@ def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the e
         bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
         client.create_bucket(Bucket=bucket.name)
         yield bucket
+
+
+@pytest.fixture(scope="session")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small network with random weights: one detection an image."""
+    import torch
+
+    from locray.models import build_model
+    from locray.models.artifact import ArtifactInfo, save_artifact
+
+    torch.manual_seed(0)
+    folder = str(tmp_path_factory.mktemp("artifact"))
+    model = build_model("small_cnn", 3)
+    save_artifact(folder, model, ArtifactInfo(architecture="small_cnn", classes=["a", "b", "c"], input_size=32))
+    return folder

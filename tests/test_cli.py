@@ -1,14 +1,42 @@
 """The command line without Ray: help, wrong usage, exit codes. Every message comes without a traceback."""
 
+import contextlib
+import io
 import json
+import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import PROJECT_ROOT, locray
+from commands import PROJECT_ROOT
+from PIL import Image
 
+from locray.cli import main
 from locray.config import COMMANDS, option_names
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def locray(*arguments: str, **environment: str) -> Done:
+    """The command in this process: torch is imported once for all of them."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as stdout,
+        contextlib.redirect_stderr(io.StringIO()) as stderr,
+    ):
+        for name in [name for name in os.environ if name.startswith("LOCRAY_")]:
+            patch.delenv(name)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        returncode = main(arguments)
+    return Done(returncode, stdout.getvalue(), stderr.getvalue())
 
 
 def refused(*arguments: str, **environment: str) -> str:
@@ -59,6 +87,12 @@ def test_a_model_that_is_no_artifact(folder: Path) -> None:
     assert not (folder / "t").exists()
 
 
+def test_a_table_of_uris_with_an_empty_one(folder: Path, artifact: str) -> None:
+    (folder / "uris.csv").write_text('image_uri\n/a.jpg\n""\n')
+    message = refused("label", "--images", f"{folder}/uris.csv", "--model", artifact, "--table", f"{folder}/t")
+    assert "row" in message
+
+
 def test_a_status_of_nothing(folder: Path) -> None:
     assert "no predictions table" in refused("status", "--table", f"{folder}/t")
 
@@ -80,8 +114,11 @@ def test_train_on_data_that_is_not_there(folder: Path) -> None:
 def test_train_with_an_unknown_format_or_model(folder: Path) -> None:
     common = ("--data", f"{folder}/images", "--output", f"{folder}/m")
     assert "voc" in refused("train", *common, "--format", "vocc")
-    (folder / "images" / "train.csv").write_text("filename,class,xmin,ymin,xmax,ymax\na.jpg,a,1,1,2,2\n")
-    (folder / "images" / "a.jpg").write_bytes(b"")
+    (folder / "images" / "train.csv").write_text(
+        "filename,class,xmin,ymin,xmax,ymax\na.jpg,a,1,1,2,2\nb.jpg,b,1,1,2,2\n"
+    )
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(folder / "images" / name)
     assert "localizer/resnet18" in refused("train", *common, "--format", "csv", "--model", "localizer/resnet19")
 
 
@@ -93,9 +130,8 @@ def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
 
 def test_jobs_take_the_same_options() -> None:
     for verb in ("label", "train", "evaluate"):
-        done = subprocess.run(
-            [sys.executable, f"jobs/{verb}.py", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, f"jobs/{verb}.py", "--help"]
+        done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from locray import schema, storage
+from locray.errors import LocrayError
 from locray.sources import Source
 
 UNITS_A_FILE = 64
@@ -180,12 +181,27 @@ class Difference:
 
 def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
-    reader = pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, source.listing())
+    stopped_by: list[LocrayError] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from source.listing()
+        except LocrayError as error:
+            stopped_by.append(error)
+            raise
+
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
-    connection.register("listing_stream", reader)
-    connection.execute(
-        f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM listing_stream GROUP BY {schema.IMAGE_URI}"
-    )
+    connection.register("listing_stream", pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, batches()))
+    try:
+        connection.execute(
+            f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} "
+            f"FROM listing_stream GROUP BY {schema.IMAGE_URI}"
+        )
+    except duckdb.Error:
+        # DuckDB wraps what the listing raised.
+        if stopped_by:
+            raise stopped_by[0] from None
+        raise
     connection.unregister("listing_stream")
 
 

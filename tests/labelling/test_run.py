@@ -135,17 +135,15 @@ def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Pa
     for number in range(400):
         (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
     options = ("--unit-size", "4", "--commit-rows", "8")
-    driver = start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "table").rglob("part-*.parquet")):
-        assert driver.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
+    with start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options) as driver:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "table").rglob("part-*.parquet")):
+            assert driver.poll() is None, driver.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(driver.pid, signal.SIGKILL)
     committed = len(rows_of(table))
     assert 0 < committed < 400
-    (tmp_path / "table" / "stray").mkdir()
 
     summary = label(str(images), artifact, table, *options)
     assert (summary["already_labelled"], summary["planned"]) == (committed, 400 - committed)
