@@ -15,7 +15,6 @@ from locray.errors import UsageError
 from locray.models.contract import LOSS, NO_OBJECT, LabelModel, Targets
 from locray.training.metrics import Counts
 from locray.training.optimise import AveragedModel, build_optimiser, learning_rate_at
-from locray.training.precision import fastest_dtype
 from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOMES
 
 _LARGEST_GRADIENT_NORM = 5.0
@@ -29,6 +28,8 @@ class LearnerSettings:
     weight_decay: float
     num_steps: int
     """Of the whole run."""
+    dtype: torch.dtype
+    """Of the arithmetic; weights stay float32."""
 
 
 class TrainingStep(nn.Module):
@@ -62,7 +63,6 @@ class Learner:
         self._step = step
         self._settings = settings
         self._device = device
-        self._dtype = fastest_dtype(device)
         self._optimiser = build_optimiser(model, settings.learning_rate, settings.weight_decay)
         self.average = AveragedModel(model, settings.num_steps)
 
@@ -119,7 +119,7 @@ class Learner:
         self._optimiser.load_state_dict(state["optimiser"])
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.dtype is torch.bfloat16)
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Targets]:
         """The usable rows: images (n, 3, S, S) in channels_last, and their targets."""

@@ -24,10 +24,12 @@ from locray.errors import LocrayError, UsageError
 from locray.models import build_model
 from locray.models.contract import LabelModel
 from locray.progress import Progress, Report
+from locray.training.board import Board
 from locray.training.history import write_history
 from locray.training.learner import Learner, LearnerSettings, TrainingStep
 from locray.training.metrics import SCORE, Counts
 from locray.training.plan import TrainPlan
+from locray.training.precision import fastest_dtype
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker
 
 STATE_FILE = "state.pt"
@@ -65,7 +67,7 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
-    board = ray.remote(num_cpus=0)(_Board).remote()
+    board = ray.remote(num_cpus=0)(Board).remote()
     use_gpu = ray.cluster_resources().get("GPU", 0) >= plan.num_workers  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         _train_worker,
@@ -86,7 +88,7 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
     checkpoint, best = max(result.best_checkpoints, key=lambda pair: pair[1][SCORE])
     state = _read_state(checkpoint)
     last = _read_state(result.checkpoint)
-    return Fitted(state["average"], best, last["history"], last["unusable"])
+    return Fitted(state["learner"]["average"], best, last["history"], last["unusable"])
 
 
 def start_ray(*, verbose: bool) -> None:
@@ -134,19 +136,6 @@ def _cause(error: Exception) -> Exception:
         if isinstance(inner, LocrayError):
             return inner
     return error
-
-
-class _Board:
-    """Where workers put up how far they are; an actor of its own, since Ray Train runs its callbacks elsewhere."""
-
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
-
-    def post(self, progress: Progress) -> None:
-        self._latest = progress
-
-    def read(self) -> Progress | None:
-        return self._latest
 
 
 @contextmanager
@@ -197,7 +186,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     model.load_state_dict(ray.get(config["weights"]))
     model.to(device).to(memory_format=torch.channels_last)
     step = prepare_model(TrainingStep(model))
-    settings = LearnerSettings(plan.learning_rate, plan.weight_decay, plan.num_steps)
+    settings = LearnerSettings(plan.learning_rate, plan.weight_decay, plan.num_steps, fastest_dtype(device))
     run = _WorkerRun(plan, Learner(model, step, settings, device), config["board"], context.get_world_rank())
     checkpoint = train.get_checkpoint()
     first_epoch = run.resume(_read_state(checkpoint)) if checkpoint else 0
@@ -220,7 +209,6 @@ class _WorkerRun:
     def resume(self, state: dict[str, Any]) -> int:
         """Takes up the state after an epoch; the next epoch."""
         self._learner.load_state(state["learner"])
-        self._learner.average.model.load_state_dict(state["average"])
         self._history, self._unusable = state["history"], state["unusable"]
         return len(self._history)
 
@@ -282,11 +270,9 @@ class _WorkerRun:
             train.report(metrics)
             return
         write_history(self._plan.output_uri, self._history)
-        state = self._learner.state()
-        average = state.pop("average")
         with tempfile.TemporaryDirectory() as folder:
             torch.save(
-                {"learner": state, "average": average, "history": self._history, "unusable": self._unusable},
+                {"learner": self._learner.state(), "history": self._history, "unusable": self._unusable},
                 Path(folder) / STATE_FILE,
             )
             train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))

@@ -1,4 +1,4 @@
-"""Which number format trains fastest here. Called by the learner when it starts."""
+"""Which number format trains fastest here. Called by the loop when a worker starts."""
 
 import time
 

@@ -1,0 +1,79 @@
+"""What a run needs is checked before any work."""
+
+import json
+
+import pytest
+
+from locray.config import TrainConfig
+from locray.demo.images import write_dataset
+from locray.errors import UsageError
+from locray.training.plan import initial_model, make_plan
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, {"train": 30, "val": 10, "other": 3, "more": 20}, seed=0)
+    return folder
+
+
+def config(data, **changes):
+    options = {"data": str(data), "format": "csv", "output": str(data / "out"), "model": "small_cnn"} | changes
+    return TrainConfig(**options)
+
+
+def test_a_plan_settles_what_the_options_leave_open(data):
+    plan = make_plan(config(data, batch_size=8, epochs=3))
+    assert plan.input_size_px == 32
+    assert plan.num_steps == 3 * 4
+    assert (len(plan.train.packed), len(plan.val.packed)) == (30, 10)
+    assert plan.val.augmentation is None
+    assert initial_model(config(data), plan).num_classes == len(plan.classes)
+
+
+def test_without_a_validation_split_a_part_is_set_apart(tmp_path):
+    write_dataset(tmp_path, {"train": 30}, seed=0)
+    plan = make_plan(config(tmp_path))
+    assert len(plan.val.packed) > 0
+    assert len(plan.train.packed) + len(plan.val.packed) == 30
+    assert not set(plan.train.packed.image_uris) & set(plan.val.packed.image_uris)
+
+
+def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
+    name = make_plan(config(data)).run_name
+    assert make_plan(config(data, output=str(tmp_path), verbose=True)).run_name == name
+    others = [config(data, epochs=3), config(data, seed=1), config(data, train_split="more")]
+    assert len({name, *(make_plan(other).run_name for other in others)}) == 4
+    named = make_plan(config(data, run_name="mine"))
+    assert (named.run_name, named.identity) == ("mine", name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "vco"}, "vco"),
+        ({"train_split": "trian"}, "trian"),
+        ({"val_split": "vla"}, "vla"),
+        ({"workers": 31, "batch_size": 64}, "--workers 31 with a batch of 64 and 30 training images"),
+        ({"workers": 9, "batch_size": 8}, "--workers 9 with a batch of 8"),
+        ({"run_name": "a/b"}, "--run-name 'a/b' may hold"),
+        ({"train_split": "other", "val_split": "train"}, "has classes that split 'other' doesn't"),
+    ],
+)
+def test_wrong_options_are_told(data, changes, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(config(data, **changes))
+
+
+def test_weights_that_are_not_there_are_told_before_the_run(data, tmp_path):
+    chosen = config(data, model="localizer/resnet18", weights=str(tmp_path / "no.pth"))
+    with pytest.raises(Exception, match=r"no\.pth does not exist"):
+        initial_model(chosen, make_plan(chosen))
+
+
+def test_images_of_which_none_can_be_read_are_told(tmp_path):
+    write_dataset(tmp_path, {"train": 12, "val": 4}, seed=0)
+    for image in (tmp_path / "images").iterdir():
+        image.write_bytes(json.dumps({"not": "an image"}).encode())
+    with pytest.raises(UsageError, match=r"none of 12 sampled training images can be used \(unsupported_format\)"):
+        make_plan(config(tmp_path))
