@@ -1,46 +1,46 @@
-"""The run on Ray Train: workers, their data tasks, checkpoints and progress. Called by `run`.
+"""The run on Ray Train: workers, their batches, checkpoints and progress. Called by `run`.
 
-The only module of training that imports ray. Each worker asks Ray Data for its own batches of an epoch: what is in
-them is decided by `samples.Order`, so that no row is dropped to make shares even and all workers step together.
+The only module of training that imports ray. Each worker asks Ray Data for its own batches: what is in them
+is decided by `samples.Order`, so that no row is dropped to make shares even and all workers step together.
 """
 
 import io
 import os
 import tempfile
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import Tensor
 
 from locray import cluster, storage
-from locray.errors import LocrayError, UsageError
+from locray.errors import LocrayError
 from locray.models import build_model
 from locray.models.contract import LabelModel
 from locray.progress import Progress, Report
 from locray.training.board import Board
 from locray.training.history import write_history
 from locray.training.learner import Learner, LearnerSettings, TrainingStep
-from locray.training.metrics import SCORE, Counts
+from locray.training.metrics import SCORE
 from locray.training.plan import TrainPlan
 from locray.training.precision import fastest_dtype
-from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker
+from locray.training.worker import WorkerRun
 
 STATE_FILE = "state.pt"
 
 _MAX_FAILURES = 2
-_SECONDS_BETWEEN_POSTS = 2.0
 _POLL_S = 0.5
-# Without a GPU, training and data tasks share the processors. A worker that held whole slots would leave none to
-# the tasks that it waits for.
+# Without a GPU, training and the making of batches share the processors. A worker that held whole slots would leave
+# none to what it waits for.
 _SLOTS_OF_CPU_WORKER = 0.01
-_SLOTS_OF_DATA_TASK = 0.5
+_MOST_BATCH_ACTORS = 8
+_UNITS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -187,113 +187,82 @@ def _train_worker(config: dict[str, Any]) -> None:
     model.to(device).to(memory_format=torch.channels_last)
     step = prepare_model(TrainingStep(model))
     settings = LearnerSettings(plan.learning_rate, plan.weight_decay, plan.num_steps, fastest_dtype(device))
-    run = _WorkerRun(plan, Learner(model, step, settings, device), config["board"], context.get_world_rank())
+    run = WorkerRun(
+        plan,
+        Learner(model, step, settings, device),
+        context.get_world_rank(),
+        post=config["board"].post.remote,
+        leave=partial(_leave_checkpoint, plan),
+    )
     checkpoint = train.get_checkpoint()
     first_epoch = run.resume(_read_state(checkpoint)) if checkpoint else 0
+    batches = _batches(plan, first_epoch, context.get_world_rank())
     for epoch in range(first_epoch, plan.epochs):
-        run.epoch(epoch)
+        run.epoch(epoch, batches)
 
 
-class _WorkerRun:
-    """One worker's part of a run."""
+def _leave_checkpoint(plan: TrainPlan, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+    """Reports an epoch; all workers meet here. The first one brings the state."""
+    from ray import train
 
-    def __init__(self, plan: TrainPlan, learner: Learner, board: Any, rank: int) -> None:
+    if state is None:
+        train.report(metrics)
+        return
+    write_history(plan.output_uri, state["history"])
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save(state, Path(folder) / STATE_FILE)
+        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+
+
+class _BatchActor:
+    """Makes batches in a process that stays.
+
+    A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
+    """
+
+    def __init__(self, plan: TrainPlan, worker: int) -> None:
+        torch.set_num_threads(1)
         self._plan = plan
-        self._learner = learner
-        self._board = board
-        self._rank = rank
-        self._history: list[dict[str, float]] = []
-        self._unusable: dict[str, int] = {}
-        self._last_post = 0.0
+        self._worker = worker
 
-    def resume(self, state: dict[str, Any]) -> int:
-        """Takes up the state after an epoch; the next epoch."""
-        self._learner.load_state(state["learner"])
-        self._history, self._unusable = state["history"], state["unusable"]
-        return len(self._history)
-
-    def epoch(self, epoch: int) -> None:
-        """Trains for an epoch, evaluates, and leaves a checkpoint."""
-        # Dropout is the only thing that draws from here: a resumed epoch draws as an uninterrupted one.
-        torch.manual_seed(hash((self._plan.seed, epoch, self._rank)) % 2**63)
-        order, start = self._plan.train.order, time.monotonic()
-        losses = torch.zeros(2, dtype=torch.float64)
-        outcomes: Counter[int] = Counter()
-        for step, batch in enumerate(_batches(self._plan.train, epoch, self._rank)):
-            losses += torch.tensor([self._learner.train_on(batch, epoch * order.num_steps + step), 1])
-            outcomes.update(batch[OUTCOMES].tolist())
-            seen = (step + 1) * order.num_images // order.num_steps
-            self._post(epoch, seen, float(losses[0] / losses[1]), seen / (time.monotonic() - start))
-        images_per_s = order.num_images / (time.monotonic() - start)
-        counts = Counts.zero()
-        for batch in _batches(self._plan.val, epoch, self._rank):
-            self._learner.evaluate_on(batch, counts)
-        self._add_up(losses, counts.sums, outcomes)
-        metrics = {"epoch": epoch + 1, "loss": float(losses[0] / losses[1]), **counts.metrics()}
-        self._history.append({**metrics, "images_per_s": images_per_s})
-        self._post(epoch, order.num_images, metrics["loss"], images_per_s, finished=True)
-        self._leave_checkpoint(metrics)
-
-    def _add_up(self, losses: Tensor, sums: Tensor, outcomes: Counter[int]) -> None:
-        """Makes the sums those of all workers."""
-        counted = torch.tensor([float(outcomes[index]) for index in range(len(OUTCOME_NAMES))], dtype=torch.float64)
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            device = next(self._learner.average.model.parameters()).device
-            for part in (losses, sums, counted):
-                shared = part.to(device)
-                torch.distributed.all_reduce(shared)
-                part.copy_(shared)
-        self._unusable = {
-            name: int(count) for name, count in zip(OUTCOME_NAMES[1:], counted[1:].tolist(), strict=True) if count
-        }
-        if not counted[0]:
-            raise UsageError(f"not one training image could be used: {self._unusable}")
-
-    def _post(self, epoch: int, seen: int, loss: float, images_per_s: float, *, finished: bool = False) -> None:
-        """Tells how far the run is, each epoch and every few seconds; the first worker speaks for all."""
-        now = time.monotonic()
-        if self._rank or not (finished or now - self._last_post >= _SECONDS_BETWEEN_POSTS):
-            return
-        self._last_post = now
-        facts: dict[str, int | float | str] = {"epoch": f"{epoch + 1}/{self._plan.epochs}", "loss": round(loss, 4)}
-        if self._history:
-            shown = ("class_accuracy", "mean_iou", "localization_accuracy")
-            facts |= {name: round(self._history[-1][name], 4) for name in shown}
-        facts["images_per_s"] = round(images_per_s, 1)
-        num_images = self._plan.train.order.num_images
-        self._board.post.remote(Progress("training", epoch * num_images + seen, self._plan.epochs * num_images, facts))
-
-    def _leave_checkpoint(self, metrics: dict[str, float]) -> None:
-        from ray import train
-
-        if self._rank:
-            train.report(metrics)
-            return
-        write_history(self._plan.output_uri, self._history)
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(
-                {"learner": self._learner.state(), "history": self._history, "unusable": self._unusable},
-                Path(folder) / STATE_FILE,
-            )
-            train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+    def __call__(self, block: dict[str, Any]) -> Any:
+        """The batch of one unit: an epoch's steps of training, then those of validation, then the next epoch's."""
+        train, val = self._plan.train, self._plan.val
+        epoch, step = divmod(int(block["id"][0]), train.order.num_steps + val.order.num_steps)
+        if step < train.order.num_steps:
+            return train(epoch, step, self._worker)
+        return val(epoch, step - train.order.num_steps, self._worker)
 
 
-def _batches(maker: BatchMaker, epoch: int, worker: int) -> Iterator[dict[str, Tensor]]:
-    """The batches of an epoch for one worker, in order, made by tasks of Ray Data wherever there is room."""
+def _batches(plan: TrainPlan, first_epoch: int, worker: int) -> Iterator[dict[str, Tensor]]:
+    """The batches of one worker from an epoch to the end of the run, in order; made while the network learns."""
     import ray.data
 
-    def make(block: dict[str, Any]) -> Any:
-        torch.set_num_threads(1)
-        return maker(epoch, int(block["id"][0]), worker)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
+    epochs_at_once = max(1, _UNITS_AT_ONCE // units_an_epoch)
+    for epoch in range(first_epoch, plan.epochs, epochs_at_once):
+        first, end = (units_an_epoch * at for at in (epoch, min(plan.epochs, epoch + epochs_at_once)))
+        units = [pa.table({"id": [unit]}) for unit in range(first, end)]
+        made = ray.data.from_arrow(units).map_batches(
+            _BatchActor,
+            fn_constructor_args=(plan, worker),
+            batch_size=None,
+            num_cpus=0,
+            compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
+        )
+        yield from made.iter_torch_batches(batch_size=None, prefetch_batches=2, device="cpu")
 
-    data_context = ray.data.DataContext.get_current()
-    data_context.execution_options.preserve_order = True
-    data_context.enable_progress_bars = False
-    steps = maker.order.num_steps
-    made = ray.data.range(steps, override_num_blocks=steps).map_batches(
-        make, batch_size=None, num_cpus=_SLOTS_OF_DATA_TASK
-    )
-    yield from made.iter_torch_batches(batch_size=None, prefetch_batches=2, device="cpu")
+
+def _num_batch_actors(num_workers: int) -> int:
+    """For each worker its share of the processors, less one that feeds the device or is itself the device."""
+    import ray
+
+    num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
+    return min(_MOST_BATCH_ACTORS, max(1, num_cpus // num_workers - 1))
 
 
 def _read_state(checkpoint: Any) -> dict[str, Any]:

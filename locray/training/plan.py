@@ -66,8 +66,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     size = config.input_size or default_input_size_px(config.model)
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
     classes = train_set.classes
+    places = max(len(record.objects) for record in train_set.records + val_set.records)
     train = BatchMaker(
-        packed=Packed.of(train_set.records, classes),
+        packed=Packed.of(train_set.records, classes, places),
         order=Order(len(train_set.records), config.batch_size, config.workers, config.seed),
         input_size_px=size,
         limits=limits,
@@ -75,7 +76,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         seed=config.seed,
     )
     val = BatchMaker(
-        packed=Packed.of(val_set.records, classes),
+        packed=Packed.of(val_set.records, classes, places),
         order=Order(len(val_set.records), config.batch_size, config.workers, None),
         input_size_px=size,
         limits=limits,

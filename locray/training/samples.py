@@ -46,10 +46,10 @@ class Packed:
         return len(self.image_uris)
 
     @classmethod
-    def of(cls, records: tuple[Record, ...], classes: tuple[str, ...]) -> "Packed":
-        """Packs records whose labels are all among `classes`."""
+    def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":
+        """Packs records whose labels are all among `classes`, with room for at least `places` objects each."""
         ids = {label: label_id for label_id, label in enumerate(classes)}
-        most = max(1, max((len(record.objects) for record in records), default=1))
+        most = max(places, max((len(record.objects) for record in records), default=1))
         boxes = np.zeros((len(records), most, 4))
         label_ids = np.full((len(records), most), NO_OBJECT, dtype=np.int64)
         for row, record in enumerate(records):

@@ -166,3 +166,13 @@ def test_a_run_name_is_not_taken_up_with_other_options(data, tmp_path):
     done = locray(*arguments(data, output, "--run-name", "mine"))
     assert done.returncode == 2
     assert "Choose another --run-name" in done.stderr
+
+
+def test_a_run_that_was_killed_before_its_artifact_only_writes_it(trained, data):
+    output, done = trained
+    before = history(output)
+    (output / "model.json").unlink()
+    again = locray(*arguments(data, output))
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout.splitlines()[-1])["model_id"] == json.loads(done.stdout.splitlines()[-1])["model_id"]
+    assert history(output) == before
