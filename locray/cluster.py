@@ -10,7 +10,13 @@ from typing import Any
 
 def prepare_environment() -> None:
     """Sets what Ray reads from the environment; call it before ray is imported. What the user has set stays."""
-    defaults = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_TRAIN_V2_ENABLED": "1"}
+    defaults = {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_V2_ENABLED": "1",
+        # Ray ends idle workers beyond one a CPU after a second. Actors that take no CPU slot count too, so that on a
+        # small machine every task of ours would start a process and import everything anew.
+        "RAY_num_workers_soft_limit": "64",
+    }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 

@@ -119,7 +119,7 @@ def test_train_with_an_unknown_format_or_model(folder: Path) -> None:
     )
     for name in ("a.jpg", "b.jpg"):
         Image.new("RGB", (8, 8)).save(folder / "images" / name)
-    assert "localizer/resnet18" in refused("train", *common, "--format", "csv", "--model", "localizer/resnet19")
+    assert "resnet18" in refused("train", *common, "--format", "csv", "--model", "localizer/resnet19")
 
 
 def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:

@@ -51,7 +51,10 @@ class Predictor:
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = artifact.model.eval().to(self._device, memory_format=torch.channels_last)
+        network = artifact.model
+        assert isinstance(network, torch.nn.Module)
+        network.to(self._device).to(memory_format=torch.channels_last)
+        self._model = artifact.model
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Labels a table of `schema.decoded_schema`, giving one of `schema.PREDICTED_SCHEMA` in the same order."""
