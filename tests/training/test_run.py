@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(data: Path, output: Path, *more: str, epochs: int = 4) -> list[str]:
+def arguments(data: Path | str, output: Path | str, *more: str, epochs: int = 4) -> list[str]:
     options = {"data": data, "format": "csv", "output": output, "model": "small_cnn", "epochs": epochs, "workers": 2}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     return ["train", *flags, "--batch-size", "16", "--json", *more]
@@ -42,7 +43,9 @@ def wait_for_checkpoint(process, output: Path) -> int:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         for snapshot in output.glob("checkpoints/*/checkpoint_manager_snapshot.json"):
-            results = json.loads(snapshot.read_text() or "{}").get("checkpoint_results", [])
+            results = []
+            with suppress(json.JSONDecodeError):  # it is being written
+                results = json.loads(snapshot.read_text())["checkpoint_results"]
             if results:
                 return max(int(result["metrics"]["epoch"]) for result in results)
         time.sleep(0.05)
@@ -178,3 +181,19 @@ def test_a_run_that_was_killed_before_its_artifact_only_writes_it(trained, data)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout.splitlines()[-1])["model_id"] == json.loads(done.stdout.splitlines()[-1])["model_id"]
     assert history(output) == before
+
+
+@pytest.mark.s3
+def test_data_checkpoints_and_artifact_may_lie_in_a_bucket(data, s3_bucket):
+    for file in data.rglob("*.*"):
+        s3_bucket.put(f"data/{file.relative_to(data)}", file.read_bytes())
+    output = f"{s3_bucket.uri}/models/first"
+    done = locray(*arguments(f"{s3_bucket.uri}/data", output, epochs=2))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert load_artifact(output).model_id == facts["model_id"]
+    keys = list(s3_bucket.entries())
+    assert "models/first/metrics.jsonl" in keys
+    assert [key for key in keys if key.startswith("models/first/checkpoints/") and key.endswith("state.pt")]
+    again = locray(*arguments(f"{s3_bucket.uri}/data", output, epochs=2))
+    assert json.loads(again.stdout.splitlines()[-1])["already_trained"] is True
