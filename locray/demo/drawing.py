@@ -23,6 +23,8 @@ OBJECT_SHARES = (0.2, 0.6)
 """The longer side of an object's box, as a share of the image's shorter side."""
 MIN_CONTRAST = 90.0
 """The least distance of an object's colour to nearly all of the ground around it, in RGB steps."""
+_HUE_SPREAD = 0.07
+"""A shape has its own range of hues, as most things have: a small network learns it from a few hundred pictures."""
 
 _SUPERSAMPLING = 4
 _SHARE_SHADOW, _SHARE_TWO_TONE, _SHARE_SCRATCHED, _SHARE_UNEVENLY_LIT = 0.6, 0.4, 0.35, 0.5
@@ -47,7 +49,7 @@ def draw_sample(rng: Rng, label: str) -> tuple[ImageArray, Box]:
     size = (right - left, bottom - top)
     mask = _mask(outline - (left, top), size)
     ground = _background(rng, width, height)
-    colour = _contrasting_colour(rng, ground, (left, top, right, bottom))
+    colour = _contrasting_colour(rng, label, ground, (left, top, right, bottom))
     if rng.random() < _SHARE_SHADOW:
         _cast_shadow(rng, ground, _coverage(mask), left, top)
 
@@ -130,17 +132,18 @@ def _box_of(mask: Image.Image, left: int, top: int) -> Box:
     return xmin + left, ymin + top, xmax + left, ymax + top
 
 
-def _contrasting_colour(rng: Rng, ground: FloatArray, box: tuple[int, int, int, int]) -> FloatArray:
-    """A random colour (3,) that is far from the ground in and around a box; the farthest one if none is far enough."""
+def _contrasting_colour(rng: Rng, label: str, ground: FloatArray, box: tuple[int, int, int, int]) -> FloatArray:
+    """A colour (3,) of the label's range of hues, far from the ground in and around a box, or the farthest of some."""
     left, top, right, bottom = box
     reach = max(right - left, bottom - top) // 4
     near = ground[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
     samples = near[:: max(1, near.shape[0] // 8), :: max(1, near.shape[1] // 8)].reshape(-1, 3)
-    vivid = [
-        colorsys.hsv_to_rgb(hue, saturation, value)
-        for hue, saturation, value in rng.uniform((0, 0.45, 0.35), (1, 1, 1), size=(12, 3))
-    ]
-    colours = np.array([*vivid, (0.06, 0.06, 0.08), (0.97, 0.97, 0.95)], dtype=np.float32) * 255
+    middle = list(SHAPES).index(label) / len(SHAPES)
+    drawn = rng.uniform((-_HUE_SPREAD, 0.45, 0.3), (_HUE_SPREAD, 1, 1), size=(24, 3))
+    colours = 255 * np.array(
+        [colorsys.hsv_to_rgb((middle + shift) % 1, saturation, value) for shift, saturation, value in drawn],
+        dtype=np.float32,
+    )
     distances = np.linalg.norm(colours[:, None] - samples[None], axis=2)
     contrasts = np.quantile(distances, 0.1, axis=1)
     enough = np.flatnonzero(contrasts >= MIN_CONTRAST)

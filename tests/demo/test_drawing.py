@@ -61,10 +61,10 @@ def test_the_shape_is_drawn_where_its_box_says():
     assert num_without_shadow > 15
 
 
-@given(seeds, st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_colour_is_far_from_a_plain_ground_whatever_that_is(seed, plain):
+@given(seeds, st.sampled_from(sorted(SHAPES)), st.tuples(*[st.integers(0, 255)] * 3))
+def test_a_colour_is_far_from_a_plain_ground_whatever_that_is(seed, label, plain):
     ground = np.broadcast_to(np.array(plain, dtype=np.float32), (60, 80, 3))
-    colour = drawing._contrasting_colour(rng_of(seed), ground, (20, 10, 50, 40))
+    colour = drawing._contrasting_colour(rng_of(seed), label, ground, (20, 10, 50, 40))
     assert np.linalg.norm(colour - np.array(plain)) >= MIN_CONTRAST
 
 
