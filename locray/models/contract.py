@@ -16,6 +16,9 @@ NO_OBJECT = -1
 LOSS = "loss"
 """The key of the loss to minimise among those that `LabelModel.loss` returns; the others are its parts."""
 
+TRUNK = "trunk"
+"""The submodule that holds a network's pretrained layers, where it has any."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from locray.errors import UsageError
 from locray.models.contract import LOSS, NO_OBJECT, LabelModel, Targets
 from locray.training.metrics import Counts
-from locray.training.optimise import AveragedModel, build_optimiser, learning_rate_at
+from locray.training.optimise import FACTOR, PRETRAINED_FACTOR, AveragedModel, build_optimiser, learning_rate_at
 from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOMES
 
 _LARGEST_GRADIENT_NORM = 5.0
@@ -26,6 +26,8 @@ class LearnerSettings:
 
     learning_rate: float
     weight_decay: float
+    pretrained: bool
+    """Whether the trunk starts from weights that know something already."""
     num_steps: int
     """Of the whole run."""
     dtype: torch.dtype
@@ -63,7 +65,9 @@ class Learner:
         self._step = step
         self._settings = settings
         self._device = device
-        self._optimiser = build_optimiser(model, settings.learning_rate, settings.weight_decay)
+        self._optimiser = build_optimiser(
+            model, settings.learning_rate, settings.weight_decay, PRETRAINED_FACTOR if settings.pretrained else 1.0
+        )
         self.average = AveragedModel(model, settings.num_steps)
 
     def train_on(self, batch: Mapping[str, Tensor], step: int) -> float:
@@ -78,8 +82,9 @@ class Learner:
         if unusable:
             # The other workers wait for this one's gradients: take part, with gradients of zero.
             images, targets = self._blank(batch)
+        learning_rate = learning_rate_at(step, self._settings.num_steps, self._settings.learning_rate)
         for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate_at(step, self._settings.num_steps, self._settings.learning_rate)
+            group["lr"] = learning_rate * group[FACTOR]
         with self._autocast():
             loss = self._step(images, targets.boxes_xyxy_px, targets.label_ids, targets.has_box)[LOSS]
         loss = loss * 0 if unusable else loss

@@ -186,7 +186,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     model.load_state_dict(ray.get(config["weights"]))
     model.to(device).to(memory_format=torch.channels_last)
     step = prepare_model(TrainingStep(model))
-    settings = LearnerSettings(plan.learning_rate, plan.weight_decay, plan.num_steps, fastest_dtype(device))
+    settings = LearnerSettings(
+        plan.learning_rate, plan.weight_decay, plan.pretrained, plan.num_steps, fastest_dtype(device)
+    )
     run = WorkerRun(
         plan,
         Learner(model, step, settings, device),

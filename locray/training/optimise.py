@@ -6,18 +6,39 @@ import math
 import torch
 from torch import nn
 
+from locray.models.contract import TRUNK
+
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
+PRETRAINED_FACTOR = 0.25
+"""Learning rate of pretrained layers relative to that of new ones."""
+FACTOR = "factor"
+"""Key of a parameter group: what its learning rate is multiplied with."""
 AVERAGED_SHARE = 0.04
 """Time constant of the averaged weights, as a share of all steps."""
 
 
-def build_optimiser(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and the scales of norms are not decayed."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate)
+def build_optimiser(
+    model: nn.Module, learning_rate: float, weight_decay: float, pretrained_factor: float
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019); biases and the scales of norms are not decayed.
+
+    Args:
+        model: the network.
+        learning_rate: the peak.
+        weight_decay: decoupled weight decay.
+        pretrained_factor: by how much slower the part below `contract.TRUNK` learns: what it knows from many images
+            should outlive the few images of the data set.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        factor = pretrained_factor if name.startswith(f"{TRUNK}.") else 1.0
+        decay = weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((factor, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": group, "weight_decay": decay, FACTOR: factor} for (factor, decay), group in groups.items()],
+        lr=learning_rate,
+    )
 
 
 def learning_rate_at(step: int, num_steps: int, peak: float) -> float:

@@ -34,6 +34,7 @@ class TrainPlan:
     num_workers: int
     learning_rate: float
     weight_decay: float
+    pretrained: bool
     seed: int
     train: BatchMaker
     val: BatchMaker
@@ -97,6 +98,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         num_workers=config.workers,
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        pretrained=config.weights is not None,
         seed=config.seed,
         train=train,
         val=val,

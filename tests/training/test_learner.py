@@ -11,7 +11,7 @@ from locray.models import build_model
 from locray.models.contract import NO_OBJECT, PredictedBoxes, Targets
 from locray.training.learner import Learner, LearnerSettings, TrainingStep
 from locray.training.metrics import Counts
-from locray.training.optimise import AveragedModel, build_optimiser, learning_rate_at
+from locray.training.optimise import PRETRAINED_FACTOR, AveragedModel, build_optimiser, learning_rate_at
 from locray.training.precision import fastest_dtype
 from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOMES
 
@@ -31,7 +31,7 @@ def batch(number=6, unusable=()):
 def learner(num_steps=10, learning_rate=1e-3):
     torch.manual_seed(0)
     model = build_model("small_cnn", 2)
-    settings = LearnerSettings(learning_rate, 0.05, num_steps, torch.float32)
+    settings = LearnerSettings(learning_rate, 0.05, False, num_steps, torch.float32)
     return Learner(model, TrainingStep(model), settings, torch.device("cpu"))
 
 
@@ -94,11 +94,30 @@ def test_the_learning_rate_rises_and_falls():
     assert learning_rate_at(0, 1, 2.0) == 2.0
 
 
-def test_norms_and_biases_are_not_decayed():
-    groups = build_optimiser(build_model("localizer/resnet18", 2, 64), 1e-3, 0.1).param_groups
-    assert {parameter.ndim for parameter in groups[0]["params"]} == {2, 4}
-    assert {parameter.ndim for parameter in groups[1]["params"]} == {1}
-    assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
+def test_norms_and_biases_are_not_decayed_and_the_trunk_learns_slower():
+    model = build_model("localizer/resnet18", 2, 64)
+    groups = build_optimiser(model, 1e-3, 0.1, 0.2).param_groups
+    trunk = {id(parameter) for parameter in model.trunk.parameters()}
+    for group in groups:
+        for parameter in group["params"]:
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+            assert group["factor"] == (0.2 if id(parameter) in trunk else 1.0)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_a_pretrained_trunk_moves_less():
+    def moved(pretrained):
+        torch.manual_seed(0)
+        model = build_model("localizer/mobilenet_v3_small", 2, 32)
+        before = copy.deepcopy(model.state_dict())
+        settings = LearnerSettings(1e-3, 0.0, pretrained, 1, torch.float32)
+        Learner(model, TrainingStep(model), settings, torch.device("cpu")).train_on(batch(), 0)
+        weights = ["trunk.fine.0.0.weight", "cell_head.weight"]
+        return [(model.state_dict()[name] - before[name]).abs().mean().item() for name in weights]
+
+    (slow_trunk, head), (trunk, same_head) = moved(True), moved(False)
+    assert slow_trunk == pytest.approx(trunk * PRETRAINED_FACTOR, rel=0.05)
+    assert head == pytest.approx(same_head, rel=0.05)
 
 
 def test_the_average_forgets_its_start_and_follows():
@@ -134,7 +153,7 @@ def test_the_number_format_is_one_that_autocast_knows():
 def test_training_works_in_bfloat16():
     torch.manual_seed(0)
     model = build_model("localizer/mobilenet_v3_small", 2, 32)
-    settings = LearnerSettings(1e-3, 0.05, 4, torch.bfloat16)
+    settings = LearnerSettings(1e-3, 0.05, True, 4, torch.bfloat16)
     trained = Learner(model, TrainingStep(model), settings, torch.device("cpu"))
     assert 0 < trained.train_on(batch(), 0) < 20
     counts = Counts.zero()
