@@ -1,11 +1,17 @@
-"""How to reach Ray: the arguments of `ray.init`, and an environment in which Ray keeps quiet.
-
-Called by training/loop.py and labelling/pipeline.py, the two modules that import ray.
+"""How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py.
 """
 
 import logging
 import os
+import sys
+import threading
 from typing import Any
+
+_HARMLESS = (
+    # Of every pool of actors: https://github.com/ray-project/ray/issues/53727
+    b"has constructor arguments in the object store and max_restarts > 0",
+)
+_stderr_is_quiet = False
 
 
 def prepare_environment() -> None:
@@ -45,3 +51,30 @@ def quiet_loggers() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
+
+
+def quiet_stderr() -> None:
+    """Drops the lines that Ray's C++ core writes to this process's stderr although they concern no user.
+
+    The core writes to file descriptor 2 itself, so the descriptor becomes a pipe that a thread reads and passes on;
+    Python's own stderr keeps the terminal. Everything but the known lines comes through. A stderr that
+    something else has replaced, such as a notebook, is left alone.
+    """
+    global _stderr_is_quiet  # noqa: PLW0603
+    if _stderr_is_quiet or sys.stderr is not sys.__stderr__:
+        return
+    _stderr_is_quiet = True
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 2)
+    os.close(writing)
+    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+    def pass_on() -> None:
+        with os.fdopen(reading, "rb") as lines:
+            for line in lines:
+                if not any(harmless in line for harmless in _HARMLESS):
+                    os.write(terminal, line)
+
+    threading.Thread(target=pass_on, name="stderr-filter", daemon=True).start()

@@ -126,7 +126,7 @@ class TrainConfig(DatasetUse, ImageLimits):
     input_size: Annotated[int, Field(ge=16, le=2048)] | None = Field(
         None, description="Side of the network's square input in pixels. Default: what suits the model."
     )
-    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-3, description="Peak of the learning-rate schedule.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the learning-rate schedule.")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="AdamW's decoupled weight decay.")
     weights: str | None = Field(
         None, description="Weights of the trunk to start from: a .pth or .safetensors file, or a torchvision name."

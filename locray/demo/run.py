@@ -26,7 +26,8 @@ DATASET_COUNTS = {"train": 640, "val": 96, "test": 160}
 NUM_UNLABELLED = 1000
 BROKEN_FRACTION = 0.02
 NUM_PICTURES = 24
-EPOCHS = 12
+EPOCHS = 10
+INPUT_SIZE_PX = 96
 _MARKER = ".locray-demo"
 
 
@@ -60,7 +61,8 @@ def demo(config: DemoConfig, report: Report) -> DemoSummary:
             data=data,
             format="csv",
             model="localizer/resnet18",
-            input_size=128,
+            input_size=INPUT_SIZE_PX,
+            learning_rate=1e-3,
             epochs=EPOCHS,
             workers=2,
             output=model,

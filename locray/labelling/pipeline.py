@@ -96,6 +96,7 @@ def start_ray(*, verbose: bool) -> None:
         ray.init(**cluster.init_arguments(verbose=verbose))
     if not verbose:
         cluster.quiet_loggers()
+        cluster.quiet_stderr()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
