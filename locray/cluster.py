@@ -1,11 +1,19 @@
-"""How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py.
-"""
+"""How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py."""
 
 import logging
 import os
 import sys
 import threading
 from typing import Any
+
+_ENVIRONMENT = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    # Ray ends idle workers beyond one a CPU after a second. Actors that take no CPU slot count too, so that on a
+    # small machine every task of ours would start a process and import everything anew.
+    "RAY_num_workers_soft_limit": "64",
+}
+"""What Ray reads when it is imported and started. What the user has set stays."""
 
 _HARMLESS = (
     # Of every pool of actors: https://github.com/ray-project/ray/issues/53727
@@ -14,20 +22,25 @@ _HARMLESS = (
 _stderr_is_quiet = False
 
 
-def prepare_environment() -> None:
-    """Sets what Ray reads from the environment; call it before ray is imported. What the user has set stays."""
-    defaults = {
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_TRAIN_V2_ENABLED": "1",
-        # Ray ends idle workers beyond one a CPU after a second. Actors that take no CPU slot count too, so that on a
-        # small machine every task of ours would start a process and import everything anew.
-        "RAY_num_workers_soft_limit": "64",
-    }
-    for name, value in defaults.items():
+def start_ray(*, verbose: bool) -> None:
+    """Connects to the cluster, or starts Ray on this machine, unless this process is connected already."""
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+    import ray.train
+
+    if not ray.is_initialized():
+        ray.init(**_init_arguments(verbose=verbose))
+    if not verbose:
+        _quiet_loggers()
+        _quiet_stderr()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = verbose
+    context.print_on_execution_start = verbose
 
 
-def init_arguments(*, verbose: bool) -> dict[str, Any]:
+def _init_arguments(*, verbose: bool) -> dict[str, Any]:
     """Arguments for `ray.init`.
 
     Attaches to a running cluster only where RAY_ADDRESS says so, as it does inside a submitted job; a bare
@@ -42,10 +55,10 @@ def init_arguments(*, verbose: bool) -> dict[str, Any]:
     return arguments
 
 
-def quiet_loggers() -> None:
+def _quiet_loggers() -> None:
     """Lets only errors of Ray's libraries through to the terminal; their log files stay whole.
 
-    Call it after these libraries are imported: each sets up its logger then.
+    Each library sets up its logger when it is imported, so this comes after.
     """
     for name in ("ray", "ray.data", "ray.train"):
         for handler in logging.getLogger(name).handlers:
@@ -53,7 +66,7 @@ def quiet_loggers() -> None:
                 handler.setLevel(logging.ERROR)
 
 
-def quiet_stderr() -> None:
+def _quiet_stderr() -> None:
     """Drops the lines that Ray's C++ core writes to this process's stderr although they concern no user.
 
     The core writes to file descriptor 2 itself, so the descriptor becomes a pipe that a thread reads and passes on;

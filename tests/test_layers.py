@@ -37,7 +37,7 @@ NOT_BESIDE = {
 """What of its own layer a part may not import."""
 
 FIRST_LAYER_WITH_TORCH = 2
-MODULES_WITH_RAY = {"training.loop", "labelling.pipeline"}
+MODULES_WITH_RAY = {"cluster", "training.loop", "labelling.pipeline"}
 MAX_LINES = 400
 
 NAMES_OF_THEIR_OWN = {

@@ -32,7 +32,7 @@ class Pipeline:
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done."""
-        start_ray(verbose=self.verbose)
+        cluster.start_ray(verbose=self.verbose)
         layout = _Layout.for_cluster(self.num_predictors)
         total = num_units(worklist)
         for first_unit in range(0, total, UNITS_A_WAVE):
@@ -84,19 +84,3 @@ class _Layout:
         count = num_predictors or num_nodes
         threads = max(1, len(os.sched_getaffinity(0)) * num_nodes // count)
         return cls(count, 0, 0, threads)
-
-
-def start_ray(*, verbose: bool) -> None:
-    """Connects to the cluster, or starts Ray on this machine, unless this process is connected already."""
-    cluster.prepare_environment()
-    import ray
-    import ray.data
-
-    if not ray.is_initialized():
-        ray.init(**cluster.init_arguments(verbose=verbose))
-    if not verbose:
-        cluster.quiet_loggers()
-        cluster.quiet_stderr()
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = verbose
-    context.print_on_execution_start = verbose

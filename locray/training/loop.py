@@ -60,7 +60,7 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
         UsageError: the training diverged.
         TrainingFailedError: the workers died more often than is forgiven.
     """
-    start_ray(verbose=plan.verbose)
+    cluster.start_ray(verbose=plan.verbose)
     import ray
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -89,19 +89,6 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
     state = _read_state(checkpoint)
     last = _read_state(result.checkpoint)
     return Fitted(state["learner"]["average"], best, last["history"], last["unusable"])
-
-
-def start_ray(*, verbose: bool) -> None:
-    """Connects to the cluster, or starts Ray on this machine, unless this process is connected already."""
-    cluster.prepare_environment()
-    import ray
-    import ray.data
-    import ray.train
-
-    if not ray.is_initialized():
-        ray.init(**cluster.init_arguments(verbose=verbose))
-    if not verbose:
-        cluster.quiet_loggers()
 
 
 def _run_config(plan: TrainPlan) -> Any:
