@@ -74,10 +74,11 @@ def _quiet_stderr() -> None:
     something else has replaced, such as a notebook, is left alone.
     """
     global _stderr_is_quiet  # noqa: PLW0603
-    if _stderr_is_quiet or sys.stderr is not sys.__stderr__:
+    stderr = sys.__stderr__
+    if _stderr_is_quiet or stderr is None or sys.stderr is not stderr:
         return
     _stderr_is_quiet = True
-    sys.stderr.flush()
+    stderr.flush()
     terminal = os.dup(2)
     reading, writing = os.pipe()
     os.dup2(writing, 2)
