@@ -36,6 +36,7 @@ STATE_FILE = "state.pt"
 
 _MAX_FAILURES = 2
 _POLL_S = 0.5
+_BYTES_AHEAD = 64 << 20
 # Without a GPU, training and the making of batches share the processors. A worker that held whole slots would leave
 # none to what it waits for.
 _SLOTS_OF_CPU_WORKER = 0.01
@@ -229,6 +230,9 @@ def _batches(plan: TrainPlan, first_epoch: int, worker: int) -> Iterator[dict[st
 
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
+    # Batches made far ahead would take the processors from the training that they are for.
+    ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
+    context.execution_options.resource_limits = ahead
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
