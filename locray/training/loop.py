@@ -256,7 +256,7 @@ def _batches(plan: TrainPlan, first_epoch: int, worker: int) -> Iterator[dict[st
     # Batches made far ahead would take the processors from the training that they are for.
     ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
     context.execution_options.resource_limits = ahead
-    context.custom_execution_callback_classes = [_Breather]
+    context.custom_execution_callback_classes = [_Breather]  # type: ignore[list-item]
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
