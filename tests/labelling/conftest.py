@@ -5,11 +5,12 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_cluster(s3_server: object) -> Iterator[None]:
     """A running cluster of one node; RAY_ADDRESS points at it, as inside a submitted job.
 
-    It starts after the S3 server: its workers inherit the server's address and keys.
+    It starts after the S3 server: its workers inherit the server's address and keys. It ends with the module that
+    asked for it: other drivers start their own.
     """
     from ray.cluster_utils import Cluster
 

@@ -137,7 +137,7 @@ def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Pa
     options = ("--unit-size", "4", "--commit-rows", "8")
     with start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options) as driver:
         deadline = time.monotonic() + 120
-        while not list((tmp_path / "table").rglob("part-*.parquet")):
+        while not (DeltaTable.is_deltatable(table) and DeltaTable(table).file_uris()):
             assert driver.poll() is None, driver.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.02)
