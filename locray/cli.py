@@ -114,7 +114,7 @@ def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None,
         config = load_config(config_class, config_file=config_file, environment=os.environ, flags=flags)
         verbose = config.verbose
         console = Console(as_json=config.json_output)
-        runner: Runner = getattr(importlib.import_module(_RUNNERS), verb)
+        runner: Runner = getattr(importlib.import_module(_RUNNERS), verb.replace("-", "_"))
         return runner(config, console)
     except LocrayError as error:
         console.error(str(error))

@@ -57,7 +57,7 @@ belong to a library as well (obstore's `last_modified`).
 """
 CODES_OF_THEIR_OWN = {str(code) for code in ErrorCode if "_" in code}
 """Not `changed`, `truncated` and `corrupt`: the messages of libraries are searched for such words."""
-MAY_NAME = {"errors", "schema", "config"}
+MAY_NAME = {"errors", "schema"}
 
 
 def module_of(path, package=PACKAGE):

@@ -98,7 +98,7 @@ def write_csv(images: Iterable[Described]) -> str:
         if not image.objects:
             writer.writerow([image.filename, *frame, "", "", "", "", ""])
         for annotation in image.objects:
-            writer.writerow([image.filename, *frame, annotation.label, *map(_plain, annotation.box_xyxy_px)])
+            writer.writerow([image.filename, *frame, annotation.label, *map(_plain, annotation.box_xyxy_px or ())])
     return text.getvalue()
 
 

@@ -9,7 +9,7 @@ import difflib
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -37,10 +37,15 @@ class LeftOut(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One object: its class and its box in absolute pixels, continuous coordinates (see `locray.boxes`)."""
+    """One object: its class and its box in absolute pixels, continuous coordinates (see `locray.boxes`).
+
+    `box_xyxy_px` is None where the class alone is known. `is_crowd` marks a box around many objects that were not
+    annotated one by one: training leaves it out, evaluation counts no detection inside it as wrong.
+    """
 
     label: str
-    box_xyxy_px: Box
+    box_xyxy_px: Box | None
+    is_crowd: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +105,15 @@ class DatasetBuilder:
         width_px, height_px = described.width_px, described.height_px
         objects = []
         for annotation in described.objects:
+            if annotation.box_xyxy_px is None:
+                objects.append(annotation)
+                continue
             reason, box = cut_to_frame(annotation.box_xyxy_px, width_px, height_px)
             if reason is not None:
                 self._left_out[reason] += 1
                 continue
             self._num_clipped_boxes += int(box != annotation.box_xyxy_px)
-            objects.append(Annotation(annotation.label, box))
+            objects.append(replace(annotation, box_xyxy_px=box))
         self._records.append(Record(image_uri, tuple(objects), width_px, height_px))
 
     def leave_out(self, reason: LeftOut, count: int = 1) -> None:

@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> EvaluationSummary:
     """
     clock = Clock()
     report(Progress("checking"))
-    identity = Identity.of(config)
+    identity = Identity.of(config.model or "", config)
     dataset = read_dataset(config.data, config.format, config.split)
     if not dataset.records:
         raise UsageError(f"the split {config.split!r} of {config.data} holds no images")

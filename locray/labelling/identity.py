@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from locray import storage
-from locray.config import ModelUse
+from locray.config import Prediction
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.predictor import PredictorSettings
@@ -20,13 +20,13 @@ class Identity:
     predict: PredictorSettings
 
     @classmethod
-    def of(cls, config: ModelUse) -> "Identity":
+    def of(cls, model: str, config: Prediction) -> "Identity":
         """Reads the artifact's description, not its weights.
 
         Raises:
             UsageError: there is no artifact at the URI.
         """
-        model_uri = storage.normalise(config.model)
+        model_uri = storage.normalise(model)
         artifact = read_artifact_info(model_uri)
         size, default = artifact.info.input_size, artifact.info.score_threshold
         threshold = default if config.score_threshold is None else config.score_threshold

@@ -54,7 +54,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     report(Progress("checking"))
     source = open_source(config.images, config.uri_column)
     source.check()
-    identity = Identity.of(config)
+    identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
     table = open_table(table_uri)
     report(Progress("listing"))

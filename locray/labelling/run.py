@@ -29,7 +29,7 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
     report(Progress("checking"))
     source = open_source(config.images, config.uri_column)
     source.check()
-    identity = Identity.of(config)
+    identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
     open_table(table_uri)
 

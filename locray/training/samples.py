@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locray.boxes import FloatArray, Letterbox
-from locray.datasets.records import Record
+from locray.datasets.records import Annotation, Record
 from locray.errors import ErrorCode
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
@@ -39,6 +39,8 @@ class Packed:
     """(N, M, 4), pixels of each image's own frame."""
     label_ids: NDArray[np.int64]
     """(N, M); `NO_OBJECT` where an image has fewer objects."""
+    has_box: NDArray[np.bool_]
+    """(N, M); false in unused places, and for an object whose class alone is known."""
     frames_px: NDArray[np.int64]
     """(N, 2) width and height that the boxes were written in; 0 where the annotations don't say."""
 
@@ -49,16 +51,19 @@ class Packed:
     def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":
         """Packs records whose labels are all among `classes`, with room for at least `places` objects each."""
         ids = {label: label_id for label_id, label in enumerate(classes)}
-        most = max(places, max((len(record.objects) for record in records), default=1))
+        objects = [_learnable(record) for record in records]
+        most = max(places, max(map(len, objects), default=1))
         boxes = np.zeros((len(records), most, 4))
         label_ids = np.full((len(records), most), NO_OBJECT, dtype=np.int64)
-        for row, record in enumerate(records):
-            by_size = sorted(record.objects, key=lambda found: -_area(found.box_xyxy_px))
-            for place, found in enumerate(by_size):
-                boxes[row, place], label_ids[row, place] = found.box_xyxy_px, ids[found.label]
+        has_box = np.zeros((len(records), most), dtype=bool)
+        for row, of_one in enumerate(objects):
+            for place, found in enumerate(of_one):
+                label_ids[row, place] = ids[found.label]
+                if found.box_xyxy_px is not None:
+                    boxes[row, place], has_box[row, place] = found.box_xyxy_px, True
         frames = [(record.width_px or 0, record.height_px or 0) for record in records]
         uris = tuple(record.image_uri for record in records)
-        return cls(uris, boxes, label_ids, np.array(frames, dtype=np.int64).reshape(-1, 2))
+        return cls(uris, boxes, label_ids, has_box, np.array(frames, dtype=np.int64).reshape(-1, 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,13 @@ class BatchMaker:
         return boxes.astype(np.float32), label_ids
 
 
-def _area(box_xyxy_px: tuple[float, float, float, float]) -> float:
-    xmin, ymin, xmax, ymax = box_xyxy_px
+def _learnable(record: Record) -> list[Annotation]:
+    """The objects of an image but crowds, largest first."""
+    return sorted((found for found in record.objects if not found.is_crowd), key=lambda found: -_area(found))
+
+
+def _area(annotation: Annotation) -> float:
+    if annotation.box_xyxy_px is None:
+        return 0.0
+    xmin, ymin, xmax, ymax = annotation.box_xyxy_px
     return (xmax - xmin) * (ymax - ymin)

@@ -1,0 +1,36 @@
+"""The configuration of every command: each option is defined here, once. Used by the command line, jobs and runs."""
+
+from locray.config.commands import COMMANDS, option_names
+from locray.config.common import CommandConfig, DatasetUse, ImageLimits, ModelUse, Prediction
+from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
+from locray.config.loading import ENVIRONMENT_PREFIX, load_config, nearest
+from locray.config.training import (
+    AugmentationUse,
+    DemoConfig,
+    EvaluateConfig,
+    ExportModelConfig,
+    PreviewConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "COMMANDS",
+    "ENVIRONMENT_PREFIX",
+    "AugmentationUse",
+    "CommandConfig",
+    "DatasetUse",
+    "DemoConfig",
+    "EvaluateConfig",
+    "ExportModelConfig",
+    "ImageLimits",
+    "LabelConfig",
+    "ModelUse",
+    "PlanConfig",
+    "Prediction",
+    "PreviewConfig",
+    "StatusConfig",
+    "TrainConfig",
+    "load_config",
+    "nearest",
+    "option_names",
+]

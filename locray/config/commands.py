@@ -1,0 +1,23 @@
+"""The commands by their verb. Used by the command line, and to read the options of all of them."""
+
+from collections.abc import Mapping
+
+from locray.config.common import CommandConfig
+from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
+from locray.config.training import DemoConfig, EvaluateConfig, ExportModelConfig, PreviewConfig, TrainConfig
+
+COMMANDS: Mapping[str, type[CommandConfig]] = {
+    "demo": DemoConfig,
+    "preview": PreviewConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "export-model": ExportModelConfig,
+    "label": LabelConfig,
+    "plan": PlanConfig,
+    "status": StatusConfig,
+}
+
+
+def option_names(config_class: type[CommandConfig]) -> dict[str, str]:
+    """Option name (as in YAML, with underscores) -> field name."""
+    return {field.alias or name: name for name, field in config_class.model_fields.items()}

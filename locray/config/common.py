@@ -1,0 +1,71 @@
+"""What the options of several commands share. Used by the commands' own configuration classes."""
+
+import hashlib
+import json
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+
+
+class CommandConfig(BaseModel):
+    """What every command takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    json_output: bool = Field(False, alias="json", description="Print one JSON object as the last line of stdout.")
+    verbose: bool = Field(False, description="Show the log messages of Ray and the traceback of an unexpected error.")
+
+
+class ImageLimits(CommandConfig):
+    """What an image may cost before it is refused."""
+
+    max_bytes: Positive = Field(256 * 2**20, description="Largest image file, in bytes.")
+    max_pixels: Positive = Field(178_956_970, description="Largest image, in pixels, by what its header declares.")
+
+
+class Prediction(ImageLimits):
+    """How a model is run over images."""
+
+    score_threshold: Fraction | None = Field(
+        None, description="Keep detections that score at least this. Default: what the artifact says."
+    )
+    unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
+    batch_size: Positive = Field(32, description="Images in a batch of the network.")
+    concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
+    predictors: Positive | None = Field(
+        None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
+    )
+
+    def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
+        """The `config_hash`: what changes a prediction beside the model, as 12 hex digits."""
+        settings = {
+            "decode": "full",
+            "input_size_px": input_size_px,
+            "max_bytes": self.max_bytes,
+            "max_pixels": self.max_pixels,
+            "score_threshold": round(score_threshold, 6),
+        }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class ModelUse(Prediction):
+    """Which model is run over images."""
+
+    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+
+
+class DatasetUse(CommandConfig):
+    """Which annotated data a command reads."""
+
+    data: str = Field(description="Folder, .zip file or s3:// prefix of the data set.")
+    format: str = Field(
+        description="How the annotations are written: voc, coco, yolo, csv, folders, regions, parquet or predictions."
+    )
+    strict: bool = Field(False, description="Stop where annotations can't be used, instead of leaving them out.")
+    min_score: Fraction = Field(
+        0.5, description="Least score of a detection that is taken for an annotation, with --format predictions."
+    )

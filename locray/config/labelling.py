@@ -1,0 +1,44 @@
+"""The options of the commands that label images and read the table. Re-exported by `locray.config`."""
+
+from datetime import UTC, date, datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from locray.config.common import CommandConfig, Fraction, ModelUse, Positive
+
+
+def today_utc() -> date:
+    """The date of now, in UTC."""
+    return datetime.now(UTC).date()
+
+
+class LabelConfig(ModelUse):
+    """`locray label`: every image of a store becomes one row of a table."""
+
+    images: str = Field(description="Folder, glob, s3:// prefix, or a CSV or Parquet table of image URIs.")
+    table: str = Field(description="Folder or s3:// prefix of the predictions table; made when it is not there.")
+    uri_column: str | None = Field(None, description="Column of the image URIs, when --images is a table.")
+    run_date: date = Field(default_factory=today_utc, description="The run's date, YYYY-MM-DD. Default: today in UTC.")
+    limit: Positive | None = Field(None, description="Label at most this many images.")
+    max_failure_rate: Fraction = Field(
+        0.1, description="Exit with 3 when more than this share of the images failed; stop early when all of them do."
+    )
+    retry_failed: bool = Field(False, description="Label the images again that failed before; their rows are replaced.")
+    commit_rows: Positive = Field(100_000, description="Rows of one commit to the table.")
+    commit_interval_s: Annotated[float, Field(gt=0)] = Field(60, description="Seconds after which rows are committed.")
+
+
+class PlanConfig(LabelConfig):
+    """`locray plan`: what `locray label` would do. Writes nothing."""
+
+    sample: Positive = Field(64, description="Images to label in memory for the estimate of time.")
+    hourly_price: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of an hour of this machine, for the estimate of cost."
+    )
+
+
+class StatusConfig(CommandConfig):
+    """`locray status`: what a predictions table holds."""
+
+    table: str = Field(description="Folder or s3:// prefix of the predictions table.")

@@ -1,0 +1,106 @@
+"""From file, environment and flags to one validated configuration. Called by the command line.
+
+Values come from a YAML file, then the environment (`LOCRAY_<OPTION>`), then flags, later ones winning.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from locray.config.commands import COMMANDS, option_names
+from locray.config.common import CommandConfig
+from locray.errors import UsageError
+
+ENVIRONMENT_PREFIX = "LOCRAY_"
+NOT_OPTIONS = frozenset({"LOCRAY_TEST_DATA"})
+
+Config = TypeVar("Config", bound=CommandConfig)
+
+
+def load_config(
+    config_class: type[Config],
+    *,
+    config_file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Config:
+    """Merges file, environment and flags into one validated configuration.
+
+    Raises:
+        UsageError: an unknown key (named with its nearest known one), a missing option, or a value out of range.
+    """
+    values: dict[str, Any] = {}
+    if config_file is not None:
+        values |= _read_yaml(config_file, set(option_names(config_class)))
+    values |= _from_environment(environment or {}, set(option_names(config_class)))
+    values |= flags or {}
+    try:
+        return config_class.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_describe(error)) from None
+
+
+def nearest(name: str, known: set[str]) -> str | None:
+    """The known name that is most like the given one, if any is near."""
+    matches = difflib.get_close_matches(name, sorted(known), n=1)
+    return matches[0] if matches else None
+
+
+def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"the configuration file {path} can't be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration file {path} is no YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"the configuration file {path} holds a {type(content).__name__}; expected `option: value` lines"
+        )
+    values = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in values.keys() - known:
+        raise UsageError(f"unknown option {key!r} in {path}. {_suggestion(key, known)}")
+    return values
+
+
+def _from_environment(environment: Mapping[str, str], known: set[str]) -> dict[str, Any]:
+    """Options of this command. A variable near to a known option, but none of any command, is taken for a slip.
+
+    Others pass: a Kubernetes service called locray sets variables such as LOCRAY_SERVICE_HOST.
+    """
+    all_known = {name for config_class in COMMANDS.values() for name in option_names(config_class)}
+    values = {}
+    for variable, value in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in NOT_OPTIONS:
+            continue
+        key = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if key in known:
+            values[key] = value
+        elif key not in all_known and nearest(key, all_known):
+            raise UsageError(f"unknown option in the environment: {variable}. {_suggestion(key, all_known)}")
+    return values
+
+
+def _suggestion(key: str, known: set[str]) -> str:
+    found = nearest(key, known)
+    return f"Did you mean {found!r}?" if found else f"Known options: {', '.join(sorted(known))}."
+
+
+def _describe(error: ValidationError) -> str:
+    """One line a problem, in the words of the command line."""
+    lines = []
+    for problem in error.errors():
+        option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
+        if problem["type"] == "missing":
+            lines.append(f"{option} is required")
+        elif option:
+            lines.append(f"{option}: {problem['msg'].lower()}; found {problem['input']!r}")
+        else:
+            lines.append(problem["msg"].removeprefix("Value error, "))
+    return "; ".join(lines)

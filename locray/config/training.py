@@ -1,0 +1,136 @@
+"""The options of the commands around training and evaluation. Re-exported by `locray.config`."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from locray.config.common import (
+    CommandConfig,
+    DatasetUse,
+    Fraction,
+    ImageLimits,
+    NotNegative,
+    Positive,
+    Prediction,
+)
+
+InputSize = Annotated[int, Field(ge=16, le=2048)]
+
+
+class AugmentationUse(ImageLimits):
+    """How training images are changed, anew in every epoch; boxes move with their pixels."""
+
+    input_size: InputSize | None = Field(
+        None, description="Side of the network's square input in pixels. Default: what suits the model."
+    )
+    crop: Fraction = Field(0.7, description="Share of the images that are zoomed into.")
+    rotation: Annotated[float, Field(ge=0, le=180)] = Field(
+        10, description="Random rotation of up to this many degrees."
+    )
+    flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="Random flips.")
+    colour: Fraction = Field(0.3, description="Largest random change of brightness, contrast and saturation.")
+    mosaic: Fraction = Field(0, description="Share of the images that are put together from four.")
+    copy_paste: Fraction = Field(0, description="Share of the images that get objects of other images pasted in.")
+    seed: int = Field(0, description="Seed of weights, order and augmentation.")
+
+
+class TrainConfig(DatasetUse, AugmentationUse):
+    """`locray train`: from a data set to an artifact, on Ray Train."""
+
+    model: str = Field(
+        "localizer/mobilenet_v2",
+        description="Architecture: small_cnn, localizer/<torchvision trunk> or detector/<name>[/<trunk>].",
+    )
+    output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
+    train_split: str = Field("train", description="Split to learn from.")
+    val_split: str = Field(
+        "val", description="Split to choose the best epoch by; where the data has none, a tenth of the training split."
+    )
+    epochs: Positive = Field(10, description="Passes over the training split.")
+    patience: Positive | None = Field(
+        None, description="Stop after so many epochs without a better one. Default: train all epochs."
+    )
+    workers: Positive = Field(1, description="Training processes, one a GPU where there are GPUs.")
+    min_workers: Positive | None = Field(
+        None, description="Go on with as few workers as this while nodes are missing. Default: wait for --workers."
+    )
+    max_failures: NotNegative = Field(3, description="Deaths of workers to forgive before the run fails.")
+    batch_size: Positive = Field(32, description="Images in one optimiser step, over all workers.")
+    accumulate: Positive = Field(
+        1, description="Parts that each worker computes its share of a batch in: a larger batch in the same memory."
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
+    )
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="What turns gradients into steps.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the learning-rate schedule.")
+    schedule: Literal["cosine", "one-cycle", "constant"] = Field(
+        "cosine", description="How the learning rate moves after the warm-up."
+    )
+    warm_up: Fraction = Field(0.1, description="Share of the steps over which the learning rate rises.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="Weight decay of the optimizer.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="Largest norm of the gradients of a step.")
+    ema: Fraction = Field(
+        0.04, description="Memory of the averaged weights, as a share of all steps; 0 uses the weights as they are."
+    )
+    weights: str | None = Field(
+        None, description="Pretrained weights to start from: a .pth or .safetensors file, or a torchvision name."
+    )
+    freeze_epochs: NotNegative = Field(0, description="Epochs in which pretrained layers stay as they are.")
+    pretrained_rate: Fraction = Field(
+        0.25, description="Learning rate of pretrained layers, relative to that of the new ones."
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Learning rate of each pretrained stage, relative to the stage after it."
+    )
+    run_name: str | None = Field(None, description="Name to resume a run under. Default: derived from the options.")
+    score_threshold: Fraction = Field(0.0, description="Score threshold that the artifact carries.")
+
+
+class PreviewConfig(DatasetUse, AugmentationUse):
+    """`locray preview`: a page of training images as a network would see them, with their boxes."""
+
+    split: str = Field("train", description="Split to show.")
+    count: Positive = Field(24, description="Images to show, each as it is and several times changed.")
+    output: str = Field(description="HTML file to write.")
+
+
+class EvaluateConfig(DatasetUse, Prediction):
+    """`locray evaluate`: the metrics of an artifact, or of a predictions table, on an annotated data set."""
+
+    split: str = Field("test", description="Split to evaluate on.")
+    model: str | None = Field(None, description="Folder or s3:// prefix of the model's artifact.")
+    table: str | None = Field(
+        None, description="Folder or s3:// prefix of a predictions table to evaluate instead of running a model."
+    )
+    output: str | None = Field(None, description="JSON file to write the metrics to.")
+    page: str | None = Field(None, description="HTML file to show the metrics and the worst images in.")
+
+    @model_validator(mode="after")
+    def _one_origin_of_predictions(self) -> Self:
+        if self.model is None and self.table is None:
+            raise ValueError("--model or --table is required: a model to run, or a table that holds its predictions")
+        return self
+
+
+class ExportModelConfig(CommandConfig):
+    """`locray export-model`: an artifact in the form of another runtime."""
+
+    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+    to: Literal["onnx", "torch-export"] = Field(description="Form to write: onnx, or torch-export (.pt2).")
+    output: str = Field(description="File to write.")
+    batch_size: Positive = Field(1, description="Images in a batch of the exported network.")
+
+
+class DemoConfig(CommandConfig):
+    """`locray demo`: makes data, trains, evaluates, labels and shows the result, on one machine."""
+
+    output: Path = Field(description="Folder for everything that the demo makes.")
+    seed: int = Field(0, description="Seed of the pictures and of the training.")
+
+    @model_validator(mode="after")
+    def _output_is_no_file(self) -> Self:
+        if self.output.is_file():
+            raise ValueError(f"the output is a file: {self.output}; give a folder, which is made when it is not there")
+        return self
