@@ -3,6 +3,8 @@
 LocrayError
 ├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
 ├── FencedError       exit 5   another run has taken over the table's rows of this model
+├── RunStoppedError   exit 1   somebody asked the training to stop; it is saved
+├── WorkersFailedError exit 1  the training's workers died again and again
 └── StoreError        exit 1   the store does not answer, retries spent
     └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
 
@@ -60,6 +62,14 @@ class FencedError(LocrayError):
     """Another run has claimed the table for the same model; this one must stop."""
 
     exit_code = ExitCode.FENCED
+
+
+class RunStoppedError(LocrayError):
+    """A training was asked to stop before its end; the same command goes on."""
+
+
+class WorkersFailedError(LocrayError):
+    """The workers of a training died more often than is forgiven."""
 
 
 class StoreError(LocrayError):

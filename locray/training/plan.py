@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from locray import storage
@@ -10,16 +10,29 @@ from locray.config import TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.models import build_model, default_input_size_px
+from locray.models import build_model, default_input_size_px, max_detections
 from locray.models.contract import LabelModel
 from locray.training.augment import Augmentation
+from locray.training.optimise import OptimiserSettings
+from locray.training.precision import Precision
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
 
 VALIDATION_FRACTION = 0.1
 _HASH_DIGITS = 12
 _SAMPLED_IMAGES = 32
 # What changes nothing of the outcome, or says where it goes, is no part of a run's identity.
-_NOT_IDENTITY = {"json_output", "verbose", "output", "run_name", "workers", "score_threshold"}
+_NOT_IDENTITY = {
+    "json_output",
+    "verbose",
+    "output",
+    "run_name",
+    "workers",
+    "min_workers",
+    "max_failures",
+    "score_threshold",
+    "strict",
+}
+OPTIMISER_OPTIONS = [field.name for field in fields(OptimiserSettings)]
 
 
 @dataclass(frozen=True)
@@ -30,11 +43,18 @@ class TrainPlan:
     architecture: str
     classes: tuple[str, ...]
     input_size_px: int
+    max_detections: int
+    """Objects that the network can find in an image."""
     epochs: int
+    patience: int | None
     num_workers: int
-    learning_rate: float
-    weight_decay: float
+    min_workers: int | None
+    max_failures: int
+    accumulate: int
+    precision: Precision
+    optimiser: OptimiserSettings
     pretrained: bool
+    freeze_epochs: int
     seed: int
     train: BatchMaker
     val: BatchMaker
@@ -54,6 +74,13 @@ class TrainPlan:
     def checkpoints_uri(self) -> str:
         """Where Ray Train keeps the checkpoints of all runs with this output."""
         return storage.join(self.output_uri, "checkpoints")
+
+    def for_workers(self, num_workers: int) -> "TrainPlan":
+        """The same run with another number of workers: the same images make up each step."""
+        train, val = (
+            replace(part, order=replace(part.order, num_workers=num_workers)) for part in (self.train, self.val)
+        )
+        return replace(self, num_workers=num_workers, train=train, val=val)
 
 
 def make_plan(config: TrainConfig) -> TrainPlan:
@@ -94,11 +121,17 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         architecture=config.model,
         classes=classes,
         input_size_px=size,
+        max_detections=max_detections(config.model),
         epochs=config.epochs,
+        patience=config.patience,
         num_workers=config.workers,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
+        min_workers=config.min_workers,
+        max_failures=config.max_failures,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        optimiser=OptimiserSettings(**{name: getattr(config, name) for name in OPTIMISER_OPTIONS}),
         pretrained=config.weights is not None,
+        freeze_epochs=config.freeze_epochs,
         seed=config.seed,
         train=train,
         val=val,
@@ -146,6 +179,8 @@ def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 def _check(plan: TrainPlan) -> None:
     order = plan.train.order
+    if (plan.min_workers or 0) > plan.num_workers:
+        raise UsageError(f"found --min-workers {plan.min_workers} with --workers {plan.num_workers}: it can't be more")
     if not plan.num_workers <= min(order.batch_size, order.num_images):
         raise UsageError(
             f"found --workers {plan.num_workers} with a batch of {order.batch_size} and {order.num_images} training "
