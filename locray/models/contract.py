@@ -26,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class PredictedBoxes(NamedTuple):
     """Predictions of a batch, each image with the same number of places, highest score first.
 
-    An unused place has score 0, and finite numbers for the rest. Fixed shapes keep the compiled network one static graph.
+    An unused place has score 0 and some finite box. Fixed shapes keep the compiled network one static graph.
     """
 
     boxes_xyxy_px: Tensor

@@ -109,7 +109,7 @@ class DenseDetector(nn.Module):
         return decoded.view_as(offsets)
 
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """torchvision's losses by its names."""
+        """The losses by torchvision's names."""
         raise NotImplementedError
 
 

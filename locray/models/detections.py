@@ -76,7 +76,10 @@ def suppress(found: Candidates, iou_threshold: float, num_places: int, input_siz
     """
     num_images, num_candidates = found.scores.shape
     images_a_call = max(1, _BOXES_A_CALL // num_candidates)
-    parts = [_kept(*part, iou_threshold, input_size_px) for part in zip(*(x.split(images_a_call) for x in found))]
+    parts = [
+        _kept(Candidates(*(values[start : start + images_a_call] for values in found)), iou_threshold, input_size_px)
+        for start in range(0, num_images, images_a_call)
+    ]
     scores, places = torch.where(torch.cat(parts), found.scores, 0).topk(min(num_places, num_candidates), dim=1)
     used = scores > 0
     boxes = torch.where(used[:, :, None], gather(found.boxes_xyxy_px, places), 0)
@@ -89,12 +92,13 @@ def suppress(found: Candidates, iou_threshold: float, num_places: int, input_siz
     return PredictedBoxes(boxes, scores, label_ids)
 
 
-def _kept(boxes: Tensor, scores: Tensor, label_ids: Tensor, iou_threshold: float, input_size_px: int) -> Tensor:
+def _kept(found: Candidates, iou_threshold: float, input_size_px: int) -> Tensor:
     """Which candidates (B, N) stay.
 
     Each image and label id has a square of the plane to itself. In float64 the shift costs no digit of a float32
     coordinate, so no IoU depends on the place of an image in its batch; `batched_nms` shifts in float32.
     """
+    boxes, scores, label_ids = found
     used = scores > 0
     image_ids = torch.arange(len(scores), device=scores.device)[:, None]
     squares = (label_ids.amax() + 1) * image_ids + label_ids + 1
@@ -125,7 +129,7 @@ def target_lists(targets: Targets, first_label: int = 0) -> list[dict[str, Tenso
 
 
 def grid_sides(input_size_px: int, strides: Sequence[int], num_coarser: int) -> list[int]:
-    """Sides of the maps of a pyramid: those of `strides`, then coarser ones, each half of the one before, rounded up."""
+    """Sides of the maps of a pyramid: those of `strides`, then coarser ones, each half of the last, rounded up."""
     sides = [input_size_px // stride for stride in strides]
     for _ in range(num_coarser):
         sides.append(-(-sides[-1] // 2))

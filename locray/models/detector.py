@@ -53,7 +53,8 @@ class Detector:
 
 DETECTORS = {
     "fcos": Detector(
-        Fcos, "fcos_resnet50_fpn", "resnet50", (8, 16, 32), 2, "head.classification_head.cls_logits.", False, 512, 0.05
+        Fcos, "fcos_resnet50_fpn", "resnet50", (8, 16, 32), 2, "head.classification_head.cls_logits.", False,
+        512, 0.05,
     ),
     "retinanet": Detector(
         RetinaNet, "retinanet_resnet50_fpn", "resnet50", (8, 16, 32), 2, "head.classification_head.cls_logits.", False,
@@ -61,10 +62,12 @@ DETECTORS = {
     ),
     "ssdlite320": Detector(
         SsdLite, "ssdlite320_mobilenet_v3_large", "mobilenet_v3_large", (16, 32), 4,
-        "head.classification_head.module_list.", True, 320, 0.01,
+        "head.classification_head.module_list.", True,
+        320, 0.01,
     ),
     "faster_rcnn": Detector(
-        FasterRcnn, "fasterrcnn_resnet50_fpn", "resnet50", (4, 8, 16, 32), 1, "roi_heads.box_predictor.", True, 512, 0.05
+        FasterRcnn, "fasterrcnn_resnet50_fpn", "resnet50", (4, 8, 16, 32), 1, "roi_heads.box_predictor.", True,
+        512, 0.05,
     ),
 }  # fmt: skip
 """The detectors by name."""
@@ -108,7 +111,7 @@ def _on_trunk(name: str, trunk: str, num_classes: int, input_size_px: int, weigh
 
 
 def _complete(name: str, _: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """torchvision's own network: built, filled with its weights, taken apart."""
+    """The network of torchvision itself: built, filled with its weights, taken apart."""
     chosen = DETECTORS[name]
     whole: Any = detection.__dict__[chosen.whole](
         weights=None, weights_backbone=None, num_classes=num_classes + chosen.has_background

@@ -105,7 +105,7 @@ def _pyramid(trunk: Trunk) -> Pyramid:
 
 
 def _anchors(input_size_px: int, num_sizes: int) -> AnchorGenerator:
-    """Anchors of `num_sizes` sizes a level: a geometric row from the smallest on the first to the largest on the last."""
+    """Anchors of `num_sizes` sizes a level, all in one geometric row from the smallest to the largest."""
     steps = num_sizes * len(_STRIDES) - 1
     factor = (_LARGEST_ANCHOR / _SMALLEST_ANCHOR) ** (1 / steps)
     sizes = [input_size_px * _SMALLEST_ANCHOR * factor**step for step in range(steps + 1)]

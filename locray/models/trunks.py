@@ -126,8 +126,8 @@ def split(model: nn.Module, name: str, strides: Sequence[int]) -> Trunk:
     if not set(strides) <= set(found) or any(start >= end for start, end in pairwise(cuts)):
         *others, last = map(str, strides)
         raise UsageError(
-            f"{name} has no feature maps of stride {', '.join(others)} and {last} one after the other, which this model "
-            "needs. Use a convolutional network, such as mobilenet_v2, resnet18, efficientnet_b0 or convnext_tiny"
+            f"{name} has no feature maps of stride {', '.join(others)} and {last} one after the other, which this "
+            "model needs. Use a convolutional network, such as mobilenet_v2, resnet18, efficientnet_b0 or convnext_tiny"
         )
     stages = [nn.Sequential(*layers[start:end]) for start, end in pairwise(cuts)]
     return Trunk(stages, found, [channels[stride] for stride in found], strides)

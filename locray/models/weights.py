@@ -49,7 +49,7 @@ def read_state(uri: str) -> dict[str, Tensor]:
 
 
 def torchvision_state(name: str, weights: str, choices: Mapping[str, Any]) -> dict[str, Tensor]:
-    """torchvision's own weights of a network; downloaded where the machine doesn't have them.
+    """The weights that torchvision offers for a network; downloaded where the machine doesn't have them.
 
     Args:
         name: the network, for messages.
