@@ -13,11 +13,13 @@ from locray.config import EvaluateConfig
 from locray.datasets import read_dataset
 from locray.datasets.records import Dataset, Record
 from locray.errors import StoreError, UsageError
-from locray.evaluation.metrics import ImageResult, localization, mean_average_precision
 from locray.labelling.identity import Identity
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import Clock
 from locray.labelling.worklist import InlineWorklist
+from locray.metrics.detection import mean_average_precision
+from locray.metrics.localization import localization
+from locray.metrics.results import ImageResult
 from locray.progress import Progress, Report
 
 
@@ -87,7 +89,11 @@ def _result(record: Record, detections: list[dict[str, Any]]) -> ImageResult:
     edges = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
     return ImageResult(
         true_labels=tuple(annotation.label for annotation in record.objects),
-        true_boxes_xyxy_px=np.array([a.box_xyxy_px for a in record.objects], dtype=np.float64).reshape(-1, 4),
+        true_boxes_xyxy_px=np.array(
+            [annotation.box_xyxy_px or (0, 0, 0, 0) for annotation in record.objects], dtype=np.float64
+        ).reshape(-1, 4),
+        true_has_box=np.array([annotation.box_xyxy_px is not None for annotation in record.objects], dtype=np.bool_),
+        true_is_crowd=np.array([annotation.is_crowd for annotation in record.objects], dtype=np.bool_),
         labels=tuple(detection[schema.LABEL] for detection in detections),
         scores=tuple(detection[schema.SCORE] for detection in detections),
         boxes_xyxy_px=np.array([[d[edge] for edge in edges] for d in detections], dtype=np.float64).reshape(-1, 4),
