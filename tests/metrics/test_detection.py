@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from metrics.random_images import LABELS, random_image
 from metrics.results import BOX, FAR, HALF, result
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -73,41 +74,6 @@ def test_sizes_that_no_object_has_have_no_figure(found: list[tuple[str, float, t
     metrics = detection([result([("a", (0, 0, 5, 5)), ("a", (100, 100, 300, 300)), ("b", (0, 0, 50, 50))], found, {2})])
     assert (metrics.map_small, metrics.map_medium, metrics.map_large) == (0, None, 0)
     assert [one.label for one in metrics.classes] == ["a"]
-
-
-LABELS = ("a", "b", "c", "d")
-MAX_OBJECTS, MAX_DETECTIONS = 8, 130
-
-
-def random_image(random: np.random.Generator) -> ImageResult:
-    """Objects of all sizes, some of them crowds; detections near them and elsewhere, at times more than COCO counts."""
-
-    def boxes(count: int) -> np.ndarray:
-        corners = random.uniform(0, 300, (count, 2))
-        return np.concatenate(
-            [corners, corners + random.choice([12, 60, 200], (count, 1)) * random.uniform(0.5, 1.5, (count, 2))], 1
-        )
-
-    num_objects = int(random.integers(0, MAX_OBJECTS))
-    num_detections = int(random.integers(0, MAX_DETECTIONS if random.random() < 0.1 else 12))
-    true_boxes, found_boxes = boxes(num_objects), boxes(num_detections)
-    true_labels, labels = random.choice(LABELS, num_objects), random.choice(LABELS, num_detections)
-    for index in range(num_detections if num_objects else 0):
-        if random.random() < 0.7:
-            near = random.integers(num_objects)
-            found_boxes[index] = true_boxes[near] + random.normal(0, 4, 4)
-            labels[index] = true_labels[near]
-    found_boxes[:, 2:] = np.maximum(found_boxes[:, 2:], found_boxes[:, :2] + 1)
-    return ImageResult(
-        true_labels=tuple(map(str, true_labels)),
-        true_boxes_xyxy_px=true_boxes,
-        true_has_box=np.ones(num_objects, dtype=bool),
-        true_is_crowd=random.random(num_objects) < 0.2,
-        labels=tuple(map(str, labels)),
-        # Two digits: there are ties, within an image and between images.
-        scores=tuple(np.sort(random.random(num_detections).round(2))[::-1].tolist()),
-        boxes_xyxy_px=found_boxes,
-    )
 
 
 def pycocotools_precision(results: list[ImageResult], folder: Path) -> tuple[np.ndarray, np.ndarray]:
