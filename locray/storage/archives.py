@@ -110,10 +110,12 @@ def list_members(archive_uri: str, folder: str = "") -> list[str]:
         What `S3_ERRORS` lists, or a `StoreError`: the store's.
     """
     archive = _newest(archive_uri)
-    unreadable = [trouble for member in archive.members.values() if (trouble := _unreadable(member)) is not None]
-    if unreadable and len(unreadable) == len(archive.members):
-        trouble, reason = unreadable[0]
-        raise MemberError(trouble, f"{archive_uri}: {reason}, and so is every other member. {_EXPECTED}")
+    first = next(iter(archive.members.values()), None)
+    unreadable = None if first is None else _unreadable(first)
+    if unreadable is not None and all(map(_unreadable, archive.members.values())):
+        raise MemberError(
+            unreadable[0], f"{archive_uri}: {unreadable[1]}, and no other member can be read either. {_EXPECTED}"
+        )
     below = f"{folder.rstrip('/')}/" if folder else ""
     root = f"{archive_folder(archive_uri)}/"
     return [root + name for name in archive.names if name.startswith(below)]
