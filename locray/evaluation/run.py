@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> EvaluationSummary:
     clock = Clock()
     report(Progress("checking"))
     identity = Identity.of(config.model or "", config)
-    dataset = read_dataset(config.data, config.format, config.split)
+    dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     if not dataset.records:
         raise UsageError(f"the split {config.split!r} of {config.data} holds no images")
     worklist = InlineWorklist.of(_listing(dataset), config.unit_size)
