@@ -22,8 +22,14 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
     """`locray evaluate`."""
     from locray.evaluation.run import evaluate as run
 
-    facts = run(config, console.report).to_dict()
-    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    facts = run(config, console.report).summary.to_dict()
+    long = {"calibration", "classes", "confusion"}
+    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in long}
+    each = {
+        f"  {row['label']}": _shown({name: item for name, item in row.items() if item is not None and name != "label"})
+        for row in facts["classes"]
+    }
+    console.result(facts, lines | {"calibration_error": _shown(facts["calibration"]["error"])} | each)
     return ExitCode.DONE
 
 

@@ -73,3 +73,7 @@ def test_from_annotations_to_a_table_that_evaluation_agrees_with(
     right = sum(best[name] in {found.label for found in record.objects} for name, record in truth.items())
     assert evaluation["class_accuracy"] == pytest.approx(right / len(truth), abs=1e-3)
     assert 0 < float(str(evaluation["mean_iou"])) < 1
+
+    from_table = last_line("evaluate", "--data", str(data), "--format", "voc", "--table", table)
+    assert from_table["images"] == len(truth)
+    assert {**from_table, "table": None, "wall_s": 0} == {**evaluation, "wall_s": 0}

@@ -157,10 +157,14 @@ def initial_model(config: TrainConfig, plan: TrainPlan) -> LabelModel:
 
 
 def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
-    train_set = read_dataset(config.data, config.format, config.train_split)
+    train_set = read_dataset(
+        config.data, config.format, config.train_split, min_score=config.min_score, strict=config.strict
+    )
     # A name that was typed is meant: only the usual one may be missing.
     if "val_split" in config.model_fields_set or config.val_split in list_splits(config.data, config.format):
-        val_set = read_dataset(config.data, config.format, config.val_split)
+        val_set = read_dataset(
+            config.data, config.format, config.val_split, min_score=config.min_score, strict=config.strict
+        )
     else:
         train_set, val_set = split_for_validation(train_set, VALIDATION_FRACTION)
     if not train_set.classes:

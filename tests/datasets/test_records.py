@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets.records import Annotation, DatasetBuilder, Described, LeftOut, cut_to_frame, number, side_px
+from locray.datasets.building import DatasetBuilder, cut_to_frame
+from locray.datasets.fields import number, side_px
+from locray.datasets.records import Annotation, Described, LeftOut
 from locray.errors import UsageError
 
 coordinates = st.floats(-500, 1500, width=32)
