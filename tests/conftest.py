@@ -60,7 +60,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server for the whole session, and an environment in which boto3 finds it."""
     folder = tmp_path_factory.mktemp("s3")
     ports = free_ports(len(PORT_OPTIONS))
-    server = S3Server(f"http://127.0.0.1:{ports[0]}", aws_keys("owner"), aws_keys("stranger"))
+    endpoint_url = f"http://127.0.0.1:{ports[0]}"
+    server = S3Server(endpoint_url, aws_keys("owner"), aws_keys("reader"), aws_keys("stranger"))
     environment = {
         "AWS_ENDPOINT_URL": server.endpoint_url,
         "AWS_REGION": "us-east-1",

@@ -31,10 +31,11 @@ PORT_OPTIONS = [
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server. The environment names its owner; `stranger` may read none of a test's buckets."""
+    """A running S3 server. The environment names its owner; `reader` may not write, `stranger` not even read."""
 
     endpoint_url: str
     owner: dict[str, str]
+    reader: dict[str, str]
     stranger: dict[str, str]
 
 
@@ -82,7 +83,11 @@ def free_ports(count: int) -> list[int]:
 
 
 def server_command(folder: Path, ports: list[int]) -> list[str]:
-    identities = [identity("owner", ["Admin", "Read", "Write", "List", "Tagging"]), identity("stranger", ["Read:none"])]
+    identities = [
+        identity("owner", ["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("reader", ["Read", "List"]),
+        identity("stranger", ["Read:none"]),
+    ]
     (folder / "identities.json").write_text(json.dumps({"identities": identities}))
     (folder / "data").mkdir()
     return [

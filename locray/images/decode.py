@@ -28,6 +28,9 @@ _PNG_TEXT_EXIF = "Raw profile type exif"
 
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 
+_LARGEST_SIDE_PX = 2**31 - 1
+"""What a table's column holds. A broken header may declare more: then the size counts as unknown."""
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
@@ -168,6 +171,8 @@ def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
 
 def _too_many_pixels(name: str, width: int, height: int, limits: DecodeLimits) -> ImageFailure:
     message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels}"
+    if max(width, height) > _LARGEST_SIDE_PX:
+        return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name)
     return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name, width, height)
 
 

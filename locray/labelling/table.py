@@ -7,7 +7,8 @@ commit under the same application id, so a writer that was overtaken can add not
 
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -20,7 +21,8 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction
 
 from locray import schema, storage
-from locray.errors import FencedError, UsageError
+from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.storage.s3_errors import store_error
 
 WRITE_ID = "locray.write_id"
 ROWS_A_GROUP = 65_536
@@ -33,10 +35,13 @@ def open_table(uri: str) -> DeltaTable | None:
 
     Raises:
         UsageError: something else lies there.
-        StoreAccessError: the folder or bucket can't be reached.
+        StoreAccessError: the folder or bucket can't be reached, or the table can't be read.
     """
+    if storage.is_remote(uri) or storage.exists(uri):
+        storage.check_readable_folder(uri)
     try:
-        table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+        with _explained(uri):
+            table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
     except TableNotFoundError:
         if storage.list_uris(uri):
             raise UsageError(
@@ -52,20 +57,46 @@ def open_table(uri: str) -> DeltaTable | None:
 
 
 def create_table(uri: str) -> DeltaTable:
-    """An empty predictions table at the URI, or the one that another run has made in the meantime."""
+    """An empty predictions table at the URI, or the one that another run has made in the meantime.
+
+    Raises:
+        StoreAccessError: nothing may be written there.
+    """
+    with _explained(uri):
+        try:
+            return DeltaTable.create(
+                uri,
+                schema=schema.PREDICTIONS_SCHEMA,
+                partition_by=schema.PARTITION_COLUMNS,
+                name="predictions",
+                storage_options=storage.delta_storage_options(uri),
+            )
+        except DeltaError as error:
+            table = open_table(uri)
+            if table is None:
+                raise StoreAccessError(f"no table can be made at {uri}: {_in_one_line(error)}") from error
+            return table
+
+
+@contextmanager
+def _explained(uri: str) -> Iterator[None]:
+    """Raises what deltalake raises of a store or of a damaged log as an error that a user can act on."""
     try:
-        return DeltaTable.create(
-            uri,
-            schema=schema.PREDICTIONS_SCHEMA,
-            partition_by=schema.PARTITION_COLUMNS,
-            name="predictions",
-            storage_options=storage.delta_storage_options(uri),
-        )
-    except DeltaError:
-        table = open_table(uri)
-        if table is None:
-            raise
-        return table
+        yield
+    except (CommitFailedError, TableNotFoundError):
+        raise  # answers, which the callers read
+    except (DeltaError, OSError) as error:
+        if storage.is_remote(uri) and isinstance(error, OSError):
+            raise store_error(uri, error) from error
+        raise StoreAccessError(
+            f"the table at {uri} can't be used: {_in_one_line(error)}. Make its folder accessible if it is not, "
+            "restore its _delta_log if that is damaged, or give another --table"
+        ) from error
+
+
+def _in_one_line(error: Exception) -> str:
+    """The message without the backtrace and the line breaks that deltalake puts into it."""
+    return " ".join(str(error).split("\n   0: ")[0].split())
 
 
 @dataclass
@@ -87,6 +118,7 @@ class TableWriter:
 
         Raises:
             FencedError: another run claimed the table at the same moment.
+            StoreAccessError: the table may not be written to.
         """
         table = open_table(uri) or create_table(uri)
         writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table)
@@ -192,7 +224,8 @@ class TableWriter:
             custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
         )
         try:
-            commit(properties)
+            with _explained(self.uri):
+                commit(properties)
         except CommitFailedError:
             self.table.update_incremental()
             if not any(entry.get(WRITE_ID) == write_id for entry in self.table.history(100)):

@@ -1,4 +1,4 @@
-"""What boto3 and obstore raise, sorted by what it means for us. Used by whatever sends requests to S3.
+"""What boto3, obstore and deltalake raise, sorted by what it means for us. Used by whatever sends requests to S3.
 
 Messages for users are built here from the store's error code: the full texts hold access keys and signed requests.
 """
@@ -71,20 +71,21 @@ S3_ERRORS = (
 """What boto3 and obstore raise for a request; `trouble_of` takes each of them."""
 
 _CODE_IN_TEXT = re.compile(r"<Code>(\w+)</Code>")
-_STATUS_IN_TEXT = re.compile(r"non-2xx status code: (\d{3})")
+_STATUS_IN_TEXT = re.compile(r"non-2xx status code[:\s↳]*(\d{3})")
+_COLOUR_IN_TEXT = re.compile(r"\x1b\[\d*m")  # deltalake draws its errors as a tree for a terminal
 
 
 def code_of(error: Exception) -> str | None:
-    """The S3 error code or HTTP status in an error of boto3 or obstore; holds no secret, unlike the full text."""
+    """The S3 error code or HTTP status in an error of one of the three; holds no secret, unlike the full text."""
     if isinstance(error, botocore.exceptions.ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or None
-    text = str(error)
+    text = _text(error)
     found = _CODE_IN_TEXT.search(text) or _STATUS_IN_TEXT.search(text)
     return found[1] if found else None
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """Sorts an error of boto3 or obstore."""
+    """Sorts an error of boto3, obstore or deltalake."""
     if isinstance(error, _CREDENTIAL_ERRORS):
         return Trouble.CREDENTIALS
     code = code_of(error)
@@ -103,8 +104,12 @@ def trouble_of(error: Exception) -> Trouble:
 def _status_of(error: Exception) -> int | None:
     if isinstance(error, botocore.exceptions.ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-    found = _STATUS_IN_TEXT.search(str(error))
+    found = _STATUS_IN_TEXT.search(_text(error))
     return int(found[1]) if found else None
+
+
+def _text(error: Exception) -> str:
+    return _COLOUR_IN_TEXT.sub("", str(error))
 
 
 _MESSAGES = {
@@ -128,7 +133,7 @@ _HOST_IN_TEXT = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
 
 
 def store_error(uri: str, error: Exception) -> StoreError:
-    """The error to raise for what boto3 or obstore raised at `uri`; says what to do, and nothing secret."""
+    """The error to raise for what boto3, obstore or deltalake raised at `uri`; says what to do, and nothing secret."""
     trouble = trouble_of(error)
     code, host = code_of(error), _HOST_IN_TEXT.search(str(error))
     message = _MESSAGES[trouble].format(

@@ -8,9 +8,10 @@ import pyarrow.dataset as ds
 import pytest
 from deltalake import DeltaTable
 from labelling.rows import predicted
+from s3_server import S3Bucket, S3Server
 
 from locray import schema
-from locray.errors import FencedError, UsageError
+from locray.errors import FencedError, StoreAccessError, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter, open_table
 
@@ -224,3 +225,43 @@ def test_another_delta_table_is_refused(tmp_path: Path) -> None:
 
 def test_no_table_yet(tmp_path: Path) -> None:
     assert open_table(str(tmp_path / "absent")) is None
+
+
+def test_a_file_where_the_table_should_be(tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(b"mine")
+    with pytest.raises(StoreAccessError, match="is a file"):
+        open_table(str(tmp_path / "table"))
+
+
+def test_a_table_with_a_damaged_log_is_told_in_one_line(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    TableWriter.claim(uri, MODEL_ID)
+    next((tmp_path / "table" / "_delta_log").glob("*1.json")).write_text("not json")
+    with pytest.raises(StoreAccessError, match="_delta_log") as told:
+        open_table(uri)
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_that_may_not_be_written_to(unprivileged_folder: Path) -> None:
+    (unprivileged_folder / "closed").mkdir(mode=0o500)
+    with pytest.raises(StoreAccessError, match="closed"):
+        TableWriter.claim(str(unprivileged_folder / "closed" / "table"), MODEL_ID)
+
+
+@pytest.mark.s3
+def test_a_bucket_that_is_not_there_or_denied_or_may_only_be_read(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoreAccessError, match="no bucket s3://not-there"):
+        open_table("s3://not-there/table")
+    TableWriter.claim(f"{s3_bucket.uri}/table", MODEL_ID)
+    for name, value in s3_server.reader.items():
+        monkeypatch.setenv(name, value)
+    assert open_table(f"{s3_bucket.uri}/table") is not None
+    for table in ("table", "new"):
+        with pytest.raises(StoreAccessError, match="PutObject"):
+            TableWriter.claim(f"{s3_bucket.uri}/{table}", MODEL_ID)
+    for name, value in s3_server.stranger.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreAccessError, match="denied"):
+        open_table(f"{s3_bucket.uri}/table")
