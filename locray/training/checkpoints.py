@@ -1,8 +1,8 @@
 """The checkpoints of a run, on a disk or in a bucket: whole or not there, proved by their hash. Called by the loop.
 
 Ray Train keeps checkpoints, too, but a run whose newest one is damaged, or whose list of checkpoints was cut off while
-it was written, can't be taken up again at all (docs/decisions/training.md). So each checkpoint here is one file, written
-atomically, with place and hash in its name: nothing else has to be right for it to be used.
+it was written, can't be taken up again at all (docs/decisions/training.md). So each checkpoint here is one file,
+written atomically, with place and hash in its name: nothing else has to be right for it to be used.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by the workers, read by `run`."""
+"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by the workers."""
 
 import json
 import tempfile

@@ -6,13 +6,15 @@ Knows torch and nothing of Ray, so that a training step can be tested in a secon
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from locray.models.contract import LOSS, NO_OBJECT, TRUNK, LabelModel, PredictedBoxes, Targets
+from locray.models.contract import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
+from locray.models.pretrained import freeze_trunk, training_mode
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
@@ -70,28 +72,33 @@ class Learner:
         self._model: nn.Module = model
         self._settings = settings
         self._device = device
-        self._pretrained = [parameter for stage in pretrained_stages for parameter in stage]
+        self._is_pretrained = bool(pretrained_stages)
         self._wrap = wrap
         self._step = wrap(TrainingStep(model))
         self._frozen = False
         self._optimiser = build_optimiser(model, settings.optimiser, pretrained_stages)
         self.average = AveragedModel(model, settings.num_steps * settings.optimiser.ema)
 
+    @property
+    def finds_one_object(self) -> bool:
+        """Whether the network gives one object an image."""
+        model: Any = self._model
+        return bool(model.max_detections == 1)
+
     def freeze(self, frozen: bool) -> None:
         """Keeps pretrained layers as they are from now on, their running statistics too, or lets them learn again."""
-        if frozen == self._frozen or not self._pretrained:
+        if frozen == self._frozen or not self._is_pretrained:
             return
         self._frozen = frozen
-        for parameter in self._pretrained:
-            parameter.requires_grad_(not frozen)
+        freeze_trunk(self._model, frozen=frozen)
         # The wrapping has noted which parameters take part.
         self._step = self._wrap(TrainingStep(self._model))  # type: ignore[arg-type]
 
     def compute(self, batch: Mapping[str, Tensor]) -> float:
         """The loss of a batch of `samples`, and its gradients. Not finite where the training has diverged."""
-        self._model.train()
-        if self._frozen:
-            self._model.get_submodule(TRUNK).eval()
+        # A detector's few images a batch would only spoil the statistics that came with the weights.
+        small_batches = self._is_pretrained and not self.finds_one_object
+        training_mode(self._model, trunk_statistics=not (self._frozen or small_batches))
         self._optimiser.zero_grad(set_to_none=True)
         images, targets = self._on_device(batch)
         if not len(images):
@@ -101,10 +108,8 @@ class Learner:
         parts = min(self._settings.accumulate, len(images))
         bounds = [index * len(images) // parts for index in range(parts + 1)]
         total = 0.0
-        for start, end in zip(bounds, bounds[1:], strict=False):
-            part = Targets(
-                targets.boxes_xyxy_px[start:end], targets.label_ids[start:end], targets.has_box[start:end]
-            )
+        for start, end in pairwise(bounds):
+            part = Targets(targets.boxes_xyxy_px[start:end], targets.label_ids[start:end], targets.has_box[start:end])
             share = (end - start) / len(images)
             total += self._backward(images[start:end], part, share, last=end == len(images))
         return total
@@ -126,7 +131,8 @@ class Learner:
         with self._autocast():
             found = self.average.model.predict(images)  # type: ignore[operator]
         cpu = torch.device("cpu")
-        return PredictedBoxes(*(part.float().cpu() for part in found[:2]), found.label_ids.cpu()), targets.to(cpu)
+        boxes, scores, label_ids = (part.to(cpu) for part in found)
+        return PredictedBoxes(boxes.float(), scores.float(), label_ids), targets.to(cpu)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on: tensors and plain values, readable without unpickling code."""

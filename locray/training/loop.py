@@ -22,7 +22,7 @@ from locray import cluster, storage
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
 from locray.models import build_model
 from locray.models.contract import LabelModel
-from locray.models.trunks import pretrained_stages
+from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.training.board import Board, Notes
 from locray.training.checkpoints import CheckpointStore, Latest, Place
@@ -36,6 +36,9 @@ from locray.training.worker import WorkerRun
 _POLL_S = 0.5
 _BYTES_AHEAD = 64 << 20
 _SECONDS_BETWEEN_STEPS = 0.02
+# Without a GPU, training and the making of batches share the processors: where workers hold whole slots, Ray Data
+# starts no actor, not even one that takes none.
+_SLOTS_OF_CPU_WORKER = 0.01
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
 
@@ -86,7 +89,6 @@ def _is_over(latest: Latest, plan: TrainPlan) -> bool:
 def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, report: Report) -> None:
     cluster.start_ray(verbose=plan.verbose)
     import ray
-    from ray import train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
@@ -107,17 +109,16 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, rep
 
 
 def _scaling_config(plan: TrainPlan) -> Any:
-    """Workers on GPUs, where there are enough; else on CPUs, spread over the nodes, of which each takes its share."""
+    """Workers on GPUs, where there are enough; else on CPUs, spread over the nodes."""
     import ray
     from ray import train
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_workers = (plan.min_workers, plan.num_workers) if plan.min_workers else plan.num_workers
+    num_workers: Any = (plan.min_workers, plan.num_workers) if plan.min_workers else plan.num_workers
     if resources.get("GPU", 0) >= (plan.min_workers or plan.num_workers):
         return train.ScalingConfig(num_workers=num_workers, use_gpu=True)
-    share = min(1.0, resources.get("CPU", 1.0) / plan.num_workers)
     return train.ScalingConfig(
-        num_workers=num_workers, resources_per_worker={"CPU": share}, placement_strategy="SPREAD"
+        num_workers=num_workers, resources_per_worker={"CPU": _SLOTS_OF_CPU_WORKER}, placement_strategy="SPREAD"
     )
 
 

@@ -30,6 +30,7 @@ def image_results(predicted: PredictedBoxes, targets: Targets, classes: Sequence
                 true_labels=tuple(names[targets.label_ids[row].numpy()[used]]),
                 true_boxes_xyxy_px=targets.boxes_xyxy_px[row].double().numpy()[used],
                 true_has_box=targets.has_box[row].numpy()[used],
+                true_is_crowd=np.zeros(used.sum(), dtype=bool),
                 labels=tuple(names[predicted.label_ids[row].numpy()[kept]]),
                 scores=tuple(predicted.scores[row].double().numpy()[kept].tolist()),
                 boxes_xyxy_px=predicted.boxes_xyxy_px[row].double().numpy()[kept],

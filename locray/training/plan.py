@@ -10,7 +10,7 @@ from locray.config import TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.models import build_model, default_input_size_px, max_detections
+from locray.models import build_model, default_input_size_px
 from locray.models.contract import LabelModel
 from locray.training.augment import Augmentation
 from locray.training.optimise import OptimiserSettings
@@ -43,8 +43,6 @@ class TrainPlan:
     architecture: str
     classes: tuple[str, ...]
     input_size_px: int
-    max_detections: int
-    """Objects that the network can find in an image."""
     epochs: int
     patience: int | None
     num_workers: int
@@ -121,7 +119,6 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         architecture=config.model,
         classes=classes,
         input_size_px=size,
-        max_detections=max_detections(config.model),
         epochs=config.epochs,
         patience=config.patience,
         num_workers=config.workers,

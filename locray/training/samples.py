@@ -19,7 +19,7 @@ from locray.models.contract import NO_OBJECT
 from locray.schema import STATUS_DEFERRED
 from locray.training.augment import Augmentation, SquareTransforms, random_crop
 
-IMAGES, BOXES, LABEL_IDS, OUTCOMES = "images", "boxes", "label_ids", "outcomes"
+IMAGES, BOXES, LABEL_IDS, HAS_BOX, OUTCOMES = "images", "boxes", "label_ids", "has_box", "outcomes"
 """The arrays of a batch: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n,) int64 index of `OUTCOME_NAMES`."""
 
 OUTCOME_NAMES = ("ok", *(code.value for code in ErrorCode), STATUS_DEFERRED)
@@ -121,7 +121,7 @@ class BatchMaker:
                 boxes[place, : len(filled[1])], label_ids[place, : len(filled[1])] = filled
             else:
                 outcomes[place] = OUTCOME_NAMES.index(decoded)
-        return {IMAGES: images, BOXES: boxes, LABEL_IDS: label_ids, OUTCOMES: outcomes}
+        return {IMAGES: images, BOXES: boxes, LABEL_IDS: label_ids, HAS_BOX: label_ids >= 0, OUTCOMES: outcomes}
 
     def _decode(self, fetched: Fetched | ImageFailure | Deferred) -> DecodedImage | str:
         if isinstance(fetched, Deferred):

@@ -17,7 +17,7 @@ from locray.progress import Progress, Report
 from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.history import best_of, is_over, write_history
 from locray.training.learner import Learner
-from locray.training.metrics import SCORE, SHOWN, image_results, summarise
+from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES
 from locray.training.team import Signal, Team
@@ -80,7 +80,7 @@ class WorkerRun:
         return latest.place
 
     def run(self, place: Place, batches: Iterator[Mapping[str, Tensor]]) -> None:
-        """Trains from `place` to the end of the run, or until it is asked to stop. `batches` are those from there on."""
+        """Trains from `place` to the end of the run, or until it is asked to stop; `batches` are those from there."""
         for epoch in range(place.epoch, self._plan.epochs):
             if is_over(self._history, self._plan.epochs, self._plan.patience):
                 return
@@ -126,7 +126,7 @@ class WorkerRun:
                 "epoch": float(epoch + 1),
                 "loss": float(sums[0] / sums[1]),
                 "learning_rate": self._learning_rate,
-                **summarise(results, one_object=self._plan.max_detections == 1),
+                **summarise(results, one_object=self._learner.finds_one_object),
                 "images_per_s": self._plan.train.order.num_images / self._seconds,
             }
         self._history.append(self._team.share(metrics))
@@ -180,8 +180,8 @@ class WorkerRun:
         more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
         self._fail(
             f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}: the training has diverged. The batch held "
-            f"{', '.join(names[:_NAMED_IMAGES])}{more}. Look at these images and their boxes (`locray preview`), or try "
-            "a smaller --learning-rate with another --run-name. The checkpoint before it is kept"
+            f"{', '.join(names[:_NAMED_IMAGES])}{more}. Look at these images and their boxes (`locray preview`), or "
+            "try a smaller --learning-rate. The checkpoint before it is kept"
         )
 
     def _post(self, epoch: int, seen: int, *, finished: bool = False) -> None:

@@ -43,7 +43,9 @@ def test_the_newest_is_found_and_the_one_before_it_kept(store):
     assert [name[:27] for name in names(store)] == ["epoch-000002-step-000000030", "epoch-000010-step-000000000"]
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: data[:500] + b"x" + data[501:], lambda _: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: data[:500] + b"x" + data[501:], lambda _: b""]
+)
 def test_a_damaged_one_falls_back_to_the_one_before_and_is_named(store, damage):
     for epoch in (1, 2, 3):
         store.save(Place(epoch, 0), state(epoch))

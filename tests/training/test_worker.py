@@ -92,7 +92,10 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_af
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=0, atol=0)
     timeless = [
-        [{name: value for name, value in epoch.items() if name != "images_per_s"} for epoch in read_history(str(folder))]
+        [
+            {name: value for name, value in epoch.items() if name != "images_per_s"}
+            for epoch in read_history(str(folder))
+        ]
         for folder in (tmp_path / "whole", tmp_path / "parts")
     ]
     assert timeless[0] == timeless[1]
