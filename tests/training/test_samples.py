@@ -70,7 +70,7 @@ def test_boxes_written_for_a_copy_of_another_size_are_scaled(picture):
 
 @pytest.mark.parametrize("epoch", range(6))
 def test_boxes_lie_on_their_pixels_when_augmented(picture, epoch):
-    augmentation = Augmentation(rotation_degrees=0, flip="both", colour=False)
+    augmentation = Augmentation(rotation_degrees=0, flip="both", colour=0)
     batch = maker([record(picture, ("Nut", (30, 20, 70, 60)))], augmentation)(epoch, 0, 0)
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1.5
 
