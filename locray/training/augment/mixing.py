@@ -24,7 +24,7 @@ _SMALLEST_PASTED_PX = 4
 _LARGEST_PASTED = 0.5
 _BLENDED = 0.5
 MOST_COVERED = 0.2
-"""A pasted object hides at most this share of any other."""
+"""Pasted objects together hide at most this share of any other."""
 _MARGIN = 0.2
 """Of the surroundings of a pasted object with blended edges, as a share of its sides."""
 
@@ -105,15 +105,17 @@ def paste_objects(
         The objects of the scene, then the pasted ones.
     """
     objects = scene.objects
+    hidden = np.zeros(len(objects.boxed))
     margin = _MARGIN if random.random() < _BLENDED else 0.0
     count = min(int(random.integers(1, _MOST_PASTED + 1)), len(donor.objects.boxed))
     for box in random.permutation(donor.objects.boxed)[:count]:
         window = _window_around(box, donor.image_hwc_u8, margin)
         # Relative to the size that it has where the donor is seen whole.
         scale = scene.image_hwc_u8.shape[0] / max(donor.image_hwc_u8.shape[:2]) * random.uniform(*_PASTED_SCALE)
-        target = _free_place(objects.boxed, window, scale, area, random)
+        target = _free_place(objects.boxed, hidden, window, scale, area, random)
         if target is None:
             continue
+        hidden += shares(cut(objects.boxed, target), objects.boxed)
         placement = Placement(window, target)
         seen = placement.to_input(donor.objects.boxes_xyxy_px)
         inner = cut(placement.to_input(box[None]), target)[0]
@@ -123,6 +125,7 @@ def paste_objects(
         under[...] = _blended(patch, under, inner - np.tile(target[:2], 2)) if margin else patch
         # Neighbours that reach into the box came along.
         objects = objects.joined(donor.objects.with_boxes(seen).cut_to(inner, LEAST_SHARE_OF_OTHERS))
+        hidden = np.append(hidden, np.zeros(len(objects.boxed) - len(hidden)))
     return objects
 
 
@@ -136,9 +139,17 @@ def _window_around(box_xyxy_px: FloatArray, image_hwc_u8: NDArray[np.uint8], mar
 
 
 def _free_place(
-    taken_xyxy_px: FloatArray, window: Rect, scale: float, area: Rect, random: np.random.Generator
+    taken_xyxy_px: FloatArray,
+    hidden: FloatArray,
+    window: Rect,
+    scale: float,
+    area: Rect,
+    random: np.random.Generator,
 ) -> Rect | None:
-    """Where a window can go without hiding more of an object than is allowed; None where it seems to fit nowhere."""
+    """Where a window can go without hiding more of an object than is allowed; None where it seems to fit nowhere.
+
+    `hidden` (M,) is how much of each object others hide already.
+    """
     sides = np.array([window[2] - window[0], window[3] - window[1]])
     room = np.array([area[2] - area[0], area[3] - area[1]])
     scale = min(scale, float((room * _LARGEST_PASTED / sides).min()))
@@ -149,7 +160,7 @@ def _free_place(
         left = int(random.integers(area[0], area[2] - width + 1))
         top = int(random.integers(area[1], area[3] - height + 1))
         place = left, top, left + width, top + height
-        if (shares(cut(taken_xyxy_px, place), taken_xyxy_px) <= MOST_COVERED).all():
+        if (hidden + shares(cut(taken_xyxy_px, place), taken_xyxy_px) <= MOST_COVERED).all():
             return place
     return None
 
