@@ -15,12 +15,12 @@ from locray.boxes import FloatArray, Letterbox
 from locray.datasets.records import Annotation, Record
 from locray.errors import ErrorCode
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
+from locray.images.exif import boxes_in_upright_frame
 from locray.images.fetch import Deferred
 from locray.images.letterbox import letterbox_image
 from locray.models.contract import NO_OBJECT
 from locray.schema import STATUS_DEFERRED
 from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
-from locray.training.augment.scene import scaled
 from locray.training.gathering import Outcome, gather
 
 IMAGES, BOXES, LABEL_IDS, HAS_BOX, OUTCOMES = "images", "boxes", "label_ids", "has_box", "outcomes"
@@ -58,12 +58,15 @@ class Packed:
     def objects(self, row: int, decoded: DecodedImage) -> Objects:
         """The objects of a record that lie in its decoded image, in its pixels, which may be fewer than the file's."""
         used = self.label_ids[row] != NO_OBJECT
+        boxes, has_box = self.boxes_xyxy_px[row][used], self.has_box[row][used]
         height, width = decoded.image_hwc_u8.shape[:2]
-        # Boxes follow the pixels that are there: the frame of the annotations may be a scaled copy's.
-        frame_width, frame_height = self.frames_px[row]
-        scale_xy = width / (frame_width or decoded.width_px), height / (frame_height or decoded.height_px)
-        boxes = scaled(self.boxes_xyxy_px[row][used], scale_xy)
-        return Objects(boxes, self.label_ids[row][used], self.has_box[row][used]).cut_to((0, 0, width, height), 0)
+        if has_box.any():
+            # Boxes follow the pixels that are there: the frame of the annotations may be a scaled copy's, or lie on
+            # its side.
+            frame_width, frame_height = self.frames_px[row].tolist()
+            frame = (frame_width or decoded.width_px, frame_height or decoded.height_px)
+            boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation)
+        return Objects(boxes, self.label_ids[row][used], has_box).cut_to((0, 0, width, height), 0)
 
     @classmethod
     def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
-from scenes import COLOURS, draw
+from PIL import Image, ImageOps
+from scenes import COLOURS, draw, extent_of
 
 from locray.datasets.records import Annotation, Record
 from locray.images.decode import DecodeLimits
@@ -24,6 +24,7 @@ from locray.training.samples import (
 )
 
 LIMITS = DecodeLimits(2**24, 2**24)
+EXIF_ORIENTATION = 0x112
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 5), st.one_of(st.none(), st.integers(0, 9)))
@@ -127,6 +128,23 @@ def test_which_objects_have_a_box_is_told(picture):
 def test_normalised_boxes_follow_their_image(picture):
     batch = maker([record(picture, ("Nut", (0.25, 0.25, 0.75, 0.75)), size=(1, 1))], size=120)(0, 0, 0)
     assert batch[BOXES][0, 0].tolist() == [30, 40, 90, 80]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_boxes_lie_on_the_pixels_of_a_camera_image(tmp_path, orientation, is_upright):
+    """Whether they were written for the picture as it is stored, or as it stands."""
+    stored = draw(120, 80, (2, (20, 10, 60, 34), False))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image = Image.fromarray(stored.image_hwc_u8)
+    image.save(tmp_path / "camera.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "camera.png"))
+    if is_upright or upright.size == image.size:  # a mirrored picture's frame doesn't tell how it was annotated
+        image = upright
+    box = tuple(extent_of(np.asarray(image), 2))
+    made = maker([record(tmp_path / "camera.png", ("Nut", box), size=image.size)], size=120)(0, 0, 0)
+    assert np.array_equal(made[BOXES][0, 0], extent_of(made[IMAGES][0], 2))
 
 
 def test_a_box_that_reaches_over_its_image_is_cut(picture):
