@@ -161,6 +161,14 @@ def test_colours_change_as_torchvision_changes_them(brightness, contrast, satura
     assert np.abs(ours - theirs.permute(1, 2, 0).numpy() * 255).max() <= 1.5
 
 
+@pytest.mark.parametrize("grey", [0, 1, 150, 215, 235, 255])
+def test_a_bright_image_is_not_washed_out(grey):
+    pixels = np.full((20, 30, 3), grey, dtype=np.uint8)
+    brightened = ColourChange(1.5, 1, 1)(pixels)
+    assert abs(int(brightened[0, 0, 0]) - min(1.5 * grey, max(grey, 220))) <= 1
+    assert (ColourChange(0.8, 1, 1)(pixels) == round(0.8 * grey)).all()
+
+
 def test_padding_and_boxes_keep_out_of_colour_changes():
     scene = draw(90, 64, (0, (20, 20, 60, 50), False))
     plain, coloured = (augmented(Augmentation(0, 0, "none", colour), scene, 3) for colour in (0, 0.5))
