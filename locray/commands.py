@@ -3,7 +3,15 @@
 from typing import Any
 
 from locray import schema
-from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
+from locray.config import (
+    DemoConfig,
+    EvaluateConfig,
+    LabelConfig,
+    PlanConfig,
+    PreviewConfig,
+    StatusConfig,
+    TrainConfig,
+)
 from locray.console import Console
 from locray.errors import ExitCode
 
@@ -14,6 +22,15 @@ def train(config: TrainConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     facts = summary.to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
+def preview(config: PreviewConfig, console: Console) -> ExitCode:
+    """`locray preview`."""
+    from locray.report.preview import preview as run
+
+    facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items()})
     return ExitCode.DONE
 

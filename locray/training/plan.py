@@ -98,7 +98,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         order=Order(len(train_set.records), config.batch_size, config.workers, config.seed),
         input_size_px=size,
         limits=limits,
-        augmentation=Augmentation(config.rotation, config.flip),
+        augmentation=Augmentation.of(config),
         seed=config.seed,
     )
     val = BatchMaker(
