@@ -59,8 +59,9 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
     """
     folders = sorted(set(paths))
     by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
-    if by_name:
-        return {folder: _place(folder, at) for folder, at in by_name.items()}
+    places = {folder: _place(folder, at) for folder, at in by_name.items()}
+    if any(label is not None for _, label in places.values()):
+        return places
     common = _common(folder[:-1] for folder in folders if folder)
     below_common = {folder: folder[common:] for folder in folders if len(folder) > common}
     if _splits_repeat_their_classes(below_common.values()):

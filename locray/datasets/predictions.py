@@ -78,11 +78,11 @@ class PredictionsFormat:
                    len({detections}) AS {_NUM_DETECTIONS}
             FROM (
                 SELECT *, row_number() OVER ({newest}, {schema.CONFIG_HASH}) AS place
-                FROM predictions WHERE $model_id IS NULL OR {schema.MODEL_ID} = $model_id
+                FROM predictions WHERE $model IS NULL OR {schema.MODEL_ID} = $model
             )
             WHERE place = 1 ORDER BY {schema.IMAGE_URI}
             """,
-            {"min_score": self.min_score, "model_id": model_id},
+            {"min_score": self.min_score, "model": model_id},
         ).to_arrow_table()
 
 

@@ -20,7 +20,10 @@ NUMBERED = [f"{number:04}.jpg" for number in range(1000)]
 
 @pytest.mark.parametrize(
     ("format_name", "message"),
-    [("vox", r"'vox'. Expected one of: csv, voc. Did you mean 'voc'\?"), ("?", "Expected one of: csv, voc.$")],
+    [
+        ("vox", r"'vox'. Expected one of: coco, csv, .*, voc, yolo. Did you mean 'voc'\?"),
+        ("?", "Expected one of: coco, csv, .*, yolo.$"),
+    ],
 )
 def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
     with pytest.raises(UsageError, match=message):

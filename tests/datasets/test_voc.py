@@ -119,7 +119,7 @@ def test_the_devkit_layout_with_what_goes_wrong_in_it(tmp_path):
     assert dataset.records[0].objects == (Annotation("cow", (1, 2, 3.5, 4)), Annotation("ant", (1, 2, 100, 4)))
     assert dataset.records[1].objects == ()
     assert dataset.num_clipped_boxes == 1
-    assert dataset.left_out == {"empty_box": 1, "no_image": 1, "no_annotation": 1}
+    assert dataset.left_out == {"empty_box": 1, "no_image": 1, "no_annotation": 1, "duplicate_id": 1}
 
 
 @pytest.mark.parametrize("folder", ["train", "images/train"])
