@@ -234,7 +234,7 @@ def test_an_archive_in_a_bucket(s3_bucket: S3Bucket) -> None:
         outcome = outcome_of(storage.join(folder, name))
         assert isinstance(outcome, Fetched)
         assert outcome.data == data
-        assert storage.read_bytes(storage.join(folder, name)) == data
+    assert storage.read_all([storage.join(folder, name) for name in CONTENT]) == list(CONTENT.values())
 
     s3_bucket.put("some dir/100%!.zip", packed(content={"a.jpg": b"another"}))
     outcome = outcome_of(f"{folder}/a.jpg")

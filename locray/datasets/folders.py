@@ -8,15 +8,11 @@ splits, `<anything>/<class>/<any depth>/<image>`, everything is the split `train
 from collections.abc import Iterable, Mapping, Sequence
 
 from locray.datasets.building import DatasetBuilder
-from locray.datasets.files import below, is_image_name, list_files, missing_split
+from locray.datasets.files import USUAL_SPLITS, below, is_image_name, list_files, missing_split
 from locray.datasets.records import Annotation, Dataset, Described, LeftOut
 
 EXPECTED = "images in <split>/<class>/ or in <class>/"
 ONLY_SPLIT = "train"
-
-_SPLIT_NAMES = frozenset(
-    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
-)
 
 Folders = tuple[str, ...]
 Place = tuple[str, str | None]
@@ -71,7 +67,7 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
 
 def _depth_of_split(folder: Folders) -> int | None:
     """Where the first folder with a usual split's name stands."""
-    return next((at for at, name in enumerate(folder) if name.lower() in _SPLIT_NAMES), None)
+    return next((at for at, name in enumerate(folder) if name.lower() in USUAL_SPLITS), None)
 
 
 def _place(folder: Folders, at: int) -> Place:

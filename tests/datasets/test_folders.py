@@ -1,5 +1,5 @@
 import pytest
-from datasets.descriptions import names_below, write
+from annotated import names_below, write
 
 from locray.datasets import Annotation, list_splits, read_dataset
 from locray.datasets.folders import places_of

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from datasets.descriptions import images, names_below, write
+from annotated import images, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,5 +1,5 @@
 import pytest
-from datasets.descriptions import annotations, names_below, write
+from annotated import annotations, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 
