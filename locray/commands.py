@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from locray import schema
+from locray import schema, storage
 from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
 from locray.console import Console
-from locray.errors import ExitCode
+from locray.errors import ExitCode, LocrayError
 
 
 def train(config: TrainConfig, console: Console) -> ExitCode:
@@ -14,15 +14,42 @@ def train(config: TrainConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     facts = summary.to_dict()
-    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    page = _training_page(config, facts, console)
+    console.result(
+        facts | {"page": page}, {name: _shown(value) for name, value in facts.items()} | {"page": page or ""}
+    )
     return ExitCode.DONE
+
+
+def _training_page(config: TrainConfig, facts: dict[str, Any], console: Console) -> str | None:
+    """Writes the page of a training, where it isn't there from before. Without it, the model is as good."""
+    from locray.report.training import page_uri, write_training_page
+
+    uri = page_uri(config)
+    left_out = {"model", "model_id", "best_epoch"}
+    shown = {name: item for name, item in facts.items() if isinstance(item, int | float) and name not in left_out}
+    shown = {"best epoch": facts["best_epoch"]} | {name.replace("_", " "): item for name, item in shown.items()}
+    try:
+        if not (facts["already_trained"] and storage.exists(uri)):
+            lines = {name: _shown(item) for name, item in shown.items() if not isinstance(item, bool)}
+            write_training_page(config, facts["model_id"], lines, facts["best_epoch"], console.report)
+    except LocrayError as error:
+        console.say(f"The model is there, but its page could not be made: {error}")
+        return None
+    return uri
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
     """`locray evaluate`."""
     from locray.evaluation.run import evaluate as run
 
-    facts = run(config, console.report).summary.to_dict()
+    evaluation = run(config, console.report)
+    if config.page is not None:
+        from locray.images.decode import DecodeLimits
+        from locray.report.evaluation import write_evaluation_page
+
+        write_evaluation_page(config.page, evaluation, DecodeLimits(config.max_bytes, config.max_pixels))
+    facts = evaluation.summary.to_dict()
     long = {"calibration", "classes", "confusion"}
     lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in long}
     each = {
