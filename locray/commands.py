@@ -1,11 +1,14 @@
 """One function a verb: run it, show its result, give the exit code. Called by the command line."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locray import schema, storage
 from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
 from locray.console import Console
 from locray.errors import ExitCode, LocrayError
+
+if TYPE_CHECKING:
+    from locray.training.run import TrainSummary
 
 
 def train(config: TrainConfig, console: Console) -> ExitCode:
@@ -14,25 +17,23 @@ def train(config: TrainConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     facts = summary.to_dict()
-    page = _training_page(config, facts, console)
+    page = _training_page(config, summary, console)
     console.result(
         facts | {"page": page}, {name: _shown(value) for name, value in facts.items()} | {"page": page or ""}
     )
     return ExitCode.DONE
 
 
-def _training_page(config: TrainConfig, facts: dict[str, Any], console: Console) -> str | None:
+def _training_page(config: TrainConfig, summary: "TrainSummary", console: Console) -> str | None:
     """Writes the page of a training, where it isn't there from before. Without it, the model is as good."""
     from locray.report.training import page_uri, write_training_page
 
     uri = page_uri(config)
-    left_out = {"model", "model_id", "best_epoch"}
-    shown = {name: item for name, item in facts.items() if isinstance(item, int | float) and name not in left_out}
-    shown = {"best epoch": facts["best_epoch"]} | {name.replace("_", " "): item for name, item in shown.items()}
+    names = ("epochs", "best_epoch", "train_images", "val_images", "images_per_s", "wall_s")
+    facts = {name.replace("_", " "): _shown(getattr(summary, name)) for name in names}
     try:
-        if not (facts["already_trained"] and storage.exists(uri)):
-            lines = {name: _shown(item) for name, item in shown.items() if not isinstance(item, bool)}
-            write_training_page(config, facts["model_id"], lines, facts["best_epoch"], console.report)
+        if not (summary.already_trained and storage.exists(uri)):
+            write_training_page(config, summary.model_id, facts, summary.best_epoch, console.report)
     except LocrayError as error:
         console.say(f"The model is there, but its page could not be made: {error}")
         return None
