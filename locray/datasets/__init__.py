@@ -8,7 +8,7 @@ from typing import Protocol
 
 from locray import storage
 from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
-from locray.datasets.files import MissingSplitError, below, list_files
+from locray.datasets.files import USUAL_SPLITS, MissingSplitError, below, list_files
 from locray.datasets.predictions import PredictionsFormat
 from locray.datasets.records import Annotation, Dataset, LeftOut, Record
 from locray.errors import UsageError
@@ -138,11 +138,12 @@ def _root(data_uri: str, chosen: DatasetFormat) -> str:
     uri = storage.normalise(data_uri)
     if not storage.is_archive(uri):
         return uri
-    folder_uri = storage.archive_folder(uri)
-    if chosen.splits(folder_uri):
-        return folder_uri
-    names = {below(folder_uri, member).partition("/")[0] for member in list_files(folder_uri)}
-    return storage.join(folder_uri, *names) if len(names) == 1 else folder_uri
+    whole_uri = storage.archive_folder(uri)
+    names = {below(whole_uri, member).partition("/")[0] for member in list_files(whole_uri)}
+    if len(names) != 1 or names <= USUAL_SPLITS:
+        return whole_uri
+    folder_uri = storage.join(whole_uri, *names)
+    return folder_uri if chosen.splits(folder_uri) else whole_uri
 
 
 def _format_named(name: str) -> DatasetFormat:

@@ -1,8 +1,8 @@
 """COCO JSON: one file a split. Format name `coco`. Read through `locray.datasets`.
 
 A split's file is `instances_<split>.json` or `<split>.json`, at the root or in `annotations/`, or
-`<split>/_annotations.coco.json`. Its images are looked for in the file's own folder, then at the root and in
-`<split>/`, `images/` and `images/<split>/`.
+`<split>/_annotations.coco.json` (without a folder: the split `train`). Its images are looked for in the file's own
+folder, then at the root and in `<split>/`, `images/` and `images/<split>/`.
 
 Numbers of categories need not begin at 0 nor follow each other; a supercategory, segmentations and key points are
 ignored. `bbox` is (left, top, width, height); an annotation without one is an object of which only the class is known.
@@ -33,6 +33,8 @@ ENDING = ".json"
 PREFIX = "instances_"
 ROBOFLOW_FILE = "_annotations.coco.json"
 EXPECTED = f"{PREFIX}<split>{ENDING} or <split>{ENDING}, here or in annotations/, or <split>/{ROBOFLOW_FILE}"
+
+ONLY_SPLIT = "train"
 
 _FOLDERS = ("", "annotations")
 _OTHER_TASKS = ("captions_", "panoptic_", "person_keypoints_", "stuff_", "image_info_")
@@ -224,8 +226,8 @@ def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
         for path, uri in by_path.items():
             folder, name = posixpath.split(path)
             stem = posixpath.splitext(name)[0]
-            if name.lower() == ROBOFLOW_FILE and folder:
-                files.setdefault(posixpath.basename(folder), uri)
+            if name.lower() == ROBOFLOW_FILE:
+                files.setdefault(posixpath.basename(folder) or ONLY_SPLIT, uri)
             elif folder in _FOLDERS and stem.startswith(prefix) and not stem.startswith(_OTHER_TASKS):
                 files.setdefault(stem.removeprefix(PREFIX), uri)
     return files

@@ -10,6 +10,11 @@ from locray.errors import UsageError
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif", ".mpo"})
 """In lower case. By name, since no image is opened to read annotations; what decodes is decided by content."""
 
+USUAL_SPLITS = frozenset(
+    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
+)
+"""What folders of splits are called, in lower case, where nothing else tells them from other folders."""
+
 _NOT_DATA = "__MACOSX"
 
 

@@ -8,15 +8,11 @@ splits, `<anything>/<class>/<any depth>/<image>`, everything is the split `train
 from collections.abc import Iterable, Mapping, Sequence
 
 from locray.datasets.building import DatasetBuilder
-from locray.datasets.files import below, is_image_name, list_files, missing_split
+from locray.datasets.files import USUAL_SPLITS, below, is_image_name, list_files, missing_split
 from locray.datasets.records import Annotation, Dataset, Described, LeftOut
 
 EXPECTED = "images in <split>/<class>/ or in <class>/"
 ONLY_SPLIT = "train"
-
-_SPLIT_NAMES = frozenset(
-    {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
-)
 
 Folders = tuple[str, ...]
 Place = tuple[str, str | None]
@@ -59,8 +55,9 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
     """
     folders = sorted(set(paths))
     by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
-    if by_name:
-        return {folder: _place(folder, at) for folder, at in by_name.items()}
+    places = {folder: _place(folder, at) for folder, at in by_name.items()}
+    if any(label is not None for _, label in places.values()):
+        return places
     common = _common(folder[:-1] for folder in folders if folder)
     below_common = {folder: folder[common:] for folder in folders if len(folder) > common}
     if _splits_repeat_their_classes(below_common.values()):
@@ -70,7 +67,7 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
 
 def _depth_of_split(folder: Folders) -> int | None:
     """Where the first folder with a usual split's name stands."""
-    return next((at for at, name in enumerate(folder) if name.lower() in _SPLIT_NAMES), None)
+    return next((at for at, name in enumerate(folder) if name.lower() in USUAL_SPLITS), None)
 
 
 def _place(folder: Folders, at: int) -> Place:

@@ -71,18 +71,18 @@ class PredictionsFormat:
         connection.register("predictions", table.to_pyarrow_dataset())
         detections = f"coalesce({schema.DETECTIONS}, [])"
         newest = f"PARTITION BY {schema.IMAGE_URI} ORDER BY {schema.LABELLED_AT} DESC, {schema.MODEL_ID}"
-        return connection.execute(
+        return connection.sql(
             f"""
             SELECT {schema.IMAGE_URI}, {schema.WIDTH}, {schema.HEIGHT}, {schema.STATUS},
                    list_filter({detections}, lambda found: found.{schema.SCORE} >= $min_score) AS {schema.OBJECTS},
                    len({detections}) AS {_NUM_DETECTIONS}
             FROM (
                 SELECT *, row_number() OVER ({newest}, {schema.CONFIG_HASH}) AS place
-                FROM predictions WHERE $model_id IS NULL OR {schema.MODEL_ID} = $model_id
+                FROM predictions WHERE $model IS NULL OR {schema.MODEL_ID} = $model
             )
             WHERE place = 1 ORDER BY {schema.IMAGE_URI}
             """,
-            {"min_score": self.min_score, "model_id": model_id},
+            params={"min_score": self.min_score, "model": model_id},
         ).to_arrow_table()
 
 

@@ -66,10 +66,14 @@ def read_bytes(uri: str) -> bytes:
 
 def read_all(uris: Sequence[str]) -> list[bytes]:
     """The contents of many small files, several at a time; raises as `read_bytes` does."""
-    if not any(map(is_remote, uris)):  # threads would only get into each other's way
+    if not any(map(_is_far, uris)):  # threads would only get into each other's way
         return [read_bytes(uri) for uri in uris]
     with ThreadPoolExecutor(_READ_THREADS) as threads:
         return list(threads.map(_read_lightly, uris))
+
+
+def _is_far(uri: str) -> bool:
+    return is_remote(split_archive(uri)[0] if is_in_archive(uri) else uri)
 
 
 def _read_lightly(uri: str) -> bytes:
