@@ -99,7 +99,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
         evaluated = evaluate_dataset(dataset, identity, config, report)
     report(Progress("measuring"))
     figures = Figures.of(evaluated.results)
-    summary = _summarise(config, dataset, evaluated, figures, clock)
+    summary = summarise(config.data, dataset, evaluated, figures, table=config.table, wall_s=clock.wall_s)
     if config.output is not None:
         document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
         storage.write_bytes(storage.normalise(config.output), document.encode())
@@ -115,16 +115,17 @@ def _check_is_no_folder(output: str | None) -> None:
         raise UsageError(f"{uri} is a folder: expected the name of a file to write, such as {uri}/evaluation.html")
 
 
-def _summarise(
-    config: EvaluateConfig, dataset: Dataset, evaluated: Evaluated, figures: Figures, clock: Clock
+def summarise(
+    data: str, dataset: Dataset, evaluated: Evaluated, figures: Figures, *, table: str | None, wall_s: float
 ) -> EvaluationSummary:
+    """The outcome of an evaluation of the data at a URI, by a model or from a table."""
     localization, detection, confusion = figures.localization, figures.detection, figures.confusion
     return EvaluationSummary(
         model_id=evaluated.model_id,
         config_hash=evaluated.config_hash,
-        data=config.data,
-        split=config.split,
-        table=config.table,
+        data=data,
+        split=dataset.split,
+        table=table,
         images=figures.images,
         objects=figures.objects,
         class_accuracy=localization.class_accuracy,
@@ -143,7 +144,7 @@ def _summarise(
         ),
         errors=evaluated.errors,
         left_out=dict(dataset.left_out),
-        wall_s=clock.wall_s,
+        wall_s=wall_s,
     )
 
 

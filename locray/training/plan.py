@@ -88,7 +88,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         UsageError: unknown model, format or split, a data set that can't be learned from, or images of which none
             can be read.
     """
-    train_set, val_set = _read_splits(config)
+    train_set, val_set = read_splits(config)
     size = config.input_size or default_input_size_px(config.model)
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
     classes = train_set.classes
@@ -153,7 +153,13 @@ def initial_model(config: TrainConfig, plan: TrainPlan) -> LabelModel:
     return build_model(plan.architecture, len(plan.classes), plan.input_size_px, config.weights)
 
 
-def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
+def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """What a run learns from, and what it is validated on.
+
+    Raises:
+        UsageError: unknown format or split, or splits that don't belong together.
+        StoreError: the annotations can't be read.
+    """
     train_set = read_dataset(
         config.data, config.format, config.train_split, min_score=config.min_score, strict=config.strict
     )

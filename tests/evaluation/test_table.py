@@ -180,4 +180,12 @@ def test_the_figures_as_a_file(data: Path, labelled: pa.Table, tmp_path: Path) -
     assert facts == written
     assert sum(map(sum, facts["confusion"]["counts"])) == 12
     assert {row["label"] for row in facts["classes"]} >= set(read_dataset(str(data), "csv", "test").classes)
-    assert locray(*options(data, table)).returncode == 0
+
+
+def test_a_page_and_what_a_person_reads(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table, page = write(tmp_path / "t", labelled), tmp_path / "deep" / "page.html"
+    done = locray(*options(data, table, "--page", str(page)))
+    assert done.returncode == 0, done
+    assert "map_50_95" in done.stdout
+    assert "calibration_error" in done.stdout
+    assert f"Rows of {table}" in page.read_text()
