@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 
 from locray.progress import Progress
 
@@ -43,10 +42,9 @@ class Console:
         if self._as_json:
             print(json.dumps(facts, ensure_ascii=False), flush=True)  # noqa: T201
             return
-        grid = Table.grid(padding=(0, 2))
+        width = max(map(len, lines), default=0)
         for name, value in lines.items():
-            grid.add_row(name, value)
-        self._stdout.print(grid, soft_wrap=True)
+            self._stdout.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
 
     def say(self, text: str = "") -> None:
         """A line for the person, not part of the result."""
@@ -70,7 +68,10 @@ class Console:
             columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}")]
             if progress.planned:
                 columns[2:2] = [MofNCompleteColumn(), TimeRemainingColumn()]
-            self._bar = Bar(*columns, TimeElapsedColumn(), console=self._stderr, transient=False)
+            # Not redirecting leaves sys.stderr as it is, for cluster.py to keep Ray's messages out of it.
+            self._bar = Bar(
+                *columns, TimeElapsedColumn(), console=self._stderr, redirect_stdout=False, redirect_stderr=False
+            )
             self._bar.add_task(progress.stage, total=progress.planned or None, facts="")
             self._bar.start()
         self._bar.update(

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -85,6 +86,25 @@ def test_a_model_that_is_no_artifact(folder: Path) -> None:
     message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
     assert "model.json" in message
     assert not (folder / "t").exists()
+
+
+def test_a_model_whose_weights_are_damaged(folder: Path, artifact: str) -> None:
+    shutil.copytree(artifact, folder / "m")
+    with (folder / "m" / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+    message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    assert "model.safetensors" in message
+    assert not (folder / "t").exists()
+
+
+@pytest.mark.parametrize("verb", ["label", "plan"])
+@pytest.mark.parametrize("images", ["images", "images/**", "**/*.parquet"])
+def test_a_table_among_its_images(folder: Path, artifact: str, verb: str, images: str) -> None:
+    (folder / "images" / "old.parquet").write_bytes(b"")
+    table = f"{folder}/images/deep/t"
+    message = refused(verb, "--images", f"{folder}/{images}", "--model", artifact, "--table", table)
+    assert "among the images" in message
+    assert not (folder / "images" / "deep").exists()
 
 
 def test_a_table_of_uris_with_an_empty_one(folder: Path, artifact: str) -> None:

@@ -7,7 +7,7 @@ from locray.config import Prediction
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.predictor import PredictorSettings
-from locray.models.artifact import read_artifact_info
+from locray.models.artifact import load_artifact
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Identity:
 
     @classmethod
     def of(cls, model: str, config: Prediction) -> "Identity":
-        """Reads the artifact's description, not its weights.
+        """Loads the whole artifact once, so that a damaged one stops a run before it has begun.
 
         Raises:
-            UsageError: there is no artifact at the URI.
+            UsageError: there is no artifact at the URI, or it is damaged.
         """
         model_uri = storage.normalise(model)
-        artifact = read_artifact_info(model_uri)
+        artifact = load_artifact(model_uri)
         size, default = artifact.info.input_size, artifact.info.score_threshold
         threshold = default if config.score_threshold is None else config.score_threshold
         limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)

@@ -12,7 +12,7 @@ from locray.config import PlanConfig
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import open_table
+from locray.labelling.table import check_apart, open_table
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
@@ -56,6 +56,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     source.check()
     identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
+    check_apart(source, table_uri)
     table = open_table(table_uri)
     report(Progress("listing"))
     with Difference.open(

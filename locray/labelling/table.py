@@ -22,6 +22,7 @@ from deltalake.transaction import AddAction
 
 from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.sources import Source
 from locray.storage.s3_errors import store_error
 
 WRITE_ID = "locray.write_id"
@@ -54,6 +55,20 @@ def open_table(uri: str) -> DeltaTable | None:
     if missing:
         raise UsageError(f"{uri} is a Delta table, but no predictions table: it has no column {', '.join(missing)}.")
     return table
+
+
+def check_apart(source: Source, uri: str) -> None:
+    """Makes sure that no listing of the images takes up files of the table at the (normalised) URI.
+
+    Raises:
+        UsageError: it would, and every run would label the files that the one before it has written.
+    """
+    files = ("_delta_log/00000000000000000000.json", f"{schema.MODEL_ID}=m/{schema.RUN_DATE}=2000-01-01/part-0.parquet")
+    if any(source.lists(storage.join(uri, file)) for file in files):
+        raise UsageError(
+            f"the table {uri} lies among the images: its own files would be listed with them in the next run. "
+            "Give --table a place outside of --images"
+        )
 
 
 def create_table(uri: str) -> DeltaTable:

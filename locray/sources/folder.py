@@ -46,6 +46,10 @@ class FolderSource:
         """
         check_readable_folder(local_uri(self.path))
 
+    def lists(self, uri: str) -> bool:
+        """Whether the file lies below the folder."""
+        return path_below(self.path, uri) is not None
+
     def listing(self) -> Iterator[pa.RecordBatch]:
         """All files, as batches of `LISTING_SCHEMA`.
 
@@ -53,6 +57,14 @@ class FolderSource:
             StoreAccessError: a folder below may not be read.
         """
         return walk(self.path)
+
+
+def path_below(folder: str, uri: str) -> str | None:
+    """The path of a file relative to the folder that it lies in, however deep; None if it lies elsewhere."""
+    root = folder.rstrip("/") + "/"
+    if is_remote(uri) or not local_path(uri).startswith(root):
+        return None
+    return local_path(uri)[len(root) :]
 
 
 def walk(

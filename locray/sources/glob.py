@@ -15,7 +15,7 @@ from typing import Self
 import pyarrow as pa
 
 from locray.errors import UsageError
-from locray.sources.folder import walk
+from locray.sources.folder import path_below, walk
 from locray.storage import check_readable_folder, is_remote, local_path, local_uri
 
 _MAGIC = re.compile(r"[*?[]")
@@ -57,6 +57,11 @@ class GlobSource:
                 f"no file in {local_uri(self.folder)} matches {pattern!r}: check the pattern (in quotes, so that the "
                 f"shell leaves it alone; {_ANY_FOLDERS} matches any number of folders)"
             )
+
+    def lists(self, uri: str) -> bool:
+        """Whether the file matches."""
+        path = path_below(self.folder, uri)
+        return path is not None and matches(path.split("/"), self.segments)
 
     def listing(self) -> Iterator[pa.RecordBatch]:
         """All files that match, as batches of `LISTING_SCHEMA`.

@@ -68,6 +68,10 @@ class ObjectStoreSource:
         if self.prefix and next(list_objects(self.bucket, self.prefix), None) is None and exists(uri):
             raise UsageError(f"{uri} is one object: expected a prefix, or a table of URIs named *.csv or *.parquet")
 
+    def lists(self, uri: str) -> bool:
+        """Whether the object lies below the prefix."""
+        return uri.startswith(f"{S3_SCHEME}{self.bucket}/{self.prefix}")
+
     def listing(self) -> Iterator[pa.RecordBatch]:
         """All objects, as batches of `LISTING_SCHEMA`.
 

@@ -28,6 +28,9 @@ class Source(Protocol):
             StoreAccessError: it is missing, denied or does not answer.
         """
 
+    def lists(self, uri: str) -> bool:
+        """Whether the listing takes up a file at this normalised URI, were there one: asks neither disk nor store."""
+
     def listing(self) -> Iterator[pa.RecordBatch]:
         """All images, as batches of `LISTING_SCHEMA` of at most `BATCH_ROWS` rows, in no particular order.
 

@@ -63,6 +63,10 @@ class UriTableSource:
         """
         self._find_uri_column(self._column_names())
 
+    def lists(self, uri: str) -> bool:  # noqa: ARG002
+        """Never: a table names what it names."""
+        return False
+
     def listing(self) -> Iterator[pa.RecordBatch]:
         """The table's images, as batches of `LISTING_SCHEMA`.
 

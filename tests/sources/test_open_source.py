@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from locray.errors import UsageError
-from locray.sources import SOURCES, open_source
+from locray.sources import SOURCES, Source, open_source
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
 from locray.sources.object_store import ObjectStoreSource
@@ -60,3 +60,18 @@ def test_a_scheme_that_is_not_supported() -> None:
 def test_a_uri_column_needs_a_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--uri-column is for a table"):
         open_source(str(tmp_path), "path")
+
+
+@pytest.mark.parametrize(
+    ("source", "listed", "not_listed"),
+    [
+        (FolderSource("/photos"), "/photos/deep/er/t.parquet", "/photos2/t.parquet"),
+        (FolderSource("/"), "/photos/t", "s3://photos/t"),
+        (GlobSource("/photos", ("*", "*.jpg")), "/photos/a/b.jpg", "/photos/a/deep/b.jpg"),
+        (ObjectStoreSource("bucket", "photos/"), "s3://bucket/photos/t", "s3://bucket/photos2/t"),
+        (ObjectStoreSource("bucket", ""), "s3://bucket/t", "s3://bucket2/t"),
+    ],
+)
+def test_a_source_knows_what_it_would_list(source: Source, listed: str, not_listed: str) -> None:
+    assert source.lists(listed)
+    assert not source.lists(not_listed)
