@@ -1,5 +1,8 @@
 """Every detector keeps the contract, learns, and says of an image what torchvision's own network says of it."""
 
+import re
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,23 +11,16 @@ from torchvision.models import detection
 from locray.errors import UsageError
 from locray.models import build_model, default_input_size_px
 from locray.models.contract import LOSS, NO_OBJECT, Targets
-from locray.models.detections import MAX_CANDIDATES, Candidates, suppress, target_lists
+from locray.models.detections import Candidates, suppress, target_lists
 from locray.models.detector import DETECTORS
 from locray.models.pretrained import freeze_trunk, pretrained_stages, training_mode
 
 SMALL = [f"detector/{name}/resnet18" for name in DETECTORS]
 SIZE = 64
-CLASS_HEADS = ("cls_logits", "module_list", "cls_score")
-BOX_HEADS = ("bbox_reg", "bbox_pred")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Networks as small as these gain nothing from a second one, and wait for it where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+LAST_LAYER = re.compile(
+    r"((?P<box>bbox_reg|bbox_pred|regression_head\.module_list\.\d\.1)"
+    r"|cls_logits|cls_score|classification_head\.module_list\.\d\.1)$"
+)
 
 
 def images(number, size=SIZE, seed=0):
@@ -45,27 +41,35 @@ def squares():
     return batch, Targets(boxes, label_ids, label_ids != NO_OBJECT)
 
 
+@torch.no_grad()
 def make_lively(model, forward):
     """Makes the answers of random weights as different from one another as those of trained ones.
 
     Without this, activations grow or vanish from layer to layer, and thousands of anchors share one score.
     """
-    for layer in model.modules():
+    torch.manual_seed(1)
+    for name, layer in model.eval().named_modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = 1.0
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        forward(model.train())
-        for name, weight in model.named_parameters():
-            if any(part in name for part in CLASS_HEADS) and weight.ndim > 1:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 2 / weight[0].numel() ** 0.5)
-            elif any(part in name for part in BOX_HEADS) and name.endswith("bias"):
-                weight.copy_(torch.rand(weight.shape, generator=generator))
-    return model.eval()
+            layer.train()
+        elif last_layer := LAST_LAYER.search(name):
+            nn.init.normal_(layer.weight)
+            if last_layer["box"]:
+                nn.init.uniform_(layer.bias)
+            spread = 0.3 if last_layer["box"] else 2.0
+            layer.register_forward_hook(partial(_rescale, spread=spread))
+    forward(model)
+    model.eval()
+
+
+def _rescale(layer, _, answers, spread):
+    """Once, for the finest map, where a head is used for several."""
+    layer.weight.mul_(spread / answers.std())
+    layer._forward_hooks.clear()
 
 
 def lively(model):
-    return make_lively(model, lambda own: own.candidates(images(4)))
+    make_lively(model, lambda own: own.predict(images(4)))
 
 
 @pytest.fixture(params=SMALL)
@@ -112,7 +116,7 @@ def test_the_loss_falls_and_reaches_every_weight(detector):
         optimiser.zero_grad()
         parts[LOSS].backward()
         optimiser.step()
-        losses.append(float(parts[LOSS]))
+        losses.append(parts[LOSS].item())
     torch.testing.assert_close(parts[LOSS], sum(part for name, part in parts.items() if name != LOSS))
     assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []
     assert min(losses[-3:]) < 0.75 * losses[0], losses
@@ -161,26 +165,26 @@ class _Candidates(nn.Module):
         return tuple(self.model.candidates(batch))
 
 
+def last(model):
+    return getattr(model, "last_candidates", model.candidates)
+
+
 @pytest.mark.parametrize("name", DETECTORS)
 def test_torchvisions_own_network_gives_the_same(name, tmp_path):
-    chosen, size = DETECTORS[name], 320 if name == "ssdlite320" else 256
-    # Where background is a class, random weights find more than MAX_CANDIDATES above the usual floor.
-    floor = 0.6 if chosen.has_background else chosen.score_floor
+    chosen, size = DETECTORS[name], 320 if name == "ssdlite320" else 128
     torch.manual_seed(0)
-    if name == "faster_rcnn":
-        options = {"min_size": size, "max_size": size, "box_score_thresh": floor}
-    else:
-        options = {"score_thresh": floor, "detections_per_img": 100, "topk_candidates": 1000}
-        options |= {} if name == "ssdlite320" else {"min_size": size, "max_size": size}
+    sides = {} if name == "ssdlite320" else {"min_size": size, "max_size": size}
     num_labels = 3 + chosen.has_background
-    own = detection.__dict__[chosen.whole](weights=None, weights_backbone=None, num_classes=num_labels, **options)
-    batch = images(2, size)
-    make_lively(own, lambda whole: whole.backbone(batch.float() / 128 - 1))
+    own = detection.__dict__[chosen.whole](weights=None, weights_backbone=None, num_classes=num_labels, **sides)
+    batch = images(2, size).contiguous()
+    make_lively(own, lambda whole: whole(list(batch.float() / 255)))
     torch.save(own.state_dict(), tmp_path / "weights.pth")
     ours = build_model(f"detector/{name}", 3, size, str(tmp_path / "weights.pth")).eval()
-    ours.score_floor = floor
     with torch.no_grad():
-        assert (ours.candidates(batch).scores > 0).sum(dim=1).max() < MAX_CANDIDATES or name == "faster_rcnn"
+        # A floor that leaves fewer than either keeps: what is beyond that, each leaves out in its own way.
+        ours.score_floor = floor = float(last(ours)(batch).scores.sort(descending=True).values[:, 250].max())
+        rules = own.roi_heads if name == "faster_rcnn" else own
+        rules.score_thresh, rules.detections_per_img = floor, ours.max_detections
         wanted = own(list(batch.float() / 255))
         found = ours.predict(batch)
     for image, one in enumerate(wanted):
@@ -192,9 +196,11 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
         labels = 1000 * (found.label_ids[image] + chosen.has_background)
         mine = torch.cat([found.boxes_xyxy_px[image], 1000 * found.scores[image][:, None], labels[:, None]], dim=1)
         apart = torch.cdist(its, mine[used], p=torch.inf, compute_mode="donot_use_mm_for_euclid_dist")
-        # Those with the lowest scores may have lost their place to one of nearly the same score.
-        assert apart.amin(dim=1)[:-5].max() < 0.02
-        assert apart.amin(dim=0)[: len(its) - 5].max() < 0.02
+        # Pixels and thousandths of a score: what rounding becomes in fifty layers, and in two stages. Those with the
+        # lowest scores may have lost their place to one of nearly the same score.
+        tolerance = 0.5 if name == "faster_rcnn" else 0.2
+        assert apart.amin(dim=1)[:-5].max() < tolerance
+        assert apart.amin(dim=0)[: len(its) - 5].max() < tolerance
 
 
 def test_suppression_is_greedy_within_an_image_and_a_class():

@@ -1,6 +1,5 @@
 """Any convolutional network of torchvision becomes a trunk, with its weights."""
 
-
 import pytest
 import safetensors.torch
 import torch
