@@ -3,7 +3,15 @@
 from typing import Any
 
 from locray import schema
-from locray.config import DemoConfig, EvaluateConfig, LabelConfig, PlanConfig, StatusConfig, TrainConfig
+from locray.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ExportModelConfig,
+    LabelConfig,
+    PlanConfig,
+    StatusConfig,
+    TrainConfig,
+)
 from locray.console import Console
 from locray.errors import ExitCode
 
@@ -24,6 +32,15 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
 
     facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
+def export_model(config: ExportModelConfig, console: Console) -> ExitCode:
+    """`locray export-model`."""
+    from locray.models.export import export as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown("any" if value is None else value) for name, value in facts.items()})
     return ExitCode.DONE
 
 

@@ -3,6 +3,7 @@
 LocrayError
 ├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
 ├── FencedError       exit 5   another run has taken over the table's rows of this model
+├── ExportError       exit 1   an exported network that does not give its artifact's answers
 └── StoreError        exit 1   the store does not answer, retries spent
     └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
 
@@ -60,6 +61,10 @@ class FencedError(LocrayError):
     """Another run has claimed the table for the same model; this one must stop."""
 
     exit_code = ExitCode.FENCED
+
+
+class ExportError(LocrayError):
+    """An exported network does not give the answers of its artifact; no file was written."""
 
 
 class StoreError(LocrayError):
