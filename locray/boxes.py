@@ -19,12 +19,17 @@ def areas(boxes_xyxy: FloatArray) -> FloatArray:
     return np.asarray(sides[..., 0] * sides[..., 1])
 
 
-def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
-    """Intersection over union of every box in (N, 4) with every box in (M, 4), as (N, M) in [0, 1]."""
+def intersections(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
+    """Area that every box in (N, 4) has in common with every box in (M, 4), as (N, M)."""
     top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
     sides = np.clip(bottom_right - top_left, 0, None)
-    intersection = sides[..., 0] * sides[..., 1]
+    return np.asarray(sides[..., 0] * sides[..., 1])
+
+
+def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
+    """Intersection over union of every box in (N, 4) with every box in (M, 4), as (N, M) in [0, 1]."""
+    intersection = intersections(a_xyxy, b_xyxy)
     union = areas(a_xyxy)[:, None] + areas(b_xyxy)[None, :] - intersection
     return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))
 

@@ -1,19 +1,23 @@
 """One function a verb: run it, show its result, give the exit code. Called by the command line."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from locray import schema
+from locray import schema, storage
 from locray.config import (
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
     LabelConfig,
     PlanConfig,
+    PreviewConfig,
     StatusConfig,
     TrainConfig,
 )
 from locray.console import Console
-from locray.errors import ExitCode
+from locray.errors import ExitCode, LocrayError
+
+if TYPE_CHECKING:
+    from locray.training.run import TrainSummary
 
 
 def train(config: TrainConfig, console: Console) -> ExitCode:
@@ -22,6 +26,34 @@ def train(config: TrainConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     facts = summary.to_dict()
+    page = _training_page(config, summary, console)
+    console.result(
+        facts | {"page": page}, {name: _shown(value) for name, value in facts.items()} | {"page": page or ""}
+    )
+    return ExitCode.DONE
+
+
+def _training_page(config: TrainConfig, summary: "TrainSummary", console: Console) -> str | None:
+    """Writes the page of a training, where it isn't there from before. Without it, the model is as good."""
+    from locray.report.training import page_uri, write_training_page
+
+    uri = page_uri(config)
+    names = ("epochs", "best_epoch", "train_images", "val_images", "images_per_s", "wall_s")
+    facts = {name.replace("_", " "): _shown(getattr(summary, name)) for name in names}
+    try:
+        if not (summary.already_trained and storage.exists(uri)):
+            write_training_page(config, summary.model_id, facts, summary.best_epoch, console.report)
+    except LocrayError as error:
+        console.say(f"The model is there, but its page could not be made: {error}")
+        return None
+    return uri
+
+
+def preview(config: PreviewConfig, console: Console) -> ExitCode:
+    """`locray preview`."""
+    from locray.report.preview import preview as run
+
+    facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items()})
     return ExitCode.DONE
 
@@ -30,8 +62,20 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
     """`locray evaluate`."""
     from locray.evaluation.run import evaluate as run
 
-    facts = run(config, console.report).to_dict()
-    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    evaluation = run(config, console.report)
+    if config.page is not None:
+        from locray.images.decode import DecodeLimits
+        from locray.report.evaluation import write_evaluation_page
+
+        write_evaluation_page(config.page, evaluation, DecodeLimits(config.max_bytes, config.max_pixels))
+    facts = evaluation.summary.to_dict()
+    long = {"calibration", "classes", "confusion"}
+    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in long}
+    each = {
+        f"  {row['label']}": _shown({name: item for name, item in row.items() if item is not None and name != "label"})
+        for row in facts["classes"]
+    }
+    console.result(facts, lines | {"calibration_error": _shown(facts["calibration"]["error"])} | each)
     return ExitCode.DONE
 
 

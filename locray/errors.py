@@ -4,6 +4,8 @@ LocrayError
 ├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
 ├── FencedError       exit 5   another run has taken over the table's rows of this model
 ├── ExportError       exit 1   an exported network that does not give its artifact's answers
+├── RunStoppedError   exit 1   somebody asked the training to stop; it is saved
+├── WorkersFailedError exit 1  the training's workers died again and again
 └── StoreError        exit 1   the store does not answer, retries spent
     └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
 
@@ -65,6 +67,14 @@ class FencedError(LocrayError):
 
 class ExportError(LocrayError):
     """An exported network does not give the answers of its artifact; no file was written."""
+
+
+class RunStoppedError(LocrayError):
+    """A training was asked to stop before its end; the same command goes on."""
+
+
+class WorkersFailedError(LocrayError):
+    """The workers of a training died more often than is forgiven."""
 
 
 class StoreError(LocrayError):

@@ -27,6 +27,10 @@ LABEL = "label"
 SCORE = "score"
 XMIN, YMIN, XMAX, YMAX = "xmin", "ymin", "xmax", "ymax"
 
+FILENAME = "filename"
+OBJECTS = "objects"
+IS_CROWD = "is_crowd"
+
 STATUS_OK = "ok"
 STATUS_FAILED = "failed"
 STATUS_DEFERRED = "deferred"
@@ -87,6 +91,28 @@ PREDICTIONS_SCHEMA = pa.schema(
     ]
 )
 """The predictions table: one row for every image, model and configuration."""
+
+ANNOTATION = pa.struct(
+    [
+        pa.field(LABEL, pa.string(), nullable=False),
+        pa.field(XMIN, pa.float64()),
+        pa.field(YMIN, pa.float64()),
+        pa.field(XMAX, pa.float64()),
+        pa.field(YMAX, pa.float64()),
+        pa.field(IS_CROWD, pa.bool_()),
+    ]
+)
+"""One annotated object, in pixels of the frame `WIDTH` x `HEIGHT`; null corners: the class alone is known."""
+
+ANNOTATED_SCHEMA = pa.schema(
+    [
+        pa.field(IMAGE_URI, pa.string(), nullable=False),
+        pa.field(WIDTH, pa.int32()),
+        pa.field(HEIGHT, pa.int32()),
+        pa.field(OBJECTS, pa.list_(ANNOTATION)),
+    ]
+)
+"""An annotated data set as a table, a row an image. No objects: the image shows none; null: it is not annotated."""
 
 PARTITION_COLUMNS = [MODEL_ID, RUN_DATE]
 KEY_COLUMNS = [IMAGE_URI, ETAG, MODEL_ID, CONFIG_HASH]

@@ -53,8 +53,11 @@ def test_from_annotations_to_a_table_that_evaluation_agrees_with(
     some_of(real_data / "runway", data)
     trained = last_line("train", "--data", str(data), "--format", "voc", "--output", model, *MODEL)
     assert (trained["train_images"], trained["val_images"], trained["epochs"]) == (192, 32, 2)
+    page = tmp_path / "model" / "report.html"
+    assert trained["page"] == str(page)
+    assert "of split &#39;val&#39;" in page.read_text()
     again = last_line("train", "--data", str(data), "--format", "voc", "--output", model, *MODEL)
-    assert (again["already_trained"], again["model_id"]) == (True, trained["model_id"])
+    assert (again["already_trained"], again["model_id"], again["page"]) == (True, trained["model_id"], str(page))
 
     truth = {Path(record.image_uri).name: record for record in read_dataset(str(data), "voc", "test").records}
     for name in truth:
@@ -73,3 +76,7 @@ def test_from_annotations_to_a_table_that_evaluation_agrees_with(
     right = sum(best[name] in {found.label for found in record.objects} for name, record in truth.items())
     assert evaluation["class_accuracy"] == pytest.approx(right / len(truth), abs=1e-3)
     assert 0 < float(str(evaluation["mean_iou"])) < 1
+
+    from_table = last_line("evaluate", "--data", str(data), "--format", "voc", "--table", table)
+    assert from_table["images"] == len(truth)
+    assert {**from_table, "table": None, "wall_s": 0} == {**evaluation, "wall_s": 0}

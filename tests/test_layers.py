@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "locray"
 
 LAYERS = {
     0: {"errors", "schema", "boxes", "config", "progress"},
-    1: {"storage", "sources", "images", "datasets"},
+    1: {"storage", "sources", "images", "datasets", "metrics"},
     2: {"models"},
     3: {"cluster", "training", "labelling", "evaluation"},
     4: {"demo", "report", "explain", "console", "commands", "cli"},
@@ -27,7 +27,8 @@ NOT_BESIDE = {
     "storage": {"sources", "images", "datasets"},
     "images": {"sources", "datasets"},
     "sources": {"images", "datasets"},
-    "datasets": {"images", "sources"},
+    "datasets": {"images", "sources", "metrics"},
+    "metrics": {"storage", "sources", "images", "datasets"},
     "labelling": {"training", "evaluation"},
     "training": {"labelling", "evaluation"},
     "evaluation": {"training"},
@@ -179,7 +180,7 @@ def test_every_module_says_what_it_is():
         ("storage.files", "import locray.sources.folder"),
         ("schema", "from locray import storage"),
         ("models.artifact", "import importlib\nimportlib.import_module('locray.labelling.run')"),
-        ("labelling.run", "from locray.evaluation.metrics import evaluate"),
+        ("labelling.run", "from locray.evaluation.run import evaluate"),
         ("training.run", "from locray.labelling.plan import Pipeline"),
         ("evaluation.run", "import locray.cli"),
     ],

@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from locray import storage
-from locray.datasets import csv_boxes, voc
+from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
+from locray.datasets.files import USUAL_SPLITS, MissingSplitError, below, list_files
+from locray.datasets.predictions import PredictionsFormat
 from locray.datasets.records import Annotation, Dataset, LeftOut, Record
 from locray.errors import UsageError
 
@@ -40,30 +42,108 @@ class DatasetFormat(Protocol):
         ...
 
 
-FORMATS: Mapping[str, DatasetFormat] = {"csv": csv_boxes, "voc": voc}
+DEFAULT_MIN_SCORE = 0.5
+
+FORMATS: Mapping[str, DatasetFormat] = {
+    "coco": coco,
+    "csv": csv_boxes,
+    "folders": folders,
+    "parquet": parquet,
+    "predictions": PredictionsFormat(DEFAULT_MIN_SCORE),
+    "regions": regions,
+    "voc": voc,
+    "yolo": yolo,
+}
 """Every format, by the name that `--format` takes."""
 
 VALIDATION_SPLIT = "val"
 
+_USUAL_NAMES = {
+    "train": ("training",),
+    VALIDATION_SPLIT: ("valid", "validation"),
+    "test": ("testing",),
+}
+"""What the splits of other tools are called for ours; taken where the data has none of our name."""
 
-def read_dataset(data_uri: str, format_name: str, split: str) -> Dataset:
-    """The images of one split with their boxes, from a folder or an object store.
+_ASKED_FOR = frozenset({LeftOut.LOW_SCORE})
+"""What is left out by an option, not because it can't be used: no reason for `strict` to stop."""
+
+
+def read_dataset(
+    data_uri: str, format_name: str, split: str, *, min_score: float = DEFAULT_MIN_SCORE, strict: bool = False
+) -> Dataset:
+    """The images of one split with their boxes, from a folder, a zip archive or an object store.
+
+    Args:
+        data_uri: As a user names it. In an archive that holds one folder alone, that folder is meant.
+        format_name: A name of `FORMATS`.
+        split: Its name; `train`, `val` and `test` also find `training`, `valid`, `validation` and `testing`.
+        min_score: Least score of a detection, with `predictions`.
+        strict: Whether annotations that can't be used are an error, instead of being left out and counted.
 
     Raises:
         UsageError: unknown format or split, or annotations that can't be read; the message names what was found.
         StoreError: the store failed.
     """
-    return _format_named(format_name).read(storage.normalise(data_uri), split)
+    chosen = _format_named(format_name)
+    if isinstance(chosen, PredictionsFormat):
+        chosen = replace(chosen, min_score=min_score)
+    dataset = _read_split(chosen, _root(data_uri, chosen), split)
+    if strict:
+        _check_nothing_left_out(dataset)
+    return dataset
+
+
+def _read_split(chosen: DatasetFormat, root: str, split: str) -> Dataset:
+    try:
+        return chosen.read(root, split)
+    except MissingSplitError:
+        there = set(chosen.splits(root))
+        other = next((name for name in _USUAL_NAMES.get(split, ()) if name in there), None)
+        if other is None:
+            raise
+    return replace(chosen.read(root, other), split=split)
+
+
+def _check_nothing_left_out(dataset: Dataset) -> None:
+    counts = {reason: count for reason, count in dataset.left_out.items() if reason not in _ASKED_FOR}
+    if not counts:
+        return
+    reason, places = next(pair for pair in dataset.left_out_places.items() if pair[0] in counts)
+    found = ", ".join(f"{count} x {reason}" for reason, count in counts.items())
+    raise UsageError(
+        f"{places[0]}: {reason}. Found in split {dataset.split!r}: {found}. Expected annotations that can all be used, "
+        "as --strict asks for: correct them, or leave them out by reading without it."
+    )
 
 
 def list_splits(data_uri: str, format_name: str) -> list[str]:
-    """The names of the splits, sorted; empty where nothing looks like this format.
+    """The names of the splits, sorted, by the usual ones where others mean the same; empty where nothing is found.
 
     Raises:
         UsageError: unknown format.
         StoreError: the store failed.
     """
-    return _format_named(format_name).splits(storage.normalise(data_uri))
+    chosen = _format_named(format_name)
+    found = set(chosen.splits(_root(data_uri, chosen)))
+    for usual, others in _USUAL_NAMES.items():
+        other = next((name for name in others if name in found), None)
+        if other is not None and usual not in found:
+            found = found - {other} | {usual}
+    return sorted(found)
+
+
+def _root(data_uri: str, chosen: DatasetFormat) -> str:
+    """The folder that the format's files are looked for in."""
+    uri = storage.normalise(data_uri)
+    if not storage.is_archive(uri):
+        return uri
+    whole_uri = storage.archive_folder(uri)
+    names = {below(whole_uri, member).partition("/")[0] for member in list_files(whole_uri)}
+    if len(names) != 1 or names <= USUAL_SPLITS:
+        return whole_uri
+    folder_uri = storage.join(whole_uri, *names)
+    return folder_uri if chosen.splits(folder_uri) else whole_uri
 
 
 def _format_named(name: str) -> DatasetFormat:
@@ -107,7 +187,9 @@ def split_for_validation(dataset: Dataset, fraction: float) -> tuple[Dataset, Da
     validation = tuple(record for record, chosen in zip(dataset.records, in_validation, strict=True) if chosen)
     return (
         replace(dataset, records=training),
-        replace(dataset, split=VALIDATION_SPLIT, records=validation, left_out={}, num_clipped_boxes=0),
+        replace(
+            dataset, split=VALIDATION_SPLIT, records=validation, left_out={}, left_out_places={}, num_clipped_boxes=0
+        ),
     )
 
 

@@ -1,7 +1,8 @@
 """One CSV file a split, one row an object. Format name `csv`. Read through `locray.datasets`; written by the demo.
 
 The first line names the columns, in any order: `filename,class,xmin,ymin,xmax,ymax` and, if known, `width,height`;
-others are ignored. A row whose class and box are empty is an image without objects.
+others are ignored. A row whose class and box are empty is an image without objects; one whose box alone is empty is an
+object of which only the class is known.
 
 A split's file is `<root>/<split>.csv`, `<root>/<split>_labels.csv` or `<root>/images/<split>_labels.csv`. Its images
 are looked for in the file's own folder, then below it in `images/`, `<split>/` and `images/<split>/`.
@@ -9,24 +10,16 @@ are looked for in the file's own folder, then below it in `images/`, `<split>/` 
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 
 from locray import storage
-from locray.datasets.records import (
-    Annotation,
-    Dataset,
-    DatasetBuilder,
-    Described,
-    LeftOut,
-    decoded,
-    missing_split,
-    number,
-    side_px,
-)
+from locray.datasets.building import DatasetBuilder
+from locray.datasets.fields import decoded, number, plain, side_px
+from locray.datasets.files import ImageFinder, list_files, missing_split
+from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut
 from locray.errors import UsageError
-from locray.schema import HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
+from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
 
-FILENAME = "filename"
 CLASS = "class"
 BOX = (XMIN, YMIN, XMAX, YMAX)
 
@@ -36,7 +29,7 @@ ENDING = ".csv"
 
 def splits(data_uri: str) -> list[str]:
     """The names of the splits under `data_uri`, sorted."""
-    return sorted(_split_files(data_uri, storage.list_uris(data_uri)))
+    return sorted(_split_files(data_uri, list_files(data_uri)))
 
 
 def read(data_uri: str, split: str) -> Dataset:
@@ -46,17 +39,18 @@ def read(data_uri: str, split: str) -> Dataset:
         UsageError: no such split, a row that can't be read (naming file, line and field), or no image found.
         StoreError: the store failed.
     """
-    uris = storage.list_uris(data_uri)
+    uris = list_files(data_uri)
     files = _split_files(data_uri, uris)
     if split not in files:
         raise missing_split(data_uri, split, files, f"<split>{ENDING} or <split>{LABELS_ENDING}, here or in images/")
-    present = set(uris)
+    images = ImageFinder(uris)
     folder_uri = files[split].rpartition("/")[0]
-    builder = DatasetBuilder(data_uri, split)
+    folder_uris = [storage.join(folder_uri, *place) for place in ((), ("images",), (split,), ("images", split))]
+    builder = DatasetBuilder(data_uri, split, object_noun="line")
     for described in parse_csv(decoded(storage.read_bytes(files[split]), files[split]), files[split]):
-        image_uri = _find_image(folder_uri, split, described.filename or "", present)
+        image_uri = images.find(folder_uris, described.filename or "")
         if image_uri is None:
-            builder.leave_out(LeftOut.NO_IMAGE)
+            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
         else:
             builder.add(image_uri, described)
     return builder.build()
@@ -78,17 +72,20 @@ def parse_csv(text: str, where: str) -> list[Described]:
         column_of = _columns(next(rows, []), where)
         for row in rows:
             if row:
-                _take_row(images, row, column_of, f"{where}, line {rows.line_num}")
+                _take_row(images, row, column_of, where, rows.line_num)
     except csv.Error as error:
         raise UsageError(f"{where}, line {rows.line_num}: not a CSV row ({error}).") from None
-    return [Described(name, tuple(image.objects), image.width_px, image.height_px) for name, image in images.items()]
+    return [
+        Described(name, tuple(image.objects), image.width_px, image.height_px, image.where, image.lines)
+        for name, image in images.items()
+    ]
 
 
 def write_csv(images: Iterable[Described]) -> str:
     """The text that `parse_csv` reads back into the same images.
 
     Args:
-        images: Each with a file name of its own, and with a width where it has a height.
+        images: Each with a file name of its own, and without crowds.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -98,17 +95,21 @@ def write_csv(images: Iterable[Described]) -> str:
         if not image.objects:
             writer.writerow([image.filename, *frame, "", "", "", "", ""])
         for annotation in image.objects:
-            writer.writerow([image.filename, *frame, annotation.label, *map(_plain, annotation.box_xyxy_px or ())])
+            assert not annotation.is_crowd, "there is no column for crowds"
+            box = ["", "", "", ""] if annotation.box_xyxy_px is None else map(plain, annotation.box_xyxy_px)
+            writer.writerow([image.filename, *frame, annotation.label, *box])
     return text.getvalue()
 
 
 class _Image:
     """What the rows read so far say of one image."""
 
-    def __init__(self, width_px: int | None, height_px: int | None) -> None:
+    def __init__(self, width_px: int | None, height_px: int | None, where: str) -> None:
         self.width_px = width_px
         self.height_px = height_px
+        self.where = where
         self.objects: list[Annotation] = []
+        self.lines: list[int] = []
 
 
 def _columns(header: list[str], where: str) -> dict[str, int]:
@@ -122,7 +123,10 @@ def _columns(header: list[str], where: str) -> dict[str, int]:
     return {name: position for position, name in enumerate(names)}
 
 
-def _take_row(images: dict[str, _Image], row: list[str], column_of: Mapping[str, int], where: str) -> None:
+def _take_row(
+    images: dict[str, _Image], row: list[str], column_of: Mapping[str, int], file_name: str, line: int
+) -> None:
+    where = f"{file_name}, line {line}"
     if len(row) != len(column_of):
         raise UsageError(f"{where}: found {len(row)} fields, expected {len(column_of)} as in the header line.")
     fields = {name: row[position] for name, position in column_of.items()}
@@ -130,24 +134,26 @@ def _take_row(images: dict[str, _Image], row: list[str], column_of: Mapping[str,
         raise UsageError(f"{where}, field {FILENAME}: found nothing, expected the name of an image.")
     width_px = side_px(fields.get(WIDTH), f"{where}, field {WIDTH}")
     height_px = side_px(fields.get(HEIGHT), f"{where}, field {HEIGHT}")
-    image = images.setdefault(fields[FILENAME], _Image(width_px, height_px))
+    image = images.get(fields[FILENAME])
+    if image is None:
+        image = images[fields[FILENAME]] = _Image(width_px, height_px, f"{file_name}, image {fields[FILENAME]!r}")
     if (image.width_px, image.height_px) != (width_px, height_px):
         raise UsageError(
             f"{where}, fields {WIDTH} and {HEIGHT}: found {width_px} x {height_px} for {fields[FILENAME]!r}, "
             f"but {image.width_px} x {image.height_px} in an earlier line. Expected one frame for an image."
         )
     label = fields[CLASS].strip()
-    if not label and not any(fields[name].strip() for name in BOX):
-        return
-    if not label:
+    has_box = any(fields[name].strip() for name in BOX)
+    if not label and has_box:
         raise UsageError(f"{where}, field {CLASS}: found nothing beside a box, expected the name of its class.")
+    if label:
+        image.lines.append(line)
+        image.objects.append(Annotation(label, _box(fields, where) if has_box else None))
+
+
+def _box(fields: Mapping[str, str], where: str) -> Box:
     xmin, ymin, xmax, ymax = (number(fields[name], f"{where}, field {name}") for name in BOX)
-    image.objects.append(Annotation(label, (xmin, ymin, xmax, ymax)))
-
-
-def _plain(value: float) -> str:
-    """A number as people write it, and exact: 12 and not 12.0."""
-    return str(int(value)) if value == int(value) else repr(value)
+    return xmin, ymin, xmax, ymax
 
 
 def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
@@ -157,16 +163,8 @@ def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
         folder_uri = storage.join(data_uri, *folders)
         for uri in uris:
             folder, _, name = uri.rpartition("/")
-            split = name.removesuffix(ending)
-            is_of_other_kind = ending == ENDING and name.endswith(LABELS_ENDING)
-            if folder == folder_uri and name.endswith(ending) and split and not is_of_other_kind:
+            split = name[: -len(ending)]
+            is_of_other_kind = ending == ENDING and name.lower().endswith(LABELS_ENDING)
+            if folder == folder_uri and name.lower().endswith(ending) and split and not is_of_other_kind:
                 files.setdefault(split, uri)
     return files
-
-
-def _find_image(folder_uri: str, split: str, filename: str, present: Set[str]) -> str | None:
-    if filename.startswith("/"):  # a path of the machine that the annotations were made on
-        return None
-    places = ((), ("images",), (split,), ("images", split))
-    candidates = (storage.join(folder_uri, *place, filename) for place in places)
-    return next((uri for uri in candidates if uri in present), None)

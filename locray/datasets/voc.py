@@ -12,33 +12,24 @@ Objects marked `difficult` or `truncated` are objects like others.
 
 import posixpath
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NoReturn
 from xml.etree import ElementTree
 
 from locray import storage
-from locray.datasets.records import (
-    Annotation,
-    Dataset,
-    DatasetBuilder,
-    Described,
-    LeftOut,
-    decoded,
-    missing_split,
-    number,
-    side_px,
-)
+from locray.datasets.building import DatasetBuilder
+from locray.datasets.fields import decoded, number, plain, side_px
+from locray.datasets.files import below, list_files, missing_split
+from locray.datasets.records import Annotation, Dataset, Described, LeftOut
 from locray.errors import UsageError
-from locray.schema import HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
+from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
 
 XML_ENDING = ".xml"
 LIST_ENDING = ".txt"
 EXPECTED = "ImageSets/Main/<split>.txt, or XML files beside their images in <split>/ or images/<split>/"
 
-_READ_THREADS = 32
 _NOT_IMAGES = frozenset({".txt", ".json", ".csv"})
 _MARK = re.compile(r"\s+(-1|0|1)$")
 
@@ -58,15 +49,21 @@ def read(data_uri: str, split: str) -> Dataset:
     found = _listed_split(data_uri, split) or _folder_split(data_uri, split)
     if found is None:
         raise missing_split(data_uri, split, splits(data_uri), EXPECTED)
-    annotated = [image_id for image_id in found.image_ids if image_id in found.annotation_uris]
     builder = DatasetBuilder(data_uri, split)
-    builder.leave_out(LeftOut.NO_ANNOTATION, len(found.image_ids) - len(annotated))
-    texts = _read_all([found.annotation_uris[image_id] for image_id in annotated])
+    annotated = []
+    for image_id, times in Counter(found.image_ids).items():
+        if image_id in found.annotation_uris:
+            annotated.append(image_id)
+        else:
+            builder.leave_out(LeftOut.NO_ANNOTATION, f"split {split!r} of {data_uri}: {image_id} has no annotation")
+        for _ in range(times - 1):
+            builder.leave_out(LeftOut.DUPLICATE_ID, f"split {split!r} of {data_uri}: {image_id} again")
+    texts = storage.read_all([found.annotation_uris[image_id] for image_id in annotated])
     for image_id, xml in zip(annotated, texts, strict=True):
         described = parse_voc(xml, found.annotation_uris[image_id])
         image_uri = found.image_of(image_id, described.filename)
         if image_uri is None:
-            builder.leave_out(LeftOut.NO_IMAGE)
+            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no such image")
         else:
             builder.add(image_uri, described)
     return builder.build()
@@ -92,14 +89,39 @@ def parse_voc(xml: str | bytes, where: str) -> Described:
     if root.tag != "annotation":
         raise UsageError(f"{where}: found <{root.tag}>, expected a Pascal VOC <annotation>.")
     return Described(
-        filename=(root.findtext("filename") or "").strip() or None,
+        filename=(root.findtext(FILENAME) or "").strip() or None,
         objects=tuple(
             _parse_object(element, f"{where}, object {index}")
             for index, element in enumerate(root.findall("object"), start=1)
         ),
         width_px=side_px(root.findtext(f"size/{WIDTH}"), f"{where}, field size/{WIDTH}"),
         height_px=side_px(root.findtext(f"size/{HEIGHT}"), f"{where}, field size/{HEIGHT}"),
+        where=where,
     )
+
+
+def write_voc(image: Described) -> bytes:
+    """The file that `parse_voc` reads back into the same image; every object with a box, and no crowds.
+
+    The name and the labels hold no control characters, which XML can't, and no white space at their ends.
+    """
+    root = ElementTree.Element("annotation")
+    if image.filename is not None:
+        ElementTree.SubElement(root, FILENAME).text = image.filename
+    size = ElementTree.SubElement(root, "size")
+    for name, side in ((WIDTH, image.width_px), (HEIGHT, image.height_px)):
+        ElementTree.SubElement(size, name).text = str(side or 0)
+    for annotation in image.objects:
+        assert annotation.box_xyxy_px is not None, "an object needs its box"
+        assert not annotation.is_crowd, "there is no element for crowds"
+        element = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(element, "name").text = annotation.label
+        box = ElementTree.SubElement(element, "bndbox")
+        for name, value in zip((XMIN, YMIN, XMAX, YMAX), annotation.box_xyxy_px, strict=True):
+            ElementTree.SubElement(box, name).text = plain(value)
+    ElementTree.indent(root)
+    data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -143,8 +165,8 @@ def _files_by_id(folder_uri: str, *, deep: bool) -> tuple[dict[str, str], dict[s
     """The XML files and the images of a folder, each by id."""
     annotations: dict[str, str] = {}
     images: defaultdict[str, list[str]] = defaultdict(list)
-    for uri in storage.list_uris(folder_uri):
-        image_id, ending = posixpath.splitext(_below(folder_uri, uri))
+    for uri in list_files(folder_uri):
+        image_id, ending = posixpath.splitext(below(folder_uri, uri))
         if "/" in image_id and not deep:
             continue
         if ending.lower() == XML_ENDING:
@@ -152,10 +174,6 @@ def _files_by_id(folder_uri: str, *, deep: bool) -> tuple[dict[str, str], dict[s
         elif ending.lower() not in _NOT_IMAGES:
             images[image_id].append(uri)
     return annotations, images
-
-
-def _below(folder_uri: str, uri: str) -> str:
-    return uri.removeprefix(folder_uri).lstrip("/")
 
 
 def _listed_split(data_uri: str, split: str) -> _Split | None:
@@ -167,7 +185,7 @@ def _listed_split(data_uri: str, split: str) -> _Split | None:
     _, images = _files_by_id(storage.join(data_uri, "JPEGImages"), deep=True)
     # A name may end in " 1" without that being a mark.
     image_ids = [line if line in annotations else _MARK.sub("", line) for line in lines]
-    return _Split(list(dict.fromkeys(image_ids)), annotations, images)
+    return _Split(image_ids, annotations, images)
 
 
 def _folder_split(data_uri: str, split: str) -> _Split | None:
@@ -187,11 +205,11 @@ def _split_lists(data_uri: str) -> dict[str, list[str]]:
     A class's list marks every image with -1, 0 or 1, and is named for a split that is there as well.
     """
     folder_uri = storage.join(data_uri, "ImageSets", "Main")
-    uris = [uri for uri in storage.list_uris(folder_uri) if uri.endswith(LIST_ENDING)]
-    names = [_below(folder_uri, uri).removesuffix(LIST_ENDING) for uri in uris]
+    uris = [uri for uri in list_files(folder_uri) if uri.lower().endswith(LIST_ENDING)]
+    names = [below(folder_uri, uri)[: -len(LIST_ENDING)] for uri in uris]
     lines = [
         [line.strip() for line in decoded(data, uri).splitlines()]
-        for uri, data in zip(uris, _read_all(uris), strict=True)
+        for uri, data in zip(uris, storage.read_all(uris), strict=True)
     ]
     lists = {name: [line for line in of_one if line] for name, of_one in zip(names, lines, strict=True)}
     return {
@@ -204,13 +222,8 @@ def _split_lists(data_uri: str) -> dict[str, list[str]]:
 def _folder_splits(data_uri: str) -> set[str]:
     """The folders `<split>/` and `images/<split>/` that hold XML files and others side by side."""
     holds: defaultdict[str, set[bool]] = defaultdict(set)
-    for uri in storage.list_uris(data_uri):
-        folder, _, name = _below(data_uri, uri).removeprefix("images/").rpartition("/")
+    for uri in list_files(data_uri):
+        folder, _, name = below(data_uri, uri).removeprefix("images/").rpartition("/")
         if folder and "/" not in folder:
             holds[folder].add(name.lower().endswith(XML_ENDING))
     return {folder for folder, kinds in holds.items() if kinds == {True, False}}
-
-
-def _read_all(uris: Sequence[str]) -> list[bytes]:
-    with ThreadPoolExecutor(_READ_THREADS) as threads:
-        return list(threads.map(storage.read_bytes, uris))

@@ -76,7 +76,7 @@ def demo(config: DemoConfig, report: Report) -> DemoSummary:
             data=data, format="csv", model=model, output=str(folder / "evaluation.json"), verbose=config.verbose
         ),
         report,
-    )
+    ).summary
     labelling = label(
         LabelConfig(images=str(folder / "images"), model=model, table=table, verbose=config.verbose), report
     )
@@ -130,9 +130,9 @@ def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary
         ),
         facts={
             "class accuracy": f"{evaluation.class_accuracy:.3f}",
-            "mean IoU": f"{evaluation.mean_iou:.3f}",
-            "localization accuracy": f"{evaluation.localization_accuracy:.3f}",
-            "mAP@[.5:.95]": f"{evaluation.map_50_95:.3f}",
+            "mean IoU": f"{evaluation.mean_iou or 0:.3f}",
+            "localization accuracy": f"{evaluation.localization_accuracy or 0:.3f}",
+            "mAP@[.5:.95]": f"{evaluation.map_50_95 or 0:.3f}",
             "images labelled": f"{labelling.ok:,}",
             "images failed": f"{labelling.failed:,}",
             "images/s, steady": f"{labelling.images_per_s_steady:,.0f}",

@@ -1,121 +1,156 @@
-"""An evaluation, from configuration to metrics, through the same stages as labelling. Called by the command line."""
+"""An evaluation, from configuration to metrics. Called by the command line and by `demo`."""
 
 import json
-from collections import Counter
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from locray import schema, storage
+from locray import storage
 from locray.config import EvaluateConfig
 from locray.datasets import read_dataset
-from locray.datasets.records import Dataset, Record
-from locray.errors import StoreError, UsageError
-from locray.evaluation.metrics import ImageResult, localization, mean_average_precision
+from locray.datasets.records import Dataset
+from locray.errors import UsageError
+from locray.evaluation.figures import Figures
+from locray.evaluation.model import evaluate_dataset
+from locray.evaluation.table import read_table
+from locray.evaluation.truth import Evaluated
 from locray.labelling.identity import Identity
-from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import Clock
-from locray.labelling.worklist import InlineWorklist
+from locray.metrics.calibration import BestCut, Calibration
+from locray.metrics.classification import ClassMetrics
 from locray.progress import Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
+class Confusion:
+    """A confusion matrix in plain values; a last row and a last column stand for nothing."""
+
+    labels: list[str]
+    counts: list[list[int]]
+    counted: str
+    """`images`, each by its best detection, or `objects`."""
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationSummary:
-    """An artifact's metrics on one split, as `--json` prints them."""
+    """Metrics on one split, as `--json` prints them. What no annotation tells anything about is None."""
 
     model_id: str
+    config_hash: str
     data: str
     split: str
+    table: str | None
     images: int
     objects: int
     class_accuracy: float
-    mean_iou: float
-    localization_accuracy: float
-    map_50_95: float
-    map_50: float
+    mean_iou: float | None
+    localization_accuracy: float | None
+    map_50_95: float | None
+    map_50: float | None
+    map_small: float | None
+    map_medium: float | None
+    map_large: float | None
+    best_cut: BestCut | None
+    """The score threshold with the highest F1."""
+    calibration: Calibration
+    classes: list[ClassMetrics]
+    confusion: Confusion
     errors: dict[str, int]
     left_out: dict[str, int]
     wall_s: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded for reading."""
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        return {name: _rounded(value) for name, value in asdict(self).items()}
 
 
-def evaluate(config: EvaluateConfig, report: Report) -> EvaluationSummary:
-    """Labels the images of a split in memory and compares with their annotations.
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What an evaluation found, and what it found it in."""
+
+    summary: EvaluationSummary
+    figures: Figures
+    dataset: Dataset
+    evaluated: Evaluated
+
+
+def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
+    """Compares predictions for the images of a split with their annotations.
+
+    The predictions are a table's, or are made now, in memory, by a model.
 
     Raises:
-        UsageError: the data set, the split or the model is not what it should be.
+        UsageError: the data set, the split, the model, the table or an output is not what it should be.
         StoreError: an image could not be fetched; metrics of a part would mislead.
     """
     clock = Clock()
     report(Progress("checking"))
-    identity = Identity.of(config.model or "", config)
-    dataset = read_dataset(config.data, config.format, config.split)
+    for output in (config.output, config.page):
+        _check_is_no_folder(output)
+    # Without a table, the configuration makes sure that there is a model.
+    identity = Identity.of(config.model or "", config) if config.table is None else None
+    dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     if not dataset.records:
         raise UsageError(f"the split {config.split!r} of {config.data} holds no images")
-    worklist = InlineWorklist.of(_listing(dataset), config.unit_size)
-    report(Progress("starting", planned=worklist.num_images))
-    pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
-    results: dict[int, ImageResult] = {}
-    errors: Counter[str] = Counter()
-    for rows in pipeline.rows(worklist):
-        for row in rows.to_pylist():
-            if row[schema.STATUS] == schema.STATUS_DEFERRED:
-                raise StoreError(f"{row[schema.IMAGE_URI]} could not be fetched: {row[schema.ERROR_MESSAGE]}")
-            errors.update([row[schema.ERROR_CODE]] if row[schema.ERROR_CODE] else [])
-            results[row[schema.ORDINAL]] = _result(dataset.records[row[schema.ORDINAL]], row[schema.DETECTIONS] or [])
-        clock.tick(len(results))
-        report(Progress("evaluating", len(results), worklist.num_images, {"images/s": clock.images_per_s_steady}))
-    summary = _summarise(config, identity, dataset, [results[ordinal] for ordinal in sorted(results)], errors, clock)
+    if identity is None:
+        evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
+    else:
+        evaluated = evaluate_dataset(dataset, identity, config, report)
+    report(Progress("measuring"))
+    figures = Figures.of(evaluated.results)
+    summary = summarise(config.data, dataset, evaluated, figures, table=config.table, wall_s=clock.wall_s)
     if config.output is not None:
         document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"
         storage.write_bytes(storage.normalise(config.output), document.encode())
-    return summary
+    return Evaluation(summary, figures, dataset, evaluated)
 
 
-def _listing(dataset: Dataset) -> pa.Table:
-    uris = pa.array([record.image_uri for record in dataset.records], pa.string())
-    unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
-    return pa.table([uris, *unknown], schema=schema.LISTING_SCHEMA)
+def _check_is_no_folder(output: str | None) -> None:
+    """Before the work, not after it."""
+    if output is None:
+        return
+    uri = storage.normalise(output)
+    if not storage.is_remote(uri) and os.path.isdir(storage.local_path(uri)):
+        raise UsageError(f"{uri} is a folder: expected the name of a file to write, such as {uri}/evaluation.html")
 
 
-def _result(record: Record, detections: list[dict[str, Any]]) -> ImageResult:
-    edges = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
-    return ImageResult(
-        true_labels=tuple(annotation.label for annotation in record.objects),
-        true_boxes_xyxy_px=np.array([a.box_xyxy_px for a in record.objects], dtype=np.float64).reshape(-1, 4),
-        labels=tuple(detection[schema.LABEL] for detection in detections),
-        scores=tuple(detection[schema.SCORE] for detection in detections),
-        boxes_xyxy_px=np.array([[d[edge] for edge in edges] for d in detections], dtype=np.float64).reshape(-1, 4),
-    )
-
-
-def _summarise(
-    config: EvaluateConfig,
-    identity: Identity,
-    dataset: Dataset,
-    results: list[ImageResult],
-    errors: Counter[str],
-    clock: Clock,
+def summarise(
+    data: str, dataset: Dataset, evaluated: Evaluated, figures: Figures, *, table: str | None, wall_s: float
 ) -> EvaluationSummary:
-    metrics = localization(results)
-    map_50_95, map_50 = mean_average_precision(results)
+    """The outcome of an evaluation of the data at a URI, by a model or from a table."""
+    localization, detection, confusion = figures.localization, figures.detection, figures.confusion
     return EvaluationSummary(
-        model_id=identity.model_id,
-        data=config.data,
-        split=config.split,
-        images=len(results),
-        objects=sum(len(result.true_labels) for result in results),
-        class_accuracy=metrics.class_accuracy,
-        mean_iou=metrics.mean_iou,
-        localization_accuracy=metrics.localization_accuracy,
-        map_50_95=map_50_95,
-        map_50=map_50,
-        errors=dict(errors),
+        model_id=evaluated.model_id,
+        config_hash=evaluated.config_hash,
+        data=data,
+        split=dataset.split,
+        table=table,
+        images=figures.images,
+        objects=figures.objects,
+        class_accuracy=localization.class_accuracy,
+        mean_iou=localization.mean_iou if figures.has_boxes else None,
+        localization_accuracy=localization.localization_accuracy if figures.has_boxes else None,
+        map_50_95=detection.map_50_95 if figures.has_boxes else None,
+        map_50=detection.map_50 if figures.has_boxes else None,
+        map_small=detection.map_small,
+        map_medium=detection.map_medium,
+        map_large=detection.map_large,
+        best_cut=figures.best_cut,
+        calibration=figures.calibration,
+        classes=list(figures.classes),
+        confusion=Confusion(
+            list(confusion.labels), confusion.counts.tolist(), "images" if confusion.one_object_each else "objects"
+        ),
+        errors=evaluated.errors,
         left_out=dict(dataset.left_out),
-        wall_s=clock.wall_s,
+        wall_s=wall_s,
     )
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, Mapping):
+        return {name: _rounded(item) for name, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

@@ -49,12 +49,14 @@ class DecodedImage:
         width_px: The upright picture's full width, whatever the scale of `image_hwc_u8`.
         height_px: Its full height.
         format: A name of `sniff.FORMATS`.
+        orientation: EXIF's, 1 to 8, as the file has it: how the stored picture was turned to become upright.
     """
 
     image_hwc_u8: NDArray[np.uint8]
     width_px: int
     height_px: int
     format: str
+    orientation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ def _decode_fast_jpeg(data: bytes, limits: DecodeLimits, min_side_px: int | None
         )
     except ValueError:
         return None
-    return DecodedImage(to_upright(image, orientation), *_upright_size(width, height, orientation), JPEG)
+    width, height = _upright_size(width, height, orientation)
+    return DecodedImage(to_upright(image, orientation), width, height, JPEG, orientation)
 
 
 def _decode_with_pillow(
@@ -130,7 +133,8 @@ def _decode_with_pillow(
         if rgb is None:
             message = f"colour mode {image.mode} is not supported"
             return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, message, name, width, height)
-        return DecodedImage(to_upright(np.array(rgb), orientation), width, height, name)
+        applied = orientation_of_exif(data) if name == TIFF else orientation
+        return DecodedImage(to_upright(np.array(rgb), orientation), width, height, name, applied)
 
 
 def _orientation(image: ImageFile, data: bytes, name: str) -> int:

@@ -1,4 +1,6 @@
-"""EXIF orientation, read from raw bytes without Pillow and applied to arrays. Called by `decode`.
+"""EXIF orientation, read from raw bytes without Pillow and applied to arrays and boxes. Called by `decode`.
+
+Training and evaluation call it for the boxes of annotations (`boxes_in_upright_frame`).
 
 Pillow's own reader warns and raises on the broken EXIF blocks that cameras and editors leave behind. This one looks
 for a single tag and answers 1, upright, for whatever it can't follow: broken EXIF never costs an image.
@@ -11,6 +13,8 @@ from itertools import starmap
 
 import numpy as np
 from numpy.typing import NDArray
+
+from locray.boxes import FloatArray
 
 UPRIGHT = 1
 
@@ -62,6 +66,49 @@ _UPRIGHT_VIEWS = {
     7: lambda hw: hw.T[::-1, ::-1],
     8: lambda hw: hw.T[::-1],
 }
+
+
+def boxes_to_upright(boxes_xyxy: FloatArray, orientation: int, width: float, height: float) -> FloatArray:
+    """Boxes (..., 4) of the stored picture, `width` x `height`, in the frame of what `to_upright` makes of it."""
+    left, top, right, bottom = np.moveaxis(boxes_xyxy, -1, 0)
+    if swaps_sides(orientation):
+        left, top, right, bottom, width, height = top, left, bottom, right, height, width
+    if orientation in _MIRRORED_IN_X:
+        left, right = width - right, width - left
+    if orientation in _MIRRORED_IN_Y:
+        top, bottom = height - bottom, height - top
+    return np.stack([left, top, right, bottom], axis=-1)
+
+
+def boxes_in_upright_frame(
+    boxes_xyxy: FloatArray, frame_wh: tuple[float, float], upright_wh: tuple[float, float], orientation: int
+) -> FloatArray:
+    """Boxes of annotations in the pixels of the upright picture.
+
+    Tools that ignore EXIF annotate the picture as it is stored, on its side. Their boxes are known by their frame:
+    it lies where the upright picture stands, or stands where that lies, and the file's orientation swaps the sides.
+
+    Args:
+        boxes_xyxy: (..., 4) in the units of `frame_wh`.
+        frame_wh: What the boxes were written in: the picture's own pixels, a scaled copy's or (1, 1); (0, 0) where
+            that is not known, and the boxes are taken for the upright picture's.
+        upright_wh: The upright picture, or the scaled one that boxes are wanted for.
+        orientation: 1 to 8, as in `DecodedImage`.
+    """
+    frame_width, frame_height = frame_wh
+    width, height = upright_wh
+    if not frame_width or not frame_height:
+        return boxes_xyxy
+    if swaps_sides(orientation) and (frame_width - frame_height) * (width - height) < 0:
+        boxes_xyxy = boxes_to_upright(boxes_xyxy, orientation, frame_width, frame_height)
+        frame_width, frame_height = frame_height, frame_width
+    scale_x, scale_y = width / frame_width, height / frame_height
+    return np.asarray(boxes_xyxy * np.array([scale_x, scale_y, scale_x, scale_y]))
+
+
+_MIRRORED_IN_X = frozenset({2, 3, 6, 7})
+_MIRRORED_IN_Y = frozenset({3, 4, 7, 8})
+"""Orientations of which the view below, once transposed where the sides are swapped, is reversed along an axis."""
 
 
 def swaps_sides(orientation: int) -> bool:

@@ -20,10 +20,11 @@ import obstore
 
 from locray.errors import ErrorCode, StoreError
 from locray.images.decode import ImageFailure
+from locray.storage.archives import MemberError, MemberTrouble, read_member
 from locray.storage.files import file_etag
 from locray.storage.s3 import DEFAULT_RETRIES, Retries, bare_etag, client, quoted_etag, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of
-from locray.storage.uris import is_plain_key, is_remote, local_path, split_s3
+from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -121,22 +122,22 @@ def _expected_bytes(request: FetchRequest, max_bytes: int) -> int:
 def _fetch(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
     if request.size_bytes is not None and request.size_bytes > max_bytes:
         return _too_many_bytes(request.size_bytes, max_bytes)
+    if is_in_archive(request.uri):
+        return _fetch_member(request, max_bytes, retries)
     if not is_remote(request.uri):
         return _fetch_file(request, max_bytes)
     bucket, key = split_s3(request.uri)
     fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
-    return _fetch_from_store(fetch_object, bucket, key, request, max_bytes, retries)
+    return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, max_bytes, retries))
 
 
 def _too_many_bytes(size_bytes: int, max_bytes: int) -> ImageFailure:
     return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {max_bytes}")
 
 
-def _fetch_from_store(
-    fetch_object: Callable[..., Outcome], bucket: str, key: str, request: FetchRequest, max_bytes: int, retries: Retries
-) -> Outcome:
+def _fetch_from_store(fetch_object: Callable[[], Outcome]) -> Outcome:
     try:
-        return fetch_object(bucket, key, request.etag, max_bytes, retries)
+        return fetch_object()
     except S3_ERRORS as error:
         code = code_of(error) or "no answer"
         match trouble_of(error):
@@ -170,6 +171,34 @@ def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes
             return _too_many_bytes(answer["ContentLength"], max_bytes)
         data = body.read()
     return Fetched(data, bare_etag(answer.get("ETag")), len(data), answer.get("LastModified"))
+
+
+_CODE_OF_MEMBER_TROUBLE = {
+    MemberTrouble.ABSENT: ErrorCode.NOT_FOUND,
+    MemberTrouble.ENCRYPTED: ErrorCode.ACCESS_DENIED,
+    MemberTrouble.UNSUPPORTED: ErrorCode.UNSUPPORTED_FORMAT,
+    MemberTrouble.DAMAGED: ErrorCode.CORRUPT,
+    MemberTrouble.TOO_LARGE: ErrorCode.TOO_MANY_BYTES,
+}
+
+
+def _fetch_member(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+    if is_remote(split_archive(request.uri)[0]):
+        return _fetch_from_store(lambda: _read_member(request, max_bytes, retries))
+    try:
+        return _read_member(request, max_bytes, retries)
+    except OSError as error:
+        return _file_trouble(error)
+
+
+def _read_member(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+    try:
+        data, etag, last_modified = read_member(request.uri, max_bytes=max_bytes, retries=retries)
+    except MemberError as error:
+        return ImageFailure(_CODE_OF_MEMBER_TROUBLE[error.trouble], str(error))
+    if request.etag not in (None, etag):
+        return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
+    return Fetched(data, etag, len(data), last_modified)
 
 
 _CODE_OF_ERRNO = {

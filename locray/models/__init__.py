@@ -1,10 +1,11 @@
 """The networks, their parts, and the artifact that holds one. Called by training, labelling and evaluation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from locray.errors import UsageError
-from locray.models import localizer, small_cnn
+from locray.models import detector, localizer, small_cnn
 from locray.models.contract import LabelModel
 from locray.models.names import closest
 
@@ -32,12 +33,14 @@ class ModelFamily:
     """A line of `MODELS`."""
 
     build: ModelBuilder
-    default_input_size_px: int
+    default_input_size_px: Callable[[str], int]
+    """The side of the square input that a variant usually takes, in pixels."""
 
 
 MODELS = {
-    "small_cnn": ModelFamily(small_cnn.build_small_cnn, small_cnn.DEFAULT_INPUT_SIZE_PX),
-    "localizer": ModelFamily(localizer.build_localizer, localizer.DEFAULT_INPUT_SIZE_PX),
+    "small_cnn": ModelFamily(small_cnn.build_small_cnn, lambda _: small_cnn.DEFAULT_INPUT_SIZE_PX),
+    "localizer": ModelFamily(localizer.build_localizer, lambda _: localizer.DEFAULT_INPUT_SIZE_PX),
+    "detector": ModelFamily(detector.build_detector, detector.default_input_size_px),
 }
 """The families by name. An architecture is named `<family>` or `<family>/<variant>`."""
 
@@ -48,9 +51,9 @@ def build_model(
     """A network by name, in training mode, on the CPU.
 
     Args:
-        architecture: such as `small_cnn` or `localizer/resnet18`.
+        architecture: such as `small_cnn`, `localizer/resnet18` or `detector/fcos`.
         num_classes: number of classes, at least 1.
-        input_size_px: side of the square input; none for the family's usual one.
+        input_size_px: side of the square input; none for the usual one.
         weights: URI or name of pretrained weights, or none for random ones.
 
     Raises:
@@ -58,19 +61,20 @@ def build_model(
     """
     assert num_classes >= 1
     family, variant = _family(architecture)
-    return family.build(variant, num_classes, input_size_px or family.default_input_size_px, weights)
+    return family.build(variant, num_classes, input_size_px or family.default_input_size_px(variant), weights)
 
 
 def default_input_size_px(architecture: str) -> int:
-    """The side of the square input that this architecture's family usually takes, in pixels."""
-    return _family(architecture)[0].default_input_size_px
+    """The side of the square input that this architecture usually takes, in pixels."""
+    family, variant = _family(architecture)
+    return family.default_input_size_px(variant)
 
 
 def _family(architecture: str) -> tuple[ModelFamily, str]:
     name, _, variant = architecture.partition("/")
     if name not in MODELS:
         raise UsageError(
-            f"no model named {architecture!r}{closest(name, MODELS)}. Known: small_cnn, localizer/<trunk>, where a "
-            "trunk is a network of torchvision, such as mobilenet_v2 or resnet18"
+            f"no model named {architecture!r}{closest(name, MODELS)}. Known: small_cnn, localizer/<trunk>, "
+            "detector/<name>[/<trunk>], where a trunk is a network of torchvision, such as mobilenet_v2 or resnet18"
         )
     return MODELS[name], variant

@@ -26,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class PredictedBoxes(NamedTuple):
     """Predictions of a batch, each image with the same number of places, highest score first.
 
-    An unused place has score 0. Fixed shapes keep the compiled network one static graph.
+    An unused place has score 0 and some finite box. Fixed shapes keep the compiled network one static graph.
     """
 
     boxes_xyxy_px: Tensor
@@ -61,6 +61,8 @@ class LabelModel(Protocol):
 
     input_size_px: int
     num_classes: int
+    max_detections: int
+    """Places for predictions: the most objects that it can find in an image."""
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         """The scalar to minimise under `LOSS`, and its parts for the log.

@@ -28,10 +28,12 @@ class Localizer(nn.Module):
     """A trunk, a neck that joins its feature maps of stride 16 and 32, and heads over the cells of stride 16.
 
     Args:
-        trunk: the feature maps.
+        trunk: the feature maps of stride 16 and 32.
         num_classes: number of classes; a further logit stands for "no object".
         input_size_px: side of the square input, a multiple of 32.
     """
+
+    max_detections = 1
 
     def __init__(self, trunk: Trunk, num_classes: int, input_size_px: int) -> None:
         super().__init__()
@@ -39,8 +41,9 @@ class Localizer(nn.Module):
         self.input_size_px = input_size_px
         self.normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
         self.trunk = trunk
-        self.lateral_fine = nn.Conv2d(trunk.fine_channels, _NECK_CHANNELS, 1)
-        self.lateral_coarse = nn.Conv2d(trunk.coarse_channels, _NECK_CHANNELS, 1)
+        fine_channels, coarse_channels = trunk.channels
+        self.lateral_fine = nn.Conv2d(fine_channels, _NECK_CHANNELS, 1)
+        self.lateral_coarse = nn.Conv2d(coarse_channels, _NECK_CHANNELS, 1)
         # Group norm: the neck has no pretrained statistics, and batches of a worker may be small.
         self.neck = nn.Sequential(
             nn.GroupNorm(8, _NECK_CHANNELS),
@@ -50,7 +53,7 @@ class Localizer(nn.Module):
             nn.ReLU(inplace=True),
         )
         self.cell_head = nn.Conv2d(_NECK_CHANNELS, 5, 3, padding=1)
-        class_channels = trunk.coarse_channels + _NECK_CHANNELS
+        class_channels = coarse_channels + _NECK_CHANNELS
         self.class_head = nn.Sequential(nn.Dropout(_CLASS_DROPOUT), nn.Linear(class_channels, num_classes + 1))
         side = input_size_px // _STRIDE
         centres = (torch.arange(side, dtype=torch.float32) + 0.5) * _STRIDE
@@ -122,4 +125,4 @@ def build_localizer(variant: str, num_classes: int, input_size_px: int, weights:
             f"localizer/{variant} needs an input size that is a multiple of {_COARSEST_STRIDE} pixels, "
             f"found {input_size_px}: use {nearest}"
         )
-    return Localizer(build_trunk(variant, weights), num_classes, input_size_px)
+    return Localizer(build_trunk(variant, weights, (_STRIDE, _COARSEST_STRIDE)), num_classes, input_size_px)

@@ -27,6 +27,8 @@ class SmallCnn(nn.Module):
         input_size_px: side of the square input.
     """
 
+    max_detections = 1
+
     def __init__(self, num_classes: int, input_size_px: int) -> None:
         super().__init__()
         self.num_classes = num_classes

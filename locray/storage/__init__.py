@@ -4,20 +4,25 @@ from locray.storage.files import (
     check_readable_folder,
     delete,
     exists,
+    is_archive,
     list_uris,
     open_file,
     open_parquet,
+    read_all,
     read_bytes,
     write_bytes,
 )
 from locray.storage.s3 import delta_storage_options
-from locray.storage.uris import is_remote, join, local_path, local_uri, normalise
+from locray.storage.uris import archive_folder, is_in_archive, is_remote, join, local_path, local_uri, normalise
 
 __all__ = [
+    "archive_folder",
     "check_readable_folder",
     "delete",
     "delta_storage_options",
     "exists",
+    "is_archive",
+    "is_in_archive",
     "is_remote",
     "join",
     "list_uris",
@@ -26,6 +31,7 @@ __all__ = [
     "normalise",
     "open_file",
     "open_parquet",
+    "read_all",
     "read_bytes",
     "write_bytes",
 ]

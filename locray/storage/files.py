@@ -6,22 +6,35 @@ millions go through `locray.sources` and `locray.images.fetch`.
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from locray.errors import StoreAccessError, StoreError
+from locray.storage.archives import has_member, is_archive_name, list_members, read_member
 from locray.storage.object_reader import ObjectReader
 from locray.storage.s3 import CHECK_RETRIES, client, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, store_error, trouble_of
-from locray.storage.uris import S3_SCHEME, is_plain_key, is_remote, local_path, local_uri, split_s3
+from locray.storage.uris import (
+    S3_SCHEME,
+    archive_folder,
+    is_in_archive,
+    is_plain_key,
+    is_remote,
+    local_path,
+    local_uri,
+    split_archive,
+    split_s3,
+)
 
 _DELETE_THREADS = 16
+_READ_THREADS = 32
+Result = TypeVar("Result")
 
 
 def file_etag(status: os.stat_result) -> str:
@@ -30,12 +43,15 @@ def file_etag(status: os.stat_result) -> str:
 
 
 def read_bytes(uri: str) -> bytes:
-    """The content of a file or object.
+    """The content of a file, an object or a member of a zip archive.
 
     Raises:
         StoreAccessError: it is absent, or access is denied.
         StoreError: the store failed, retries are spent.
+        UsageError: a zip archive or its member is absent, encrypted or damaged.
     """
+    if is_in_archive(uri):
+        return _in_archive(uri, lambda: read_member(uri).data)
     if not is_remote(uri):
         try:
             return Path(local_path(uri)).read_bytes()
@@ -46,6 +62,42 @@ def read_bytes(uri: str) -> bytes:
         return bytes(client().get_object(Bucket=bucket, Key=key)["Body"].read())
     except S3_ERRORS as error:
         raise store_error(uri, error) from error
+
+
+def read_all(uris: Sequence[str]) -> list[bytes]:
+    """The contents of many small files, several at a time; raises as `read_bytes` does."""
+    if not any(map(_is_far, uris)):  # threads would only get into each other's way
+        return [read_bytes(uri) for uri in uris]
+    with ThreadPoolExecutor(_READ_THREADS) as threads:
+        return list(threads.map(_read_lightly, uris))
+
+
+def _is_far(uri: str) -> bool:
+    return is_remote(split_archive(uri)[0] if is_in_archive(uri) else uri)
+
+
+def _read_lightly(uri: str) -> bytes:
+    """As `read_bytes`; an object through obstore, at a tenth of the cost of boto3."""
+    if not is_remote(uri) or not is_plain_key(split_s3(uri)[1]):
+        return read_bytes(uri)
+    bucket, key = split_s3(uri)
+    try:
+        return bytes(obstore.get(store(bucket), key).bytes())
+    except S3_ERRORS as error:
+        raise store_error(uri, error) from error
+
+
+def _in_archive(uri: str, use: Callable[[], Result]) -> Result:
+    """What `use` makes of an archive, its errors told as those of other files are."""
+    archive_uri = split_archive(uri)[0]
+    try:
+        return use()
+    except S3_ERRORS as error:
+        if isinstance(error, FileNotFoundError) and not is_remote(archive_uri):
+            raise _local_error(archive_uri, error) from error
+        raise store_error(archive_uri, error) from error
+    except OSError as error:
+        raise _local_error(archive_uri, error) from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -90,12 +142,15 @@ def _write_local(path: Path, data: bytes) -> None:
 
 
 def exists(uri: str) -> bool:
-    """Whether a file or object is there; an S3 prefix that is no object is not, a local folder is.
+    """Whether a file, object or member is there; an S3 prefix that is no object is not, a local folder is.
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
         StoreError: the store failed, retries are spent.
+        UsageError: a zip archive is damaged.
     """
+    if is_in_archive(uri):
+        return _in_archive(uri, lambda: has_member(uri))
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
     bucket, key = split_s3(uri)
@@ -109,17 +164,35 @@ def exists(uri: str) -> bool:
 
 
 def list_uris(prefix_uri: str) -> list[str]:
-    """The URIs of all files below a folder, however deep, sorted; empty where the folder does not exist.
+    """The URIs of all files below a folder or in a zip archive, however deep, sorted.
+
+    Empty where the folder does not exist.
 
     Raises:
-        StoreAccessError: the bucket is absent, or access is denied.
+        StoreAccessError: the bucket or archive is absent, or access is denied.
         StoreError: the store failed, retries are spent.
+        UsageError: a zip archive is damaged, or encrypted as a whole.
     """
+    if is_in_archive(prefix_uri) or is_archive(prefix_uri):
+        uri = prefix_uri if is_in_archive(prefix_uri) else archive_folder(prefix_uri)
+        return _in_archive(uri, lambda: list_members(*split_archive(uri)))
     if not is_remote(prefix_uri):
         return sorted(_walk_local(prefix_uri))
     bucket, key = split_s3(prefix_uri)
     prefix = f"{key.rstrip('/')}/" if key else ""
     return sorted(f"{S3_SCHEME}{bucket}/{entry['Key']}" for entry in list_objects(bucket, prefix))
+
+
+def is_archive(uri: str) -> bool:
+    """Whether a zip archive lies there: a file or object with this ending, and no folder.
+
+    Raises:
+        StoreAccessError: the bucket is absent, or access is denied.
+        StoreError: the store failed, retries are spent.
+    """
+    if is_in_archive(uri) or not is_archive_name(uri):
+        return False
+    return exists(uri) if is_remote(uri) else os.path.isfile(local_path(uri))
 
 
 def _walk_local(folder_uri: str) -> Iterator[str]:
@@ -211,6 +284,8 @@ def open_file(uri: str) -> pa.NativeFile:
         StoreAccessError: it is absent, or access is denied.
         StoreError: the store failed, retries are spent.
     """
+    if is_in_archive(uri):
+        return pa.BufferReader(read_bytes(uri))
     if not is_remote(uri):
         try:
             return pa.OSFile(os.fsencode(local_path(uri)))

@@ -3,6 +3,9 @@
 An object is `s3://bucket/<key>`, the key as it is: nothing is percent-decoded, `#` and `%` are letters like others.
 A local file is its absolute path. Only a path that isn't valid UTF-8, and so fits into no Arrow string, is written as
 `file://` and its percent-encoded bytes.
+
+A member of a zip archive is `zip:<archive>!/<member>`, the archive being one of the above with `%` and `!` written as
+`%25` and `%21`, so that the first `!` ends it; the member's name stands as it is. No other URI begins with `zip:`.
 """
 
 import os
@@ -13,14 +16,34 @@ from locray.errors import UsageError
 
 S3_SCHEME = "s3://"
 FILE_SCHEME = "file://"
+ZIP_SCHEME = "zip:"
+ZIP_ENDING = ".zip"
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_IN_ARCHIVE = re.compile(r"zip:(/|file://|s3://)[^!]*!(/.*)?", re.DOTALL)
 
 
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object of a store rather than a local file."""
     return uri.startswith(S3_SCHEME)
+
+
+def is_in_archive(uri: str) -> bool:
+    """Whether `uri` names a member of a zip archive, or a folder of members."""
+    return _IN_ARCHIVE.fullmatch(uri) is not None
+
+
+def archive_folder(archive_uri: str) -> str:
+    """The URI of all that is in a zip archive; `join` leads from there to members."""
+    return f"{ZIP_SCHEME}{archive_uri.replace('%', '%25').replace('!', '%21')}!"
+
+
+def split_archive(uri: str) -> tuple[str, str]:
+    """The archive's own URI, and the name of the member (or folder of members, perhaps empty) in it."""
+    assert is_in_archive(uri), uri
+    archive, _, member = uri[len(ZIP_SCHEME) :].partition("!")
+    return archive.replace("%21", "!").replace("%25", "%"), member.removeprefix("/")
 
 
 def local_uri(path: str | bytes) -> str:
@@ -35,6 +58,7 @@ def local_uri(path: str | bytes) -> str:
 def local_path(uri: str) -> str:
     """The path of a local URI, as `os` functions take it (bytes that are not UTF-8 are surrogate-escaped)."""
     assert not is_remote(uri), uri
+    assert not is_in_archive(uri), uri
     if uri.startswith(FILE_SCHEME):
         return os.fsdecode(unquote_to_bytes(uri[len(FILE_SCHEME) :]))
     return uri
@@ -65,6 +89,8 @@ def normalise(uri: str) -> str:
         raise UsageError("an empty path: expected a local path or s3://BUCKET/PREFIX")
     if "\0" in uri:
         raise UsageError(f"{uri!r} holds a NUL, which no path may")
+    if is_in_archive(uri):
+        return uri.rstrip("/")
     scheme = _SCHEME.match(uri)
     if scheme is None:
         return local_uri(_absolute(uri))
@@ -87,7 +113,7 @@ def _absolute(path: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """`uri` with relative `parts` below it, each of one or more segments."""
     assert not any(part.startswith("/") for part in parts), parts
-    if is_remote(uri):
+    if is_remote(uri) or is_in_archive(uri):
         return "/".join([uri.rstrip("/"), *parts])
     return local_uri(os.path.join(local_path(uri), *parts))
 

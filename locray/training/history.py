@@ -1,24 +1,46 @@
-"""`metrics.jsonl` beside an artifact: one line an epoch. Written by the loop, read by `run`."""
+"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by the workers."""
 
 import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from locray import storage
+from locray.training.metrics import SCORE
 
 HISTORY_FILE = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+
+Epoch = dict[str, float]
 
 
-def write_history(output_uri: str, history: Sequence[dict[str, float]]) -> None:
-    """Writes the metrics of all epochs so far, a JSON object a line.
+def best_of(history: Sequence[Epoch]) -> Epoch:
+    """The epoch with the highest score; the first of equal ones."""
+    return max(history, key=lambda epoch: epoch[SCORE])
+
+
+def is_over(history: Sequence[Epoch], epochs: int, patience: int | None) -> bool:
+    """Whether a run needs no further epoch: all are done, or `patience` of them have brought nothing better."""
+    if len(history) >= epochs:
+        return True
+    return bool(patience and history and len(history) - best_of(history)["epoch"] >= patience)
+
+
+def write_history(output_uri: str, history: Sequence[Epoch]) -> None:
+    """Writes the metrics of all epochs so far, a JSON object a line, and the last epoch's as TensorBoard's events.
 
     Raises:
         StoreError: the output can't be written.
     """
-    lines = [json.dumps({name: round(value, 6) for name, value in epoch.items()}) for epoch in history]
+    lines = [json.dumps({name: _plain(value) for name, value in epoch.items()}) for epoch in history]
     storage.write_bytes(storage.join(output_uri, HISTORY_FILE), "".join(f"{line}\n" for line in lines).encode())
+    epoch = history[-1]
+    # A file an epoch: an object can't be appended to, and TensorBoard reads files one after the other by name.
+    name = f"events.out.tfevents.{int(epoch['epoch']):010d}.locray"
+    storage.write_bytes(storage.join(output_uri, EVENTS_FOLDER, name), _events(epoch))
 
 
-def read_history(output_uri: str) -> list[dict[str, float]]:
+def read_history(output_uri: str) -> list[Epoch]:
     """The metrics of all epochs so far; none where no epoch has ended.
 
     Raises:
@@ -28,3 +50,21 @@ def read_history(output_uri: str) -> list[dict[str, float]]:
     if not storage.exists(uri):
         return []
     return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+
+
+def _plain(value: float) -> float | int:
+    return int(value) if value == int(value) and abs(value) >= 1 else float(f"{value:.6g}")
+
+
+def _events(epoch: Epoch) -> bytes:
+    """One epoch's scalars as a TensorBoard event file."""
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    with tempfile.TemporaryDirectory() as folder:
+        writer = EventsWriter(f"{folder}/events")
+        for name, value in epoch.items():
+            writer.write_event(Event(step=int(epoch["epoch"]), summary=scalar(name, value)))
+        writer.close()
+        return b"".join(file.read_bytes() for file in Path(folder).iterdir())

@@ -3,33 +3,33 @@
 Knows torch and nothing of Ray, so that a training step can be tested in a second.
 """
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from locray.errors import UsageError
-from locray.models.contract import LOSS, NO_OBJECT, LabelModel, Targets
-from locray.training.metrics import Counts
-from locray.training.optimise import FACTOR, PRETRAINED_FACTOR, AveragedModel, build_optimiser, learning_rate_at
-from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOMES
+from locray.models.contract import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
+from locray.models.pretrained import freeze_trunk, training_mode
+from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
+from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
-_LARGEST_GRADIENT_NORM = 5.0
+Wrap = Callable[[nn.Module], nn.Module]
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
     """How a network learns."""
 
-    learning_rate: float
-    weight_decay: float
-    pretrained: bool
-    """Whether the trunk starts from weights that know something already."""
+    optimiser: OptimiserSettings
     num_steps: int
     """Of the whole run."""
+    accumulate: int
+    """Parts that a batch is computed in."""
     dtype: torch.dtype
     """Of the arithmetic; weights stay float32."""
 
@@ -54,60 +54,85 @@ class Learner:
 
     Args:
         model: the network, on its device.
-        step: `TrainingStep` of that network, or its wrapping for several workers.
         settings: how it learns.
         device: where the network lies.
+        pretrained_stages: parameters that know something already, from the image on.
+        wrap: makes several workers learn together, such as DistributedDataParallel.
     """
 
-    def __init__(self, model: LabelModel, step: nn.Module, settings: LearnerSettings, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: LabelModel,
+        settings: LearnerSettings,
+        device: torch.device,
+        pretrained_stages: Sequence[Sequence[nn.Parameter]] = (),
+        wrap: Wrap = lambda module: module,
+    ) -> None:
         assert isinstance(model, nn.Module)
         self._model: nn.Module = model
-        self._step = step
         self._settings = settings
         self._device = device
-        self._optimiser = build_optimiser(
-            model, settings.learning_rate, settings.weight_decay, PRETRAINED_FACTOR if settings.pretrained else 1.0
-        )
-        self.average = AveragedModel(model, settings.num_steps)
+        self._is_pretrained = bool(pretrained_stages)
+        self._wrap = wrap
+        self._step = wrap(TrainingStep(model))
+        self._frozen = False
+        self._optimiser = build_optimiser(model, settings.optimiser, pretrained_stages)
+        self.average = AveragedModel(model, settings.num_steps * settings.optimiser.ema)
 
-    def train_on(self, batch: Mapping[str, Tensor], step: int) -> float:
-        """One optimiser step on a batch of `samples`; the loss.
+    @property
+    def finds_one_object(self) -> bool:
+        """Whether the network gives one object an image."""
+        model: Any = self._model
+        return bool(model.max_detections == 1)
 
-        Raises:
-            UsageError: the loss is not finite.
-        """
-        self._model.train()
+    def freeze(self, frozen: bool) -> None:
+        """Keeps pretrained layers as they are from now on, their running statistics too, or lets them learn again."""
+        if frozen == self._frozen or not self._is_pretrained:
+            return
+        self._frozen = frozen
+        freeze_trunk(self._model, frozen=frozen)
+        # The wrapping has noted which parameters take part.
+        self._step = self._wrap(TrainingStep(self._model))  # type: ignore[arg-type]
+
+    def compute(self, batch: Mapping[str, Tensor]) -> float:
+        """The loss of a batch of `samples`, and its gradients. Not finite where the training has diverged."""
+        # A detector's few images a batch would only spoil the statistics that came with the weights.
+        small_batches = self._is_pretrained and not self.finds_one_object
+        training_mode(self._model, trunk_statistics=not (self._frozen or small_batches))
+        self._optimiser.zero_grad(set_to_none=True)
         images, targets = self._on_device(batch)
-        unusable = not len(images)
-        if unusable:
+        if not len(images):
             # The other workers wait for this one's gradients: take part, with gradients of zero.
             images, targets = self._blank(batch)
-        learning_rate = learning_rate_at(step, self._settings.num_steps, self._settings.learning_rate)
-        for group in self._optimiser.param_groups:
-            group["lr"] = learning_rate * group[FACTOR]
-        with self._autocast():
-            loss = self._step(images, targets.boxes_xyxy_px, targets.label_ids, targets.has_box)[LOSS]
-        loss = loss * 0 if unusable else loss
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise UsageError(
-                f"the loss became {value} at step {step}: the training has diverged. Try a smaller --learning-rate"
-            )
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self._model.parameters(), _LARGEST_GRADIENT_NORM)
+            return self._backward(images, targets, 0.0, last=True)
+        parts = min(self._settings.accumulate, len(images))
+        bounds = [index * len(images) // parts for index in range(parts + 1)]
+        total = 0.0
+        for start, end in pairwise(bounds):
+            part = Targets(targets.boxes_xyxy_px[start:end], targets.label_ids[start:end], targets.has_box[start:end])
+            share = (end - start) / len(images)
+            total += self._backward(images[start:end], part, share, last=end == len(images))
+        return total
+
+    def apply(self, step: int) -> float:
+        """Makes the step that `compute` has prepared; the learning rate."""
+        learning_rate = set_rates(self._optimiser, self._settings.optimiser, step, self._settings.num_steps)
+        nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.optimiser.clip_norm)
         self._optimiser.step()
         self.average.update(self._model, step)
-        return value
+        return learning_rate
 
     @torch.no_grad()
-    def evaluate_on(self, batch: Mapping[str, Tensor], counts: Counts) -> None:
-        """Counts what the averaged network finds in a batch."""
+    def predict(self, batch: Mapping[str, Tensor]) -> tuple[PredictedBoxes, Targets] | None:
+        """What the averaged network finds in the usable images of a batch, and what there is; on the CPU."""
         images, targets = self._on_device(batch)
-        if len(images):
-            with self._autocast():
-                predicted = self.average.model.predict(images)  # type: ignore[operator]
-            counts.add(predicted, targets)
+        if not len(images):
+            return None
+        with self._autocast():
+            found = self.average.model.predict(images)  # type: ignore[operator]
+        cpu = torch.device("cpu")
+        boxes, scores, label_ids = (part.to(cpu) for part in found)
+        return PredictedBoxes(boxes.float(), scores.float(), label_ids), targets.to(cpu)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on: tensors and plain values, readable without unpickling code."""
@@ -123,14 +148,29 @@ class Learner:
         self.average.model.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
 
+    def _backward(self, images: Tensor, targets: Targets, share: float, *, last: bool) -> float:
+        """Adds the gradients of a part of the batch that weighs `share`; its part of the loss."""
+        with self._only_here(last), self._autocast():
+            loss = self._step(images, targets.boxes_xyxy_px, targets.label_ids, targets.has_box)[LOSS] * share
+        with self._only_here(last):
+            # Backward also of a loss that isn't finite: other workers wait for these gradients.
+            loss.backward()
+        return float(loss.detach())
+
+    def _only_here(self, last: bool) -> AbstractContextManager[None]:
+        """Without the exchange of gradients, but for the last part of a batch."""
+        if last or not isinstance(self._step, DistributedDataParallel):
+            return nullcontext()
+        context: AbstractContextManager[None] = self._step.no_sync()
+        return context
+
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._settings.dtype is torch.bfloat16)
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Targets]:
         """The usable rows: images (n, 3, S, S) in channels_last, and their targets."""
         usable = batch[OUTCOMES] == 0
-        label_ids = batch[LABEL_IDS][usable]
-        targets = Targets(batch[BOXES][usable], label_ids, label_ids != NO_OBJECT)
+        targets = Targets(batch[BOXES][usable], batch[LABEL_IDS][usable], batch[HAS_BOX][usable])
         images = batch[IMAGES][usable].permute(0, 3, 1, 2)
         return images.to(self._device), targets.to(self._device)
 

@@ -1,19 +1,17 @@
-"""The run on Ray Train: workers, their batches, checkpoints and progress. Called by `run`.
+"""The run on Ray Train: workers, their batches, stopping and progress. Called by `run`.
 
 The only module of training that imports ray. Each worker asks Ray Data for its own batches: what is in them
 is decided by `samples.Order`, so that no row is dropped to make shares even and all workers step together.
 """
 
-import io
 import os
-import tempfile
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,26 +19,25 @@ import torch
 from torch import Tensor
 
 from locray import cluster, storage
-from locray.errors import LocrayError
+from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
 from locray.models import build_model
 from locray.models.contract import LabelModel
+from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
-from locray.training.board import Board
-from locray.training.history import write_history
-from locray.training.learner import Learner, LearnerSettings, TrainingStep
-from locray.training.metrics import SCORE
+from locray.training.board import Board, Notes
+from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.history import best_of, is_over
+from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import TrainPlan
-from locray.training.precision import fastest_dtype
+from locray.training.precision import dtype_for
+from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
-STATE_FILE = "state.pt"
-
-_MAX_FAILURES = 2
 _POLL_S = 0.5
 _BYTES_AHEAD = 64 << 20
 _SECONDS_BETWEEN_STEPS = 0.02
-# Without a GPU, training and the making of batches share the processors. A worker that held whole slots would leave
-# none to what it waits for.
+# Without a GPU, training and the making of batches share the processors: where workers hold whole slots, Ray Data
+# starts no actor, not even one that takes none.
 _SLOTS_OF_CPU_WORKER = 0.01
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
@@ -48,50 +45,81 @@ _UNITS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a run came to: the averaged weights of its best epoch."""
+    """What a run came to: the averaged weights of its best epoch, and the metrics of every epoch."""
 
     weights: dict[str, Tensor]
-    best: dict[str, float]
     history: list[dict[str, float]]
     unusable: dict[str, int]
 
+    @property
+    def best(self) -> dict[str, float]:
+        """The metrics of the best epoch."""
+        return best_of(self.history)
+
 
 def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
-    """Trains on Ray Train. A run with the same name and output that was cut off is taken up after its last epoch.
+    """Trains on Ray Train. A run with the same name and output that was cut off is taken up where it was saved last.
 
     Raises:
-        UsageError: the training diverged.
-        TrainingFailedError: the workers died more often than is forgiven.
+        UsageError: the training diverged, or not one image could be used.
+        RunStoppedError: somebody asked the run to stop (SIGTERM, Ctrl-C); it is saved.
+        WorkersFailedError: the workers died more often than is forgiven.
     """
+    store = CheckpointStore(storage.join(plan.checkpoints_uri, plan.run_name))
+    latest = store.latest()
+    for name in latest.damaged:
+        going_on = f"going on from epoch {latest.place.epoch}" if latest.state else "beginning anew"
+        report(Progress(f"the checkpoint {name} is damaged: {going_on}"))
+    if not _is_over(latest, plan):
+        _run_workers(plan, model, store, report)
+        latest = store.latest()
+    state = latest.state
+    if state is None or not _is_over(latest, plan):
+        raise RunStoppedError(
+            f"the training was asked to stop, and is saved after {latest.place.epoch} of {plan.epochs} epochs and "
+            f"{latest.place.step} steps of the next: run the same command again to go on"
+        )
+    return Fitted(state["best"]["weights"], state["history"], state["unusable"])
+
+
+def _is_over(latest: Latest, plan: TrainPlan) -> bool:
+    return latest.state is not None and is_over(latest.state["history"], plan.epochs, plan.patience)
+
+
+def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, report: Report) -> None:
     cluster.start_ray(verbose=plan.verbose)
     import ray
-    from ray import train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
     board = ray.remote(num_cpus=0)(Board).remote()
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= plan.num_workers  # type: ignore[no-untyped-call]
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"plan": plan, "weights": ray.put(model.state_dict()), "board": board},
-        scaling_config=train.ScalingConfig(
-            num_workers=plan.num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker=None if use_gpu else {"CPU": _SLOTS_OF_CPU_WORKER},
-        ),
+        train_loop_config={"plan": plan, "weights": ray.put(model.state_dict()), "board": board, "store": store},
+        scaling_config=_scaling_config(plan),
         run_config=_run_config(plan),
     )
-    with _progress(board, report):
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as error:
-            raise _cause(error) from error
-    assert result.best_checkpoints is not None
-    checkpoint, best = max(result.best_checkpoints, key=lambda pair: pair[1][SCORE])
-    state = _read_state(checkpoint)
-    last = _read_state(result.checkpoint)
-    return Fitted(state["learner"]["average"], best, last["history"], last["unusable"])
+    try:
+        notes = _supervise(trainer.fit, board, report)
+    except TrainingFailedError as error:
+        raise _cause(error, plan) from error
+    if notes.failure is not None:
+        raise UsageError(notes.failure)
+
+
+def _scaling_config(plan: TrainPlan) -> Any:
+    """Workers on GPUs, where there are enough; else on CPUs, spread over the nodes."""
+    import ray
+    from ray import train
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    num_workers: Any = (plan.min_workers, plan.num_workers) if plan.min_workers else plan.num_workers
+    if resources.get("GPU", 0) >= (plan.min_workers or plan.num_workers):
+        return train.ScalingConfig(num_workers=num_workers, use_gpu=True)
+    return train.ScalingConfig(
+        num_workers=num_workers, resources_per_worker={"CPU": _SLOTS_OF_CPU_WORKER}, placement_strategy="SPREAD"
+    )
 
 
 def _run_config(plan: TrainPlan) -> Any:
@@ -104,8 +132,7 @@ def _run_config(plan: TrainPlan) -> Any:
         name=plan.run_name,
         storage_path=path,
         storage_filesystem=filesystem,
-        failure_config=train.FailureConfig(max_failures=_MAX_FAILURES),
-        checkpoint_config=train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
+        failure_config=train.FailureConfig(max_failures=plan.max_failures),
     )
 
 
@@ -118,46 +145,71 @@ def _s3_filesystem(uri: str) -> tuple[str, Any]:
     return uri.removeprefix("s3://"), filesystem
 
 
-def _cause(error: Exception) -> Exception:
-    """Our own error where that stopped the workers, else Ray's."""
-    failures = getattr(error, "worker_failures", {}).values()
+def _cause(error: Exception, plan: TrainPlan) -> LocrayError:
+    """Our own error where that stopped the workers, else what is to be said of Ray's."""
+    failures = list(getattr(error, "worker_failures", {}).values())
     for failure in failures:
         inner = getattr(failure, "cause", None) or failure
         if isinstance(inner, LocrayError):
             return inner
-    return error
+    last = str(failures[0] if failures else error).strip().splitlines()[-1]
+    return WorkersFailedError(
+        f"the training workers failed more than the {plan.max_failures} times that --max-failures forgives; the last "
+        f"time: {last}. Run the same command again to go on from the last checkpoint, with --verbose to see more"
+    )
+
+
+def _supervise(work: Callable[[], object], board: Any, report: Report) -> Notes:
+    """Runs `work` in a thread, and passes on what is on the board until it ends; a wish to stop goes to the board.
+
+    Ray Train, in the main thread, would take Ctrl-C for itself and end the process as if all were well.
+    """
+    import ray
+
+    report(Progress("starting workers"))
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as threads, _stop_on_signals(board, report):
+        running: Future[object] = threads.submit(work)
+        shown: Progress | None = None
+        while True:
+            ended = _wait(running, _POLL_S)
+            notes: Notes = ray.get(board.read.remote())
+            if notes.progress is not None and notes.progress != shown:
+                report(notes.progress)
+                shown = notes.progress
+            if ended:
+                running.result()
+                return notes
+
+
+def _wait(running: Future[object], timeout_s: float) -> bool:
+    """Whether it has ended, after at most so many seconds. Sleeps, so that signals are heard."""
+    deadline = time.monotonic() + timeout_s
+    while not running.done() and time.monotonic() < deadline:
+        time.sleep(_POLL_S / 10)
+    return running.done()
 
 
 @contextmanager
-def _progress(board: Any, report: Report) -> Iterator[None]:
-    """Passes on what is on the board, from a thread: `fit` keeps the main one."""
-    import ray
+def _stop_on_signals(board: Any, report: Report) -> Iterator[None]:
+    """The first SIGTERM or Ctrl-C asks the workers to save and end; the second is what it always was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    stopped = threading.Event()
+    def ask(*_: object) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        report(Progress("saving and stopping"))
+        board.ask_to_stop.remote()
 
-    def poll() -> None:
-        shown: Progress | None = None
-        last = False
-        while not last:
-            last = stopped.wait(_POLL_S)
-            try:
-                latest = ray.get(board.read.remote(), timeout=10)
-            except ray.exceptions.GetTimeoutError:
-                continue
-            except ray.exceptions.RayError:
-                return
-            if latest is not None and latest != shown:
-                report(latest)
-                shown = latest
-
-    report(Progress("starting workers"))
-    thread = threading.Thread(target=poll, name="training-progress", daemon=True)
-    thread.start()
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield
     finally:
-        stopped.set()
-        thread.join()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -166,44 +218,31 @@ def _train_worker(config: dict[str, Any]) -> None:
     from ray import train
     from ray.train.torch import get_device, prepare_model
 
-    plan: TrainPlan = config["plan"]
     context = train.get_context()
     device = get_device()
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    team = Team(context.get_world_rank(), context.get_world_size(), device)
+    plan: TrainPlan = config["plan"].for_workers(team.size)
     model = build_model(plan.architecture, len(plan.classes), plan.input_size_px)
     assert isinstance(model, torch.nn.Module)
     model.load_state_dict(ray.get(config["weights"]))
     model.to(device).to(memory_format=torch.channels_last)
-    step = prepare_model(TrainingStep(model))
-    settings = LearnerSettings(
-        plan.learning_rate, plan.weight_decay, plan.pretrained, plan.num_steps, fastest_dtype(device)
-    )
+    settings = LearnerSettings(plan.optimiser, plan.num_steps, plan.accumulate, dtype_for(plan.precision, device))
+    stages = pretrained_stages(model) if plan.pretrained else []
+    board, store = config["board"], config["store"]
     run = WorkerRun(
         plan,
-        Learner(model, step, settings, device),
-        context.get_world_rank(),
-        post=config["board"].post.remote,
-        leave=partial(_leave_checkpoint, plan),
+        Learner(model, settings, device, stages, wrap=prepare_model),
+        team,
+        store,
+        post=board.post.remote,
+        fail=lambda message: ray.get(board.fail.remote(message)),
+        is_to_stop=lambda: bool(ray.get(board.is_to_stop.remote())),
+        epoch_done=train.report,
     )
-    checkpoint = train.get_checkpoint()
-    first_epoch = run.resume(_read_state(checkpoint)) if checkpoint else 0
-    batches = _batches(plan, first_epoch, context.get_world_rank())
-    for epoch in range(first_epoch, plan.epochs):
-        run.epoch(epoch, batches)
-
-
-def _leave_checkpoint(plan: TrainPlan, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-    """Reports an epoch; all workers meet here. The first one brings the state."""
-    from ray import train
-
-    if state is None:
-        train.report(metrics)
-        return
-    write_history(plan.output_uri, state["history"])
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save(state, Path(folder) / STATE_FILE)
-        train.report(metrics, checkpoint=train.Checkpoint.from_directory(folder))
+    place = run.resume(store.latest())
+    run.run(place, _batches(plan, place, team))
 
 
 class _BatchActor:
@@ -247,8 +286,8 @@ class _Breather:
         """Nothing to do."""
 
 
-def _batches(plan: TrainPlan, first_epoch: int, worker: int) -> Iterator[dict[str, Tensor]]:
-    """The batches of one worker from an epoch to the end of the run, in order; made while the network learns."""
+def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
+    """The batches of one worker from a place to the end of the run, in order; made while the network learns."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -260,13 +299,13 @@ def _batches(plan: TrainPlan, first_epoch: int, worker: int) -> Iterator[dict[st
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
-    epochs_at_once = max(1, _UNITS_AT_ONCE // units_an_epoch)
-    for epoch in range(first_epoch, plan.epochs, epochs_at_once):
-        first, end = (units_an_epoch * at for at in (epoch, min(plan.epochs, epoch + epochs_at_once)))
-        units = [pa.table({"id": [unit]}) for unit in range(first, end)]
+    end_of_run = units_an_epoch * plan.epochs
+    first = units_an_epoch * place.epoch + place.step
+    for start in range(first, end_of_run, _UNITS_AT_ONCE):
+        units = [pa.table({"id": [unit]}) for unit in range(start, min(end_of_run, start + _UNITS_AT_ONCE))]
         made = ray.data.from_arrow(units).map_batches(
             _BatchActor,
-            fn_constructor_args=(plan, worker),
+            fn_constructor_args=(plan, team.rank),
             batch_size=None,
             num_cpus=0,
             compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
@@ -280,11 +319,3 @@ def _num_batch_actors(num_workers: int) -> int:
 
     num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
     return min(_MOST_BATCH_ACTORS, max(1, num_cpus // num_workers - 1))
-
-
-def _read_state(checkpoint: Any) -> dict[str, Any]:
-    """The state in a checkpoint; tensors and plain values only, no code."""
-    with checkpoint.as_directory() as folder:
-        data = (Path(folder) / STATE_FILE).read_bytes()
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    return state

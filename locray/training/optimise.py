@@ -2,63 +2,123 @@
 
 import copy
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from locray.models.contract import TRUNK
-
-WARM_UP = 0.1
-"""Share of the steps over which the learning rate rises."""
-PRETRAINED_FACTOR = 0.25
-"""Learning rate of pretrained layers relative to that of new ones."""
 FACTOR = "factor"
 """Key of a parameter group: what its learning rate is multiplied with."""
-AVERAGED_SHARE = 0.04
-"""Time constant of the averaged weights, as a share of all steps."""
+
+_ONE_CYCLE_START = 1 / 25
+_ONE_CYCLE_MOMENTUM = (0.95, 0.85)
+_SGD_MOMENTUM = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class OptimiserSettings:
+    """How gradients become steps; see the options of the same names."""
+
+    optimizer: Literal["adamw", "adam", "sgd"]
+    learning_rate: float
+    schedule: Literal["cosine", "one-cycle", "constant"]
+    warm_up: float
+    weight_decay: float
+    clip_norm: float
+    ema: float
+    pretrained_rate: float
+    layer_decay: float
 
 
 def build_optimiser(
-    model: nn.Module, learning_rate: float, weight_decay: float, pretrained_factor: float
-) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019); biases and the scales of norms are not decayed.
+    model: nn.Module, settings: OptimiserSettings, pretrained_stages: Sequence[Sequence[nn.Parameter]] = ()
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019), Adam, or SGD with Nesterov's momentum; only matrices and kernels decay.
 
     Args:
         model: the network.
-        learning_rate: the peak.
-        weight_decay: decoupled weight decay.
-        pretrained_factor: by how much slower the part below `contract.TRUNK` learns: what it knows from many images
-            should outlive the few images of the data set.
+        settings: which optimiser, and its numbers.
+        pretrained_stages: parameters that know something already, from the image on. They learn slower, the first
+            stage slowest: what is known from many images should outlive the few images of the data set.
     """
+    factors: dict[int, float] = {}
+    for depth, stage in enumerate(reversed(pretrained_stages)):
+        factor = settings.pretrained_rate * settings.layer_decay**depth
+        factors |= {id(parameter): factor for parameter in stage}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        factor = pretrained_factor if name.startswith(f"{TRUNK}.") else 1.0
-        decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "weight_decay": decay, FACTOR: factor} for (factor, decay), group in groups.items()],
-        lr=learning_rate,
-    )
+    for parameter in model.parameters():
+        decay = settings.weight_decay if parameter.ndim > 1 else 0.0
+        groups.setdefault((factors.get(id(parameter), 1.0), decay), []).append(parameter)
+    described = [{"params": group, "weight_decay": decay, FACTOR: factor} for (factor, decay), group in groups.items()]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(described, lr=settings.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(described, lr=settings.learning_rate)
 
 
-def learning_rate_at(step: int, num_steps: int, peak: float) -> float:
-    """Linear warm-up, then half a cosine to zero. A function of the step alone: nothing to save or restore."""
-    warm_up_steps = max(1, round(num_steps * WARM_UP))
-    if step < warm_up_steps:
-        return peak * (step + 1) / warm_up_steps
-    done = (step - warm_up_steps) / max(1, num_steps - warm_up_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def set_rates(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, step: int, num_steps: int) -> float:
+    """Gives every parameter group its learning rate, and under one-cycle its momentum, for a step; the rate."""
+    rate = learning_rate_at(step, num_steps, settings)
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group[FACTOR]
+        if settings.schedule == "one-cycle":
+            momentum = _one_cycle_momentum_at(step, num_steps, settings.warm_up)
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            else:
+                group["momentum"] = momentum
+    return rate
+
+
+def learning_rate_at(step: int, num_steps: int, settings: OptimiserSettings) -> float:
+    """The learning rate of new layers at a step. A function of the step alone: nothing to save or restore.
+
+    `cosine`: linear warm-up, then half a cosine to zero. `one-cycle` (Smith and Topin 2018): half a cosine up from a
+    25th of the peak, half a cosine down to zero. `constant`: linear warm-up, then the peak.
+    """
+    peak, rising = settings.learning_rate, _num_rising(num_steps, settings.warm_up)
+    if step < rising:
+        if settings.schedule == "one-cycle":
+            return peak * (_ONE_CYCLE_START + (1 - _ONE_CYCLE_START) * _risen(step / rising))
+        return peak * (step + 1) / rising
+    if settings.schedule == "constant":
+        return peak
+    return peak * (1 - _risen(min(1.0, (step - rising) / max(1, num_steps - rising))))
+
+
+def _one_cycle_momentum_at(step: int, num_steps: int, warm_up: float) -> float:
+    """Falls while the learning rate rises, and rises while that falls."""
+    high, low = _ONE_CYCLE_MOMENTUM
+    rising = _num_rising(num_steps, warm_up)
+    if step < rising:
+        return high + (low - high) * _risen(step / rising)
+    return low + (high - low) * _risen(min(1.0, (step - rising) / max(1, num_steps - rising)))
+
+
+def _num_rising(num_steps: int, warm_up: float) -> int:
+    return max(1, round(num_steps * warm_up))
+
+
+def _risen(share: float) -> float:
+    """Half a cosine from 0 at 0 to 1 at 1."""
+    return 0.5 * (1 - math.cos(math.pi * share))
 
 
 class AveragedModel:
     """An exponential moving average of a model's weights, which generalises better than the last step's.
 
     Its memory grows from nothing, so that early epochs are not held back by the random start.
+
+    Args:
+        model: the network to follow.
+        memory_steps: time constant in steps; 0 or 1: the average is the network itself.
     """
 
-    def __init__(self, model: nn.Module, num_steps: int) -> None:
+    def __init__(self, model: nn.Module, memory_steps: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._decay = 1 - 1 / max(2.0, num_steps * AVERAGED_SHARE)
+        self._decay = 1 - 1 / max(1.0, memory_steps)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:

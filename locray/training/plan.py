@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from locray import storage
@@ -13,13 +13,26 @@ from locray.images.decode import DecodeLimits
 from locray.models import build_model, default_input_size_px
 from locray.models.contract import LabelModel
 from locray.training.augment import Augmentation
+from locray.training.optimise import OptimiserSettings
+from locray.training.precision import Precision
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
 
 VALIDATION_FRACTION = 0.1
 _HASH_DIGITS = 12
 _SAMPLED_IMAGES = 32
 # What changes nothing of the outcome, or says where it goes, is no part of a run's identity.
-_NOT_IDENTITY = {"json_output", "verbose", "output", "run_name", "workers", "score_threshold"}
+_NOT_IDENTITY = {
+    "json_output",
+    "verbose",
+    "output",
+    "run_name",
+    "workers",
+    "min_workers",
+    "max_failures",
+    "score_threshold",
+    "strict",
+}
+OPTIMISER_OPTIONS = [field.name for field in fields(OptimiserSettings)]
 
 
 @dataclass(frozen=True)
@@ -31,10 +44,15 @@ class TrainPlan:
     classes: tuple[str, ...]
     input_size_px: int
     epochs: int
+    patience: int | None
     num_workers: int
-    learning_rate: float
-    weight_decay: float
+    min_workers: int | None
+    max_failures: int
+    accumulate: int
+    precision: Precision
+    optimiser: OptimiserSettings
     pretrained: bool
+    freeze_epochs: int
     seed: int
     train: BatchMaker
     val: BatchMaker
@@ -55,6 +73,13 @@ class TrainPlan:
         """Where Ray Train keeps the checkpoints of all runs with this output."""
         return storage.join(self.output_uri, "checkpoints")
 
+    def for_workers(self, num_workers: int) -> "TrainPlan":
+        """The same run with another number of workers: the same images make up each step."""
+        train, val = (
+            replace(part, order=replace(part.order, num_workers=num_workers)) for part in (self.train, self.val)
+        )
+        return replace(self, num_workers=num_workers, train=train, val=val)
+
 
 def make_plan(config: TrainConfig) -> TrainPlan:
     """Reads the annotations and settles every choice that the options leave open.
@@ -63,7 +88,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         UsageError: unknown model, format or split, a data set that can't be learned from, or images of which none
             can be read.
     """
-    train_set, val_set = _read_splits(config)
+    train_set, val_set = read_splits(config)
     size = config.input_size or default_input_size_px(config.model)
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
     classes = train_set.classes
@@ -73,7 +98,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         order=Order(len(train_set.records), config.batch_size, config.workers, config.seed),
         input_size_px=size,
         limits=limits,
-        augmentation=Augmentation(config.rotation, config.flip),
+        augmentation=Augmentation.of(config),
         seed=config.seed,
     )
     val = BatchMaker(
@@ -95,10 +120,15 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         classes=classes,
         input_size_px=size,
         epochs=config.epochs,
+        patience=config.patience,
         num_workers=config.workers,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
+        min_workers=config.min_workers,
+        max_failures=config.max_failures,
+        accumulate=config.accumulate,
+        precision=config.precision,
+        optimiser=OptimiserSettings(**{name: getattr(config, name) for name in OPTIMISER_OPTIONS}),
         pretrained=config.weights is not None,
+        freeze_epochs=config.freeze_epochs,
         seed=config.seed,
         train=train,
         val=val,
@@ -123,11 +153,21 @@ def initial_model(config: TrainConfig, plan: TrainPlan) -> LabelModel:
     return build_model(plan.architecture, len(plan.classes), plan.input_size_px, config.weights)
 
 
-def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
-    train_set = read_dataset(config.data, config.format, config.train_split)
+def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
+    """What a run learns from, and what it is validated on.
+
+    Raises:
+        UsageError: unknown format or split, or splits that don't belong together.
+        StoreError: the annotations can't be read.
+    """
+    train_set = read_dataset(
+        config.data, config.format, config.train_split, min_score=config.min_score, strict=config.strict
+    )
     # A name that was typed is meant: only the usual one may be missing.
     if "val_split" in config.model_fields_set or config.val_split in list_splits(config.data, config.format):
-        val_set = read_dataset(config.data, config.format, config.val_split)
+        val_set = read_dataset(
+            config.data, config.format, config.val_split, min_score=config.min_score, strict=config.strict
+        )
     else:
         train_set, val_set = split_for_validation(train_set, VALIDATION_FRACTION)
     if not train_set.classes:
@@ -146,6 +186,8 @@ def _read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 def _check(plan: TrainPlan) -> None:
     order = plan.train.order
+    if (plan.min_workers or 0) > plan.num_workers:
+        raise UsageError(f"found --min-workers {plan.min_workers} with --workers {plan.num_workers}: it can't be more")
     if not plan.num_workers <= min(order.batch_size, order.num_images):
         raise UsageError(
             f"found --workers {plan.num_workers} with a batch of {order.batch_size} and {order.num_images} training "

@@ -1,12 +1,22 @@
 """Which number format trains fastest here. Called by the loop when a worker starts."""
 
 import time
+from typing import Literal
 
 import torch
 from torch.nn import functional
 
+Precision = Literal["auto", "bf16", "fp32"]
+
 _WORTHWHILE = 1.2
 _ROUNDS = 4
+
+
+def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
+    """The number format of the arithmetic; `auto` measures."""
+    if precision == "auto":
+        return fastest_dtype(device)
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def fastest_dtype(device: torch.device) -> torch.dtype:

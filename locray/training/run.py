@@ -12,7 +12,7 @@ from locray.models.artifact import ArtifactDescription, ArtifactInfo, has_artifa
 from locray.progress import Progress, Report
 from locray.training.history import read_history
 from locray.training.loop import Fitted, fit
-from locray.training.metrics import CLASS_ACCURACY, LOCALIZATION_ACCURACY, MEAN_IOU
+from locray.training.metrics import METRICS
 from locray.training.plan import TrainPlan, initial_model, make_plan
 
 _RUN_NAME, _IDENTITY, _BEST_EPOCH = "run_name", "run_identity", "best_epoch"
@@ -28,9 +28,7 @@ class TrainSummary:
     already_trained: bool
     epochs: int
     best_epoch: int
-    class_accuracy: float
-    mean_iou: float
-    localization_accuracy: float
+    metrics: dict[str, float]
     train_images: int
     val_images: int
     errors: dict[str, int]
@@ -91,7 +89,6 @@ def _claim_run_name(plan: TrainPlan) -> None:
 def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
     import torch
 
-    names = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY)
     return ArtifactInfo(
         architecture=plan.architecture,
         classes=list(plan.classes),
@@ -111,25 +108,23 @@ def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
             "locray": __version__,
             "torch": str(torch.__version__),
         },
-        metrics={name: round(fitted.best[name], 6) for name in names},
+        metrics={name: round(fitted.best[name], 6) for name in METRICS if name in fitted.best},
     )
 
 
 def _summary(
     plan: TrainPlan, artifact: ArtifactDescription, *, already_trained: bool, errors: dict[str, int], started: float
 ) -> TrainSummary:
-    metrics, best_epoch = artifact.info.metrics, artifact.info.provenance[_BEST_EPOCH]
-    speeds = [epoch["images_per_s"] for epoch in read_history(plan.output_uri)]
+    history = read_history(plan.output_uri)
+    speeds = [epoch["images_per_s"] for epoch in history]
     return TrainSummary(
         model_id=artifact.model_id,
         model=plan.output_uri,
         run_name=plan.run_name,
         already_trained=already_trained,
-        epochs=plan.epochs,
-        best_epoch=int(best_epoch or 0),
-        class_accuracy=metrics[CLASS_ACCURACY],
-        mean_iou=metrics[MEAN_IOU],
-        localization_accuracy=metrics[LOCALIZATION_ACCURACY],
+        epochs=len(history),
+        best_epoch=int(artifact.info.provenance[_BEST_EPOCH] or 0),
+        metrics=dict(artifact.info.metrics),
         train_images=len(plan.train.packed),
         val_images=len(plan.val.packed),
         errors=errors,

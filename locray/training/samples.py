@@ -4,7 +4,9 @@ Called by the training loop's data tasks. Nothing here remembers anything, so a 
 failure, on whatever machine, makes the same batch, and a resumed run sees the images that it would have seen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +15,21 @@ from locray.boxes import FloatArray, Letterbox
 from locray.datasets.records import Annotation, Record
 from locray.errors import ErrorCode
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
-from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
+from locray.images.exif import boxes_in_upright_frame
+from locray.images.fetch import Deferred
 from locray.images.letterbox import letterbox_image
 from locray.models.contract import NO_OBJECT
 from locray.schema import STATUS_DEFERRED
-from locray.training.augment import Augmentation, SquareTransforms, random_crop
+from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
+from locray.training.gathering import Outcome, gather
 
-IMAGES, BOXES, LABEL_IDS, OUTCOMES = "images", "boxes", "label_ids", "outcomes"
-"""The arrays of a batch: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n,) int64 index of `OUTCOME_NAMES`."""
+IMAGES, BOXES, LABEL_IDS, HAS_BOX, OUTCOMES = "images", "boxes", "label_ids", "has_box", "outcomes"
+"""The arrays of a batch of n images: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n, M) bool, and (n,) int64
+index of `OUTCOME_NAMES`. M is that of `Packed`, or more where images were put together from several."""
 
 OUTCOME_NAMES = ("ok", *(code.value for code in ErrorCode), STATUS_DEFERRED)
 
-# A zoomed crop is scaled up to the input, so the decoder keeps more pixels than the input has.
-_DECODED_SIDES = 2
+_SIDES_OF_ZOOMED = 2
 
 Batch = dict[str, NDArray[np.generic]]
 
@@ -46,6 +50,23 @@ class Packed:
 
     def __len__(self) -> int:
         return len(self.image_uris)
+
+    def may_mix(self, row: int) -> bool:
+        """Whether an image can be mixed with others: where an object lies that is not boxed can't be told."""
+        return bool((self.has_box[row] | (self.label_ids[row] == NO_OBJECT)).all())
+
+    def objects(self, row: int, decoded: DecodedImage) -> Objects:
+        """The objects of a record that lie in its decoded image, in its pixels, which may be fewer than the file's."""
+        used = self.label_ids[row] != NO_OBJECT
+        boxes, has_box = self.boxes_xyxy_px[row][used], self.has_box[row][used]
+        height, width = decoded.image_hwc_u8.shape[:2]
+        if has_box.any():
+            # Boxes follow the pixels that are there: the frame of the annotations may be a scaled copy's, or lie on
+            # its side.
+            frame_width, frame_height = self.frames_px[row].tolist()
+            frame = (frame_width or decoded.width_px, frame_height or decoded.height_px)
+            boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation)
+        return Objects(boxes, self.label_ids[row][used], has_box).cut_to((0, 0, width, height), 0)
 
     @classmethod
     def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":
@@ -83,13 +104,20 @@ class Order:
 
     def rows(self, epoch: int, step: int, worker: int) -> NDArray[np.int64]:
         """The records of one batch. Batches of an epoch differ in size by at most one image."""
-        everything = np.arange(self.num_images)
-        if self.shuffle_seed is not None:
-            everything = np.random.default_rng([self.shuffle_seed, epoch]).permutation(self.num_images)
+        everything = _shuffled(self.num_images, self.shuffle_seed, epoch)
         batches = self.num_steps * self.num_workers
         index = step * self.num_workers + worker
         start, end = index * self.num_images // batches, (index + 1) * self.num_images // batches
         return everything[start:end]
+
+
+@lru_cache(maxsize=2)
+def _shuffled(num_images: int, seed: int | None, epoch: int) -> NDArray[np.int64]:
+    order = np.arange(num_images)
+    if seed is not None:
+        order = np.random.default_rng([seed, epoch]).permutation(num_images)
+    order.flags.writeable = False
+    return order
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,60 +133,90 @@ class BatchMaker:
 
     def __call__(self, epoch: int, step: int, worker: int) -> Batch:
         """One batch; an image that can't be used is a row of zeros with its reason under `OUTCOMES`."""
-        rows = self.order.rows(epoch, step, worker)
-        size, places = self.input_size_px, self.packed.label_ids.shape[1]
-        images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
-        boxes = np.zeros((len(rows), places, 4), dtype=np.float32)
-        label_ids = np.full((len(rows), places), NO_OBJECT, dtype=np.int64)
-        outcomes = np.zeros(len(rows), dtype=np.int64)
-        transforms = None if self.augmentation is None else SquareTransforms(self.augmentation, size)
-        requests = [FetchRequest(self.packed.image_uris[row], None, None) for row in rows]
-        for place, fetched in fetch_images(requests, max_bytes=self.limits.max_bytes):
-            decoded = self._decode(fetched)
-            if isinstance(decoded, DecodedImage):
-                random = np.random.default_rng([self.seed, epoch, int(rows[place])])
-                filled = self._fill(images[place], decoded, int(rows[place]), transforms, random)
-                boxes[place, : len(filled[1])], label_ids[place, : len(filled[1])] = filled
-            else:
-                outcomes[place] = OUTCOME_NAMES.index(decoded)
-        return {IMAGES: images, BOXES: boxes, LABEL_IDS: label_ids, OUTCOMES: outcomes}
+        return self.batch_of(self.order.rows(epoch, step, worker).tolist(), epoch)
 
-    def _decode(self, fetched: Fetched | ImageFailure | Deferred) -> DecodedImage | str:
+    def batch_of(self, rows: Sequence[int], epoch: int) -> Batch:
+        """The batch of these records. What becomes of each depends on `epoch`, and not on the others."""
+        images = np.zeros((len(rows), self.input_size_px, self.input_size_px, 3), dtype=np.uint8)
+        outcomes = np.zeros(len(rows), dtype=np.int64)
+        objects = [Objects.none()] * len(rows)
+        parts = [self._parts(row, epoch) for row in rows]
+        needs = [(row, *mix.rows) for row, (_, mix) in zip(rows, parts, strict=True)]
+        for place, fetched in gather(needs, self.packed.image_uris, self.limits.max_bytes):
+            random, mix = parts[place]
+            smallest_px = self._smallest_px(mix)
+            found = [self._scene(*one, smallest_px) for one in zip(needs[place], fetched, strict=True)]
+            if isinstance(found[0], str):
+                outcomes[place] = OUTCOME_NAMES.index(found[0])
+            elif random is None:
+                objects[place] = self._letterboxed(found[0], images[place])
+            else:
+                objects[place] = self._augmented(found[0], found[1:], mix, images[place], random)
+        return {IMAGES: images, **_padded(objects, self.packed.label_ids.shape[1]), OUTCOMES: outcomes}
+
+    def _parts(self, row: int, epoch: int) -> tuple[np.random.Generator | None, Mix]:
+        """What an image is made with: its own generator, and the other records that go into it."""
+        if self.augmentation is None:
+            return None, Mix()
+        random = np.random.default_rng([self.seed, epoch, row])
+        return random, self._augmenter.mix(random, row, len(self.packed), self.packed.may_mix)
+
+    def _smallest_px(self, mix: Mix) -> int | None:
+        """What the decoder must keep of an image's sides. A zoomed crop is scaled up to the input, so it needs more."""
+        if self.augmentation is None:
+            return None
+        return self.input_size_px * (1 if mix.tiles else _SIDES_OF_ZOOMED)
+
+    def _scene(self, row: int, fetched: Outcome, smallest_px: int | None) -> Scene | str:
+        """A decoded image with its objects, or the name of the outcome that it is."""
         if isinstance(fetched, Deferred):
             return STATUS_DEFERRED
-        if isinstance(fetched, Fetched):
-            smallest = None if self.augmentation is None else self.input_size_px * _DECODED_SIDES
-            answer = decode_image(fetched.data, self.limits, min_side_px=smallest)
-            return answer if isinstance(answer, DecodedImage) else answer.code.value
-        return fetched.code.value
+        if isinstance(fetched, ImageFailure):
+            return fetched.code.value
+        decoded = decode_image(fetched.data, self.limits, min_side_px=smallest_px)
+        if isinstance(decoded, ImageFailure):
+            return decoded.code.value
+        return Scene(decoded.image_hwc_u8, self.packed.objects(row, decoded))
 
-    def _fill(
+    def _letterboxed(self, scene: Scene, out: NDArray[np.uint8]) -> Objects:
+        """The network's input as it is when the network is used."""
+        height, width = scene.image_hwc_u8.shape[:2]
+        letterbox = Letterbox.fit(width, height, self.input_size_px)
+        letterbox_image(scene.image_hwc_u8, letterbox, out=out)
+        return scene.objects.with_boxes(letterbox.to_input(scene.objects.boxes_xyxy_px))
+
+    def _augmented(
         self,
+        scene: Scene,
+        others: Sequence[Scene | str],
+        mix: Mix,
         out: NDArray[np.uint8],
-        decoded: DecodedImage,
-        row: int,
-        transforms: SquareTransforms | None,
         random: np.random.Generator,
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Writes the network's input to `out`; the objects seen in it: boxes (m, 4) in its pixels, label ids (m,)."""
-        used = self.packed.label_ids[row] != NO_OBJECT
-        label_ids = self.packed.label_ids[row][used]
-        image = decoded.image_hwc_u8
-        # Boxes follow the pixels that are there: the frame of the annotations may be a scaled copy's.
-        width, height = self.packed.frames_px[row]
-        scale = np.array([image.shape[1] / (width or decoded.width_px), image.shape[0] / (height or decoded.height_px)])
-        boxes: FloatArray = self.packed.boxes_xyxy_px[row][used] * np.tile(scale, 2)
-        if transforms is not None and self.augmentation is not None and self.augmentation.crop:
-            image, boxes, kept = random_crop(image, boxes, random)
-            boxes, label_ids = boxes[kept], label_ids[kept]
-        letterbox = Letterbox.fit(image.shape[1], image.shape[0], self.input_size_px)
-        letterbox_image(image, letterbox, out=out)
-        boxes = letterbox.to_input(boxes)
-        if transforms is not None:
-            (pixels, boxes), kept = transforms((out, boxes), int(random.integers(2**62)))
-            out[...] = pixels
-            boxes, label_ids = boxes[kept], label_ids[kept]
-        return boxes.astype(np.float32), label_ids
+    ) -> Objects:
+        """An input made anew in every epoch. A mosaic takes all of its images or none."""
+        tiles = [other for other in others[: len(mix.tiles)] if isinstance(other, Scene)]
+        donors = [other for other in others[len(mix.tiles) :] if isinstance(other, Scene)]
+        whole = len(tiles) == len(mix.tiles)
+        return self._augmenter(scene, tiles if whole else (), donors[0] if donors else None, out, random)
+
+    @property
+    def _augmenter(self) -> Augmenter:
+        assert self.augmentation is not None
+        return Augmenter(self.augmentation, self.input_size_px)
+
+
+def _padded(objects: Sequence[Objects], places: int) -> Batch:
+    """The objects of all images as arrays, with room for at least `places` an image."""
+    places = max(places, max(map(len, objects), default=0))
+    boxes = np.zeros((len(objects), places, 4), dtype=np.float32)
+    label_ids = np.full((len(objects), places), NO_OBJECT, dtype=np.int64)
+    has_box = np.zeros((len(objects), places), dtype=bool)
+    for row, of_one in enumerate(objects):
+        count = len(of_one)
+        boxes[row, :count] = np.where(of_one.has_box[:, None], of_one.boxes_xyxy_px, 0)
+        label_ids[row, :count] = of_one.label_ids
+        has_box[row, :count] = of_one.has_box
+    return {BOXES: boxes, LABEL_IDS: label_ids, HAS_BOX: has_box}
 
 
 def _learnable(record: Record) -> list[Annotation]:

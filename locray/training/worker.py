@@ -1,106 +1,214 @@
-"""One worker's epochs: training, evaluation, metrics, progress. Run by the loop, one for each worker.
+"""One worker's epochs: training, validation, metrics, checkpoints, progress. Run by the loop, one for each worker.
 
-Knows torch's collectives and nothing of Ray.
+Knows nothing of Ray. What it learns from a step depends on the step's number alone, not on what came before in this
+process: a run that was cut off, and even one that goes on with another number of workers, sees the same batches.
 """
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from locray.errors import UsageError
+from locray.metrics.results import ImageResult
 from locray.progress import Progress, Report
+from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.history import best_of, is_over, write_history
 from locray.training.learner import Learner
-from locray.training.metrics import CLASS_ACCURACY, LOCALIZATION_ACCURACY, MEAN_IOU, Counts
+from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES
+from locray.training.team import Signal, Team
 
 _SECONDS_BETWEEN_POSTS = 2.0
+_SECONDS_BETWEEN_SAVES = 600.0
+_NAMED_IMAGES = 8
 
-Leave = Callable[[dict[str, float], dict[str, Any] | None], None]
+Metrics = dict[str, float]
 
 
 class WorkerRun:
     """One worker's part of a run.
 
     Args:
-        plan: the run.
+        plan: the run, for the number of workers that there are.
         learner: the network and its optimiser.
-        rank: which worker this is.
+        team: this worker among the others.
+        store: where checkpoints go.
         post: takes progress, as often as it comes.
-        leave: takes the metrics of an epoch and, from the first worker, the state to go on from.
+        fail: takes the reason why the run can't go on.
+        is_to_stop: whether somebody asks the run to save and end.
+        epoch_done: called by every worker with the metrics of an epoch, once its checkpoint is written.
     """
 
-    def __init__(self, plan: TrainPlan, learner: Learner, rank: int, post: Report, leave: Leave) -> None:
+    def __init__(
+        self,
+        plan: TrainPlan,
+        learner: Learner,
+        team: Team,
+        store: CheckpointStore,
+        *,
+        post: Report,
+        fail: Callable[[str], object],
+        is_to_stop: Callable[[], bool],
+        epoch_done: Callable[[Metrics], object],
+    ) -> None:
         self._plan = plan
         self._learner = learner
-        self._rank = rank
+        self._team = team
+        self._store = store
         self._post_progress = post
-        self._leave = leave
-        self._history: list[dict[str, float]] = []
-        self._unusable: dict[str, int] = {}
-        self._last_post = 0.0
+        self._fail = fail
+        self._is_to_stop = is_to_stop
+        self._epoch_done = epoch_done
+        self._history: list[Metrics] = []
+        self._best: dict[str, Any] | None = None
+        self._sums = _no_sums()
+        self._seconds = 0.0
+        self._learning_rate = 0.0
+        self._last_post = self._last_asked = self._last_save = time.monotonic()
 
-    def resume(self, state: dict[str, Any]) -> int:
-        """Takes up the state after an epoch; the next epoch."""
-        self._learner.load_state(state["learner"])
-        self._history, self._unusable = state["history"], state["unusable"]
-        return len(self._history)
+    def resume(self, latest: Latest) -> Place:
+        """Takes up a checkpoint, if there is one; where to go on."""
+        if latest.state is not None:
+            self._learner.load_state(latest.state["learner"])
+            self._history, self._best = latest.state["history"], latest.state["best"]
+            if self._team.is_first:
+                self._sums, self._seconds = latest.state["sums"], latest.state["seconds"]
+        return latest.place
 
-    def _state(self) -> dict[str, Any]:
-        return {"learner": self._learner.state(), "history": self._history, "unusable": self._unusable}
+    def run(self, place: Place, batches: Iterator[Mapping[str, Tensor]]) -> None:
+        """Trains from `place` to the end of the run, or until it is asked to stop; `batches` are those from there."""
+        for epoch in range(place.epoch, self._plan.epochs):
+            if is_over(self._history, self._plan.epochs, self._plan.patience):
+                return
+            self._learner.freeze(epoch < self._plan.freeze_epochs)
+            if self._train(epoch, place.step if epoch == place.epoch else 0, batches) >= Signal.STOP:
+                return
+            self._validate(epoch, batches)
 
-    def epoch(self, epoch: int, batches: Iterator[dict[str, Tensor]]) -> None:
-        """Trains for an epoch, evaluates, and leaves a checkpoint. Takes an epoch's batches and no more."""
-        # Dropout is the only thing that draws from here: a resumed epoch draws as an uninterrupted one.
-        torch.manual_seed(hash((self._plan.seed, epoch, self._rank)) % 2**63)
-        order, start = self._plan.train.order, time.monotonic()
-        losses = torch.zeros(2, dtype=torch.float64)
-        outcomes: Counter[int] = Counter()
-        for step, batch in enumerate(islice(batches, order.num_steps)):
-            losses += torch.tensor([self._learner.train_on(batch, epoch * order.num_steps + step), 1])
-            outcomes.update(batch[OUTCOMES].tolist())
-            seen = (step + 1) * order.num_images // order.num_steps
-            self._post(epoch, seen, float(losses[0] / losses[1]), seen / (time.monotonic() - start))
-        images_per_s = order.num_images / (time.monotonic() - start)
-        counts = Counts.zero()
+    def _train(self, epoch: int, first_step: int, batches: Iterator[Mapping[str, Tensor]]) -> Signal:
+        order = self._plan.train.order
+        for step in range(first_step, order.num_steps):
+            started = time.monotonic()
+            batch = next(batches)
+            # Dropout is the only thing that draws from here.
+            torch.manual_seed(hash((self._plan.seed, epoch, step, self._team.rank)) % 2**63)
+            loss = self._learner.compute(batch)
+            signal = self._team.agree(self._wish(loss))
+            if signal is Signal.FAILED:
+                self._explain(loss, epoch, step)
+                return signal
+            self._learning_rate = self._learner.apply(epoch * order.num_steps + step)
+            outcomes = torch.bincount(batch[OUTCOMES], minlength=len(OUTCOME_NAMES))
+            self._sums += torch.cat([torch.tensor([loss, 1.0]), outcomes]).double()
+            self._seconds += time.monotonic() - started
+            self._post(epoch, (step + 1) * order.num_images // order.num_steps)
+            if signal >= Signal.SAVE and step + 1 < order.num_steps:
+                self._save(Place(epoch, step + 1))
+                if signal is Signal.STOP:
+                    return signal
+        return Signal.GO_ON
+
+    def _validate(self, epoch: int, batches: Iterator[Mapping[str, Tensor]]) -> None:
+        """Every image of the validation split once, over all workers; then the epoch is done."""
+        results: list[ImageResult] = []
         for batch in islice(batches, self._plan.val.order.num_steps):
-            self._learner.evaluate_on(batch, counts)
-        self._add_up(losses, counts.sums, outcomes)
-        metrics = {"epoch": epoch + 1, "loss": float(losses[0] / losses[1]), **counts.metrics()}
-        self._history.append({**metrics, "images_per_s": images_per_s})
-        self._post(epoch, order.num_images, metrics["loss"], images_per_s, finished=True)
-        self._leave(metrics, None if self._rank else self._state())
+            pair = self._learner.predict(batch)
+            results += image_results(*pair, self._plan.classes) if pair else []
+        results = self._team.gather(results)
+        sums = self._team.total(self._sums)
+        metrics: Metrics = {}
+        if self._team.is_first:
+            metrics = {
+                "epoch": float(epoch + 1),
+                "loss": float(sums[0] / sums[1]),
+                "learning_rate": self._learning_rate,
+                **summarise(results, one_object=self._learner.finds_one_object),
+                "images_per_s": self._plan.train.order.num_images / self._seconds,
+            }
+        self._history.append(self._team.share(metrics))
+        if best_of(self._history) is self._history[-1] and self._team.is_first:
+            weights = {name: tensor.cpu() for name, tensor in self._learner.average.model.state_dict().items()}
+            self._best = {"epoch": epoch + 1, "weights": weights}
+        self._sums, self._seconds = _no_sums(), 0.0
+        self._save(Place(epoch + 1, 0), sums)
+        if self._team.is_first:
+            write_history(self._plan.output_uri, self._history)
+        self._post(epoch, self._plan.train.order.num_images, finished=True)
+        self._epoch_done(self._history[-1])
 
-    def _add_up(self, losses: Tensor, sums: Tensor, outcomes: Counter[int]) -> None:
-        """Makes the sums those of all workers."""
-        counted = torch.tensor([float(outcomes[index]) for index in range(len(OUTCOME_NAMES))], dtype=torch.float64)
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            device = next(self._learner.average.model.parameters()).device
-            for part in (losses, sums, counted):
-                shared = part.to(device)
-                torch.distributed.all_reduce(shared)
-                part.copy_(shared)
-        self._unusable = {
-            name: int(count) for name, count in zip(OUTCOME_NAMES[1:], counted[1:].tolist(), strict=True) if count
-        }
-        if not counted[0]:
-            raise UsageError(f"not one training image could be used: {self._unusable}")
+    def _save(self, place: Place, sums: Tensor | None = None) -> None:
+        """Writes what all workers have come to; `sums` are those of the epoch that has just ended."""
+        ended = sums is not None
+        total = sums if sums is not None else self._team.total(self._sums)
+        if not ended:
+            self._sums = total if self._team.is_first else _no_sums()
+        if self._team.is_first:
+            state = {
+                "learner": self._learner.state(),
+                "history": self._history,
+                "best": self._best,
+                "sums": _no_sums() if ended else total,
+                "seconds": self._seconds,
+                "unusable": _unusable(total),
+            }
+            self._store.save(place, state)
+        self._last_save = time.monotonic()
 
-    def _post(self, epoch: int, seen: int, loss: float, images_per_s: float, *, finished: bool = False) -> None:
+    def _wish(self, loss: float) -> Signal:
+        """What this worker asks of all after computing a step."""
+        if not torch.isfinite(torch.tensor(loss)):
+            return Signal.FAILED
+        now = time.monotonic()
+        if self._team.is_first and now - self._last_asked >= _SECONDS_BETWEEN_POSTS:
+            self._last_asked = now
+            if self._is_to_stop():
+                return Signal.STOP
+            if now - self._last_save >= _SECONDS_BETWEEN_SAVES:
+                return Signal.SAVE
+        return Signal.GO_ON
+
+    def _explain(self, loss: float, epoch: int, step: int) -> None:
+        """Tells why the run ends; said by the workers whose loss it was."""
+        if torch.isfinite(torch.tensor(loss)):
+            return
+        rows = self._plan.train.order.rows(epoch, step, self._team.rank)
+        names = [self._plan.train.packed.image_uris[row] for row in rows]
+        more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
+        self._fail(
+            f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}: the training has diverged. The batch held "
+            f"{', '.join(names[:_NAMED_IMAGES])}{more}. Look at these images and their boxes (`locray preview`), or "
+            "try a smaller --learning-rate. The checkpoint before it is kept"
+        )
+
+    def _post(self, epoch: int, seen: int, *, finished: bool = False) -> None:
         """Tells how far the run is, each epoch and every few seconds; the first worker speaks for all."""
         now = time.monotonic()
-        if self._rank or not (finished or now - self._last_post >= _SECONDS_BETWEEN_POSTS):
+        if not self._team.is_first or not (finished or now - self._last_post >= _SECONDS_BETWEEN_POSTS):
             return
         self._last_post = now
-        facts: dict[str, int | float | str] = {"epoch": f"{epoch + 1}/{self._plan.epochs}", "loss": round(loss, 4)}
+        facts: dict[str, int | float | str] = {"epoch": f"{epoch + 1}/{self._plan.epochs}"}
+        if finished:
+            facts["loss"] = round(self._history[-1]["loss"], 4)
+        else:
+            facts["loss"] = round(float(self._sums[0] / self._sums[1]), 4)
         if self._history:
-            shown = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY)
-            facts |= {name: round(self._history[-1][name], 4) for name in shown}
-        facts["images_per_s"] = round(images_per_s, 1)
+            facts |= {name: round(self._history[-1][name], 4) for name in SHOWN if name in self._history[-1]}
+            facts["best"] = int(best_of(self._history)["epoch"])
+        speed = self._history[-1]["images_per_s"] if finished else seen / max(self._seconds, 1e-9)
+        facts["images/s"] = round(speed, 1)
         num_images = self._plan.train.order.num_images
         self._post_progress(Progress("training", epoch * num_images + seen, self._plan.epochs * num_images, facts))
+
+
+def _no_sums() -> Tensor:
+    """Loss, steps, and images by outcome: nothing so far."""
+    return torch.zeros(2 + len(OUTCOME_NAMES), dtype=torch.float64)
+
+
+def _unusable(sums: Tensor) -> dict[str, int]:
+    counted = zip(OUTCOME_NAMES[1:], sums[3:].tolist(), strict=True)
+    return {name: int(count) for name, count in counted if count}

@@ -127,3 +127,35 @@ def test_the_boards_are_read(real_data):
     assert first.image_uri == str(real_data / "boards/images/train/IMG_20181228_101826.jpg")
     assert first.objects == (Annotation("Arduino_Nano", (317, 265, 556, 342)),)
     assert (first.width_px, first.height_px) == (800, 600)
+
+
+def test_a_class_may_be_known_without_its_box():
+    described = [Described("a.jpg", (Annotation("cow", None), Annotation("ant", (1, 2, 3, 4))), None, 48)]
+    text = write_csv(described)
+    assert text.splitlines()[1] == "a.jpg,,48,cow,,,,"
+    assert parse_csv(text, "labels.csv") == described
+
+
+def test_files_are_found_by_names_of_another_system(tmp_path):
+    (tmp_path / "images").mkdir()
+    for name in ("a.JPG", "b.jpeg"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    rows = ["images\\a.jpg,cow,1,2,3,4", "./images/b.JPEG,cow,1,2,3,4", "images/a.JPG,ant,1,2,3,4"]
+    (tmp_path / "TRAIN_LABELS.CSV").write_text("\n".join([HEADER, *rows]))
+    assert list_splits(str(tmp_path), "csv") == ["TRAIN"]
+    dataset = read_dataset(str(tmp_path), "csv", "TRAIN")
+    assert [record.image_uri for record in dataset.records] == [
+        str(tmp_path / "images/a.JPG"), str(tmp_path / "images/b.jpeg")
+    ]  # fmt: skip
+    assert dataset.left_out == {"duplicate_id": 1}, "the same image under another name"
+
+
+def test_places_name_lines(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "train.csv").write_text(f"{HEADER}\na.jpg,cow,1,2,3,4\na.jpg,cow,5,2,3,4\ngone.jpg,cow,1,2,3,4\n")
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    image = f"{tmp_path}/train.csv, image 'a.jpg'"
+    assert dataset.left_out_places["inverted_box"] == (f"{image}, line 3, box of 'cow': 5 2 3 4",)
+    assert dataset.left_out_places["no_image"] == (
+        f"{tmp_path}/train.csv, image 'gone.jpg': there is no image 'gone.jpg'",
+    )

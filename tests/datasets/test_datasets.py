@@ -1,3 +1,5 @@
+import zipfile
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,10 @@ NUMBERED = [f"{number:04}.jpg" for number in range(1000)]
 
 @pytest.mark.parametrize(
     ("format_name", "message"),
-    [("vox", r"'vox'. Expected one of: csv, voc. Did you mean 'voc'\?"), ("?", "Expected one of: csv, voc.$")],
+    [
+        ("vox", r"'vox'. Expected one of: coco, csv, .*, voc, yolo. Did you mean 'voc'\?"),
+        ("?", "Expected one of: coco, csv, .*, yolo.$"),
+    ],
 )
 def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
     with pytest.raises(UsageError, match=message):
@@ -95,3 +100,51 @@ def test_a_bucket_is_read_as_a_folder_is(s3_bucket, real_data):
             record.image_uri.replace(str(real_data / "boards"), uri) for record in local.records
         ]
         assert [record.objects for record in remote.records] == [record.objects for record in local.records]
+
+
+def test_strict_names_the_first_offender_and_counts_them_all(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    rows = ["filename,class,xmin,ymin,xmax,ymax", "a.jpg,cow,1,2,3,4", "a.jpg,cow,5,2,3,4", "a.jpg,ant,5,2,5,4"]
+    (tmp_path / "train.csv").write_text("\n".join([*rows, "gone.jpg,cow,1,2,3,4", "gone too.jpg,cow,1,2,3,4"]))
+    assert len(read_dataset(str(tmp_path), "csv", "train").records) == 1
+    with pytest.raises(UsageError) as raised:
+        read_dataset(str(tmp_path), "csv", "train", strict=True)
+    assert str(raised.value).startswith(
+        f"{tmp_path}/train.csv, image 'a.jpg', line 3, box of 'cow': 5 2 3 4: inverted_box. "
+        "Found in split 'train': 1 x empty_box, 1 x inverted_box, 2 x no_image. Expected"
+    )
+
+
+def test_strict_takes_what_is_sound_and_boxes_that_are_only_cut(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    header = "filename,width,height,class,xmin,ymin,xmax,ymax"
+    (tmp_path / "train.csv").write_text(f"{header}\na.jpg,10,10,cow,1,2,30,4\n")
+    dataset = read_dataset(str(tmp_path), "csv", "train", strict=True)
+    assert (dataset.left_out, dataset.num_clipped_boxes) == ({}, 1)
+
+
+def test_splits_that_other_tools_name_otherwise_are_found(tmp_path):
+    for split in ("training", "valid", "test"):
+        (tmp_path / split / "cow").mkdir(parents=True)
+        (tmp_path / split / "cow" / f"{split}.jpg").write_bytes(b"")
+    assert list_splits(str(tmp_path), "folders") == ["test", "train", "val"]
+    for split, folder in (("train", "training"), ("val", "valid"), ("valid", "valid"), ("test", "test")):
+        dataset = read_dataset(str(tmp_path), "folders", split)
+        assert file_names(dataset) == {f"{folder}.jpg"}
+        assert dataset.split == split
+
+    (tmp_path / "val" / "cow").mkdir(parents=True)
+    (tmp_path / "val" / "cow" / "val.jpg").write_bytes(b"")
+    assert list_splits(str(tmp_path), "folders") == ["test", "train", "val", "valid"]
+    assert file_names(read_dataset(str(tmp_path), "folders", "val")) == {"val.jpg"}
+
+
+@pytest.mark.s3
+def test_an_archive_in_a_bucket_is_read_as_a_folder_is(s3_bucket, tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("pets/train/cow/1.jpg", "pets/train/ant/2.jpg", "pets/test/cow/3.jpg"):
+            archive.writestr(name, b"x")
+    s3_bucket.put("x.zip", (tmp_path / "x.zip").read_bytes())
+    dataset = read_dataset(f"{s3_bucket.uri}/x.zip", "folders", "train")
+    assert dataset.classes == ("ant", "cow")
+    assert dataset.records[1].image_uri == f"zip:{s3_bucket.uri}/x.zip!/pets/train/cow/1.jpg"

@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets.records import Annotation, DatasetBuilder, Described, LeftOut, cut_to_frame, number, side_px
+from locray.datasets.building import DatasetBuilder, cut_to_frame
+from locray.datasets.fields import number, side_px
+from locray.datasets.records import Annotation, Described, LeftOut
 from locray.errors import UsageError
 
 coordinates = st.floats(-500, 1500, width=32)
@@ -62,8 +64,8 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     )
     builder.add("/data/cows/a.jpg", described)
     builder.add("/data/cows/b.jpg", Described("b.jpg", ()))
-    builder.leave_out(LeftOut.NO_IMAGE, 3)
-    builder.leave_out(LeftOut.NO_ANNOTATION, 0)
+    for line in range(5):
+        builder.leave_out(LeftOut.NO_IMAGE, f"labels.csv, line {line}")
 
     dataset = builder.build()
 
@@ -72,14 +74,21 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     assert dataset.records[0].objects == (Annotation("cow", (0, 0, 10, 10)), Annotation("bee", (90, 0, 100, 10)))
     assert dataset.records[1].objects == ()
     assert dataset.classes == ("bee", "cow"), "a class of which no box is left is not one to learn"
-    assert dataset.left_out == {"empty_box": 2, "no_image": 3}
+    assert dataset.left_out == {"empty_box": 2, "no_image": 5}
+    assert dataset.left_out_places == {
+        "empty_box": (
+            "/data/cows/a.jpg, object 2, box of 'ant': 0 0 0 10 in a frame of 100 x 100",
+            "/data/cows/a.jpg, object 4, box of 'cow': 0 5 10 5 in a frame of 100 x 100",
+        ),
+        "no_image": ("labels.csv, line 0", "labels.csv, line 1", "labels.csv, line 2"),
+    }
     assert dataset.num_clipped_boxes == 1
 
 
 def test_a_split_without_a_usable_image_is_the_users_mistake():
     builder = DatasetBuilder("/data/cows", "train")
-    builder.leave_out(LeftOut.NO_IMAGE, 7)
-    with pytest.raises(UsageError, match=r"'train' of /data/cows.*7 x no_image"):
+    builder.leave_out(LeftOut.NO_IMAGE, "labels.csv, image 'a.jpg'")
+    with pytest.raises(UsageError, match=r"'train' of /data/cows.*1 x no_image. The first: labels.csv, image 'a.jpg'"):
         builder.build()
 
 

@@ -1,10 +1,12 @@
 from collections import Counter
 
 import pytest
+from annotated import images
+from hypothesis import given
 
 from locray.datasets import list_splits, read_dataset
 from locray.datasets.records import Annotation, Described
-from locray.datasets.voc import parse_voc
+from locray.datasets.voc import parse_voc, write_voc
 from locray.errors import UsageError
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
@@ -119,7 +121,7 @@ def test_the_devkit_layout_with_what_goes_wrong_in_it(tmp_path):
     assert dataset.records[0].objects == (Annotation("cow", (1, 2, 3.5, 4)), Annotation("ant", (1, 2, 100, 4)))
     assert dataset.records[1].objects == ()
     assert dataset.num_clipped_boxes == 1
-    assert dataset.left_out == {"empty_box": 1, "no_image": 1, "no_annotation": 1}
+    assert dataset.left_out == {"empty_box": 1, "no_image": 1, "no_annotation": 1, "duplicate_id": 1}
 
 
 @pytest.mark.parametrize("folder", ["train", "images/train"])
@@ -183,3 +185,28 @@ def test_boards_say_the_same_in_both_formats(real_data):
         assert {record.image_uri: record for record in from_xml.records} == {
             record.image_uri: record for record in from_csv.records
         }
+
+
+@given(images())
+def test_what_is_written_is_read_back(described):
+    for image in described:
+        assert parse_voc(write_voc(image), "a.xml") == image
+
+
+def test_endings_of_any_case_and_what_systems_leave_behind(tmp_path):
+    write(
+        tmp_path,
+        {
+            "ImageSets/Main/train.TXT": "a\nb",
+            "ImageSets/Main/.train.txt.swp": "x",
+            "Annotations/a.XML": annotation(COW),
+            "Annotations/b.Xml": annotation(COW),
+            "Annotations/._a.xml": b"\0",
+            "JPEGImages/a.JPEG": "",
+            "JPEGImages/b.Png": "",
+            "JPEGImages/.DS_Store": b"\0",
+        },
+    )
+    assert list_splits(str(tmp_path), "voc") == ["train"]
+    dataset = read_dataset(str(tmp_path), "voc", "train", strict=True)
+    assert uris_below(f"{tmp_path}/JPEGImages", dataset) == ["a.JPEG", "b.Png"]

@@ -9,7 +9,14 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
-from locray.images.exif import first_ifd, orientation_of_exif, orientation_of_jpeg, to_upright
+from locray.images.exif import (
+    boxes_in_upright_frame,
+    boxes_to_upright,
+    first_ifd,
+    orientation_of_exif,
+    orientation_of_jpeg,
+    to_upright,
+)
 
 LIMITS = DecodeLimits(max_bytes=50_000_000, max_pixels=64_000_000)
 ORIENTATION = 0x0112
@@ -175,3 +182,57 @@ def test_exif_that_is_noise_never_costs_an_image(exif):
 @given(st.binary(max_size=200))
 def test_the_walk_through_segments_takes_any_bytes(data):
     assert orientation_of_jpeg(b"\xff\xd8" + data) in ALL
+
+
+rectangles = st.tuples(st.integers(0, 20), st.integers(0, 11), st.integers(1, 20), st.integers(1, 11))
+
+
+@given(st.sampled_from(ALL), rectangles)
+def test_boxes_turn_with_their_pixels(orientation, rectangle):
+    width, height = 21, 12
+    left, top, right, bottom = rectangle[0], rectangle[1], rectangle[0] + rectangle[2], rectangle[1] + rectangle[3]
+    right, bottom = min(right, width), min(bottom, height)
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    picture[top:bottom, left:right] = 255
+
+    box = boxes_to_upright(np.array([left, top, right, bottom], dtype=float), orientation, width, height)
+
+    rows, columns = np.nonzero(to_upright(picture, orientation)[..., 0])
+    assert box.tolist() == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+@pytest.mark.parametrize("orientation", ALL)
+def test_boxes_of_the_stored_picture_are_known_by_their_frame(orientation):
+    """Annotated as stored, at half the size; and annotated upright; the same box comes out."""
+    upright = np.array([[8.0, 4, 40, 30], [0, 0, 64, 32]])
+    stored_frame = stored(orientation).size
+    corners = np.zeros((32, 64, 3), dtype=np.uint8)
+    corners[4:30, 8:40] = 255
+    transpose = AS_STORED[orientation]
+    laid_down = Image.fromarray(corners) if transpose is None else Image.fromarray(corners).transpose(transpose)
+    rows, columns = np.nonzero(np.asarray(laid_down)[..., 0])
+    as_stored = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / 2.0
+
+    assert np.array_equal(boxes_in_upright_frame(upright, (64, 32), (64, 32), orientation), upright)
+    assert np.array_equal(boxes_in_upright_frame(upright / 4, (16, 8), (64, 32), orientation), upright)
+    assert np.array_equal(boxes_in_upright_frame(upright, (0, 0), (64, 32), orientation), upright)
+    shares = upright / np.array([64, 32, 64, 32])
+    assert np.array_equal(boxes_in_upright_frame(shares, (1, 1), (64, 32), orientation), upright)
+    if orientation >= 5:  # for the others nothing tells the two apart
+        half = (stored_frame[0] / 2, stored_frame[1] / 2)
+        assert np.array_equal(boxes_in_upright_frame(as_stored, half, (64, 32), orientation), upright[0])
+
+
+@pytest.mark.parametrize("orientation", ALL)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_files_orientation_is_told(image_format, orientation):
+    buffer = io.BytesIO()
+    stored(orientation).save(buffer, image_format, exif=exif_block(orientation))
+    assert decoded(buffer.getvalue()).orientation == orientation
+
+
+@pytest.mark.parametrize("name", ["landscape", "portrait"])
+@pytest.mark.parametrize("orientation", ALL)
+def test_cameras_orientation_is_told(real_data, name, orientation):
+    image = decoded((real_data / "exif/orientation" / f"{name}_{orientation}.jpg").read_bytes())
+    assert image.orientation == orientation

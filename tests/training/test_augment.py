@@ -1,109 +1,301 @@
-"""A box still bounds its object after every transform."""
+"""A box still bounds the pixels of its object after every change, and after all of them."""
 
 import numpy as np
+import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import BACKGROUND, draw, extent_of, scenes, share_inside
+from torchvision.transforms import v2
 
 from locray import boxes
-from locray.training.augment import Augmentation, SquareTransforms, random_crop
+from locray.config import TrainConfig
+from locray.images.letterbox import PAD_VALUE
+from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
+from locray.training.augment.canvas import flipped, rotated, shifted, turned_boxes
+from locray.training.augment.colour import ColourChange
+from locray.training.augment.placing import Placement, random_tile, random_window, whole
 
 SIDE = 64
+NOTHING = Augmentation(crop=0, rotation_degrees=0, flip="none", colour=0)
+SEEDS = st.integers(0, 2**32)
 
 
-@st.composite
-def scenes(draw, width=SIDE, height=SIDE, edge=0):
-    """A dark image with one bright rectangle, and the rectangle's box."""
-    object_width, object_height = (draw(st.integers(6, 24)) for _ in range(2))
-    left = draw(st.integers(edge, width - object_width - edge))
-    top = draw(st.integers(edge, height - object_height - edge))
-    image = np.full((height, width, 3), 20, dtype=np.uint8)
-    image[top : top + object_height, left : left + object_width] = 250
-    return image, np.array([[left, top, left + object_width, top + object_height]], dtype=np.float64)
+def generator(seed):
+    return np.random.default_rng(seed)
 
 
-def bounds_of_bright_pixels(image, threshold=200):
-    rows, columns = np.nonzero(image.min(axis=2) > threshold)
-    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
+def augmented(augmentation, scene, seed, tiles=(), donor=None, side=SIDE):
+    image = np.zeros((side, side, 3), dtype=np.uint8)
+    return Scene(image, Augmenter(augmentation, side)(scene, tiles, donor, image, generator(seed)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(scenes(width=80, height=50), st.integers(0, 2**32))
-def test_a_crop_keeps_most_of_the_object_and_its_box_exact(scene, seed):
-    image, box = scene
-    part, moved, kept = random_crop(image, box, np.random.default_rng(seed))
-    assert kept.all()
-    assert np.array_equal(bounds_of_bright_pixels(part), moved[0])
-    assert boxes.areas(moved)[0] >= 0.8 * boxes.areas(box)[0]
+def differs(scene, label_id=0):
+    """How far the edges of the box are from those of the pixels."""
+    (box,) = scene.objects.boxes_xyxy_px[scene.objects.label_ids == label_id]
+    return np.abs(box - extent_of(scene.image_hwc_u8, label_id)).max()
 
 
-@settings(max_examples=60, deadline=None)
-@given(scenes(edge=2), st.floats(1, 30), st.sampled_from(["none", "horizontal", "both"]), st.integers(0, 2**62))
-def test_a_box_bounds_its_object_after_rotation_and_flips(scene, degrees, flip, seed):
-    transforms = SquareTransforms(Augmentation(degrees, flip, colour=False), SIDE)
-    (image, moved), kept = transforms(scene, seed)
-    assert kept.all()
-    seen = bounds_of_bright_pixels(image)
-    # Half a pixel: the threshold cuts through blended edges.
-    assert (moved[0, :2] <= seen[:2] + 1).all()
-    assert (moved[0, 2:] >= seen[2:] - 1).all()
-    # And it is no larger than turning a rectangle makes it.
-    width, height = scene[1][0, 2:] - scene[1][0, :2]
-    angle = np.deg2rad(degrees)
-    assert moved[0, 2] - moved[0, 0] <= width * 1 + height * np.sin(angle) + 1.5
-    assert moved[0, 3] - moved[0, 1] <= height * 1 + width * np.sin(angle) + 1.5
+# What moves whole pixels is exact; what scales may be off by a pixel on the way.
 
 
-@settings(max_examples=30, deadline=None)
-@given(scenes(), st.integers(0, 2**62))
-def test_flips_alone_are_exact(scene, seed):
-    (image, moved), _ = SquareTransforms(Augmentation(0, "both", colour=False), SIDE)(scene, seed)
-    assert np.array_equal(bounds_of_bright_pixels(image), moved[0])
+@given(scenes(), SEEDS)
+def test_a_window_holds_most_of_the_object_and_the_box_is_cut_with_it(scene, seed):
+    left, top, right, bottom = window = random_window(scene, generator(seed))
+    placement = Placement(window, (0, 0, right - left, bottom - top))
+    seen = Scene(placement.pixels(scene.image_hwc_u8, None), placement.objects(scene.objects))
+    assert differs(seen) <= 1e-9
+    assert boxes.areas(seen.objects.boxes_xyxy_px)[0] >= 0.8 * boxes.areas(scene.objects.boxes_xyxy_px)[0]
 
 
-@settings(max_examples=30, deadline=None)
-@given(scenes(), st.integers(0, 2**62))
-def test_boxes_stay_proper_and_inside(scene, seed):
-    (image, moved), kept = SquareTransforms(Augmentation(45, "both"), SIDE)(scene, seed)
-    assert image.shape == (SIDE, SIDE, 3)
-    assert image.dtype == np.uint8
-    assert boxes.is_proper(moved[kept]).all()
-    assert (moved >= 0).all()
-    assert (moved <= SIDE).all()
+@given(scenes(), SEEDS)
+def test_a_zoomed_object_is_tightly_bounded(scene, seed):
+    seen = augmented(Augmentation(crop=1, rotation_degrees=0, flip="none", colour=0), scene, seed)
+    assert differs(seen) <= 1.5
 
 
-def test_the_same_seed_gives_the_same_image():
-    scene = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8), np.array([[5.0, 5, 20, 30]])
-    transforms = SquareTransforms(Augmentation(), SIDE)
-    first, again, other = (transforms(scene, seed)[0] for seed in (1, 1, 2))
-    assert np.array_equal(first[0], again[0])
-    assert np.array_equal(first[1], again[1])
-    assert not np.array_equal(first[0], other[0])
+@given(st.tuples(*(scenes(label_id=label_id) for label_id in range(4))), SEEDS)
+def test_every_object_of_a_mosaic_is_tightly_bounded(four, seed):
+    seen = augmented(NOTHING, four[0], seed, tiles=four[1:])
+    assert sorted(seen.objects.label_ids.tolist()) == [0, 1, 2, 3]
+    assert all(differs(seen, label_id) <= 1.5 for label_id in range(4))
 
 
-def test_every_flip_and_crop_happens_and_colours_change():
-    image = np.full((SIDE, SIDE, 3), 100, dtype=np.uint8)
-    corner = np.array([[2.0, 2, 12, 12]])
-    flips = SquareTransforms(Augmentation(0, "both", colour=False), SIDE)
-    assert {tuple(flips((image, corner), seed)[0][1][0]) for seed in range(40)} == {
-        (2, 2, 12, 12),
-        (52, 2, 62, 12),
-        (2, 52, 12, 62),
-        (52, 52, 62, 62),
-    }
-    horizontal = SquareTransforms(Augmentation(0, "horizontal", colour=False), SIDE)
-    assert len({tuple(horizontal((image, corner), seed)[0][1][0]) for seed in range(40)}) == 2
-    nothing = SquareTransforms(Augmentation(0, "none", colour=False), SIDE)
-    assert np.array_equal(nothing((image, corner), 0)[0][0], image)
-    colours = SquareTransforms(Augmentation(0, "none", colour=True), SIDE)
-    assert len({int(colours((image, corner), seed)[0][0][0, 0, 0]) for seed in range(10)}) > 5
-    sizes = {random_crop(image, corner, np.random.default_rng(seed))[0].shape for seed in range(40)}
-    assert len(sizes) > 10
+@given(scenes(), st.integers(8, 60), st.integers(8, 60), SEEDS)
+def test_a_tile_lies_in_its_area(scene, width, height, seed):
+    tile = random_tile(scene, (3, 5, 3 + width, 5 + height), generator(seed))
+    image = np.full((SIDE + 5, SIDE + 5, 3), PAD_VALUE, dtype=np.uint8)
+    objects = tile.draw(scene, image, None)
+    image[5 : 5 + height, 3 : 3 + width] = PAD_VALUE
+    assert (image == PAD_VALUE).all()
+    assert len(objects) == 1
+
+
+@given(scenes(width=SIDE), st.booleans(), st.booleans())
+def test_a_flipped_object_is_exactly_bounded(scene, horizontally, vertically):
+    seen = flipped(scene, horizontally=horizontally, vertically=vertically)
+    assert differs(seen) == 0
+    back = flipped(seen, horizontally=horizontally, vertically=vertically)
+    assert np.array_equal(back.image_hwc_u8, scene.image_hwc_u8)
+
+
+@given(scenes(width=SIDE), st.integers(-20, 20), st.integers(-20, 20))
+def test_a_shifted_object_is_exactly_bounded(scene, right_px, down_px):
+    seen = shifted(scene, right_px, down_px)
+    if len(seen.objects):
+        left = round(float(boxes.areas(seen.objects.boxes_xyxy_px)[0]))
+        assert left >= 0.3 * boxes.areas(scene.objects.boxes_xyxy_px)[0]
+    moved = np.clip(scene.objects.boxes_xyxy_px[0] + [right_px, down_px, right_px, down_px], 0, SIDE)
+    assert np.array_equal(seen.objects.boxes_xyxy_px, moved[None][: len(seen.objects)])
+    expected = np.full_like(scene.image_hwc_u8, PAD_VALUE)
+    for y in range(SIDE):
+        if 0 <= y - down_px < SIDE:
+            row = scene.image_hwc_u8[y - down_px]
+            expected[y, max(0, right_px) : SIDE + min(0, right_px)] = row[max(0, -right_px) : SIDE - max(0, right_px)]
+    assert np.array_equal(seen.image_hwc_u8, expected)
+
+
+# After a rotation the box is made for a shape between ellipse and rectangle.
+
+WIDENED = np.array([-1, -1, 1, 1])
+"""By a pixel, for blended edges."""
+LOOSEST = 2 ** (1 / 1.5 - 1 / 2)
+"""A side of the box over that of a turned ellipse: 1.12, at most."""
+TIGHTEST = 2 ** (1 / 1.5 - 1)
+"""A side of the box over that of a turned rectangle: 0.79, at least."""
+
+
+@given(scenes(width=SIDE, edge=16, largest=20, rounds=[True]), st.floats(-180, 180))
+def test_a_turned_ellipse_is_bounded_and_not_by_much_more(scene, degrees):
+    seen = rotated(scene, degrees)
+    box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
+    assert (box[:2] <= pixels[:2] + 1).all()
+    assert (box[2:] >= pixels[2:] - 1).all()
+    assert (box[2:] - box[:2] <= LOOSEST * (pixels[2:] - pixels[:2]) + 2).all()
+
+
+@given(scenes(width=SIDE, edge=16, largest=20, rounds=[False]), st.floats(-180, 180))
+def test_a_turned_rectangle_loses_only_its_corners(scene, degrees):
+    seen = rotated(scene, degrees)
+    box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
+    assert np.abs((box[:2] + box[2:]) - (pixels[:2] + pixels[2:])).max() <= 3
+    assert (box[2:] - box[:2] >= TIGHTEST * (pixels[2:] - pixels[:2]) - 2).all()
+    assert (box[2:] - box[:2] <= pixels[2:] - pixels[:2] + 2).all()
+
+
+@given(scenes(width=SIDE), st.sampled_from([-180, -90, 0, 90, 180]))
+def test_quarter_turns_are_exact(scene, degrees):
+    assert differs(rotated(scene, degrees)) <= 1
+
+
+@given(scenes(width=SIDE), st.floats(-45, 45))
+def test_a_rotation_that_would_hide_the_object_is_not_made(scene, degrees):
+    seen = rotated(scene, degrees)
+    turned = turned_boxes(scene.objects.boxes_xyxy_px, degrees, SIDE)
+    hidden = boxes.areas(np.clip(turned, 0, SIDE))[0] < 0.8 * boxes.areas(turned)[0]
+    assert (seen is scene) == hidden
+
+
+def test_pixels_turn_as_torchvision_turns_them():
+    pixels = generator(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    ours = rotated(Scene(pixels, Objects.none()), 20).image_hwc_u8
+    theirs = v2.functional.rotate(
+        torch.from_numpy(pixels).permute(2, 0, 1), 20, v2.InterpolationMode.BILINEAR, fill=[PAD_VALUE] * 3
+    )
+    middle = slice(SIDE // 4, 3 * SIDE // 4)  # at its edge, theirs is darker than both image and filling
+    assert np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy())[middle, middle].max() <= 1
+    assert (ours[0, 0] == PAD_VALUE).all()
+
+
+# Colours.
+
+
+@given(st.floats(0.7, 1.3), st.floats(0.7, 1.3), st.floats(0.7, 1.3))
+def test_colours_change_as_torchvision_changes_them(brightness, contrast, saturation):
+    pixels = generator(1).integers(70, 140, (20, 30, 3), dtype=np.uint8)  # so that nothing is clipped on the way
+    theirs = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    theirs = v2.functional.adjust_brightness(theirs, brightness)
+    theirs = v2.functional.adjust_contrast(theirs, contrast)
+    theirs = v2.functional.adjust_saturation(theirs, saturation)
+    ours = ColourChange(brightness, contrast, saturation)(pixels)
+    assert np.abs(ours - theirs.permute(1, 2, 0).numpy() * 255).max() <= 1.5
+
+
+@pytest.mark.parametrize("grey", [0, 1, 150, 215, 235, 255])
+def test_a_bright_image_is_not_washed_out(grey):
+    pixels = np.full((20, 30, 3), grey, dtype=np.uint8)
+    brightened = ColourChange(1.5, 1, 1)(pixels)
+    assert abs(int(brightened[0, 0, 0]) - min(1.5 * grey, max(grey, 220))) <= 1
+    assert (ColourChange(0.8, 1, 1)(pixels) == round(0.8 * grey)).all()
+
+
+def test_padding_and_boxes_keep_out_of_colour_changes():
+    scene = draw(90, 64, (0, (20, 20, 60, 50), False))
+    plain, coloured = (augmented(Augmentation(0, 0, "none", colour), scene, 3) for colour in (0, 0.5))
+    assert np.array_equal(plain.objects.boxes_xyxy_px, coloured.objects.boxes_xyxy_px)
+    assert not np.array_equal(plain.image_hwc_u8, coloured.image_hwc_u8)
+    assert (coloured.image_hwc_u8[:5] == PAD_VALUE).all()
+
+
+# All together.
+
+
+@settings(max_examples=150)
+@given(st.tuples(*(scenes(label_id=label_id) for label_id in range(5))), st.booleans(), st.booleans(), SEEDS)
+def test_after_the_whole_chain_boxes_bound_their_objects(five, is_mosaic, is_pasted, seed):
+    chosen = Augmentation(crop=0.7, rotation_degrees=15, flip="both", colour=0)
+    seen = augmented(chosen, five[0], seed, five[1:4] if is_mosaic else (), five[4] if is_pasted else None, side=96)
+    assert boxes.is_proper(seen.objects.boxes_xyxy_px).all()
+    assert (seen.objects.boxes_xyxy_px >= 0).all()
+    assert (seen.objects.boxes_xyxy_px <= 96).all()
+    assert 0 in seen.objects.label_ids
+    for label_id, box in zip(seen.objects.label_ids, seen.objects.boxes_xyxy_px, strict=True):
+        assert share_inside(seen.image_hwc_u8, label_id, box + WIDENED) >= 0.97
+
+
+@given(scenes(), SEEDS)
+def test_the_same_generator_gives_the_same_input(scene, seed):
+    first, again = (augmented(Augmentation(), scene, seed) for _ in range(2))
+    assert np.array_equal(first.image_hwc_u8, again.image_hwc_u8)
+    assert np.array_equal(first.objects.boxes_xyxy_px, again.objects.boxes_xyxy_px)
+
+
+def test_inputs_differ_and_each_change_happens_to_its_share():
+    scene = draw(90, 64, (0, (36, 25, 52, 37), True))
+
+    def share_changed(**changes):
+        options = {"crop": 0, "rotation_degrees": 0, "flip": "none", "colour": 0} | changes
+        inputs = [augmented(Augmentation(**options), scene, seed).image_hwc_u8 for seed in range(200)]
+        plain = augmented(NOTHING, scene, 0).image_hwc_u8
+        return np.mean([not np.array_equal(image, plain) for image in inputs])
+
+    assert share_changed() == 0
+    assert 0.6 <= share_changed(crop=0.7) <= 0.8
+    assert 0.4 <= share_changed(rotation_degrees=10) <= 0.6
+    assert 0.4 <= share_changed(flip="horizontal") <= 0.6
+    assert 0.65 <= share_changed(flip="both") <= 0.85
+    assert share_changed(colour=0.3) >= 0.95
+
+
+def test_the_largest_object_comes_first_in_every_input():
+    small, large = (0, (2, 2, 12, 12), False), (1, (40, 20, 80, 60), False)
+    for seed in range(20):
+        areas = boxes.areas(augmented(Augmentation(), draw(90, 64, large, small), seed).objects.boxes_xyxy_px)
+        assert (np.diff(areas) <= 0).all()
 
 
 def test_an_image_without_objects_may_be_cut_anywhere():
-    image, nothing = np.zeros((SIDE, SIDE, 3), dtype=np.uint8), np.zeros((0, 4))
-    _, moved, kept = random_crop(image, nothing, np.random.default_rng(1))
-    (square, moved), kept = SquareTransforms(Augmentation(), SIDE)((image, nothing), 0)
-    assert square.shape == (SIDE, SIDE, 3)
-    assert moved.shape == (0, 4)
-    assert kept.shape == (0,)
+    seen = augmented(Augmentation(crop=1), Scene(draw(90, 64).image_hwc_u8, Objects.none()), 0)
+    assert len(seen.objects) == 0
+
+
+# Objects whose class alone is known.
+
+
+def class_only(width, height):
+    pixels = generator(5).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Scene(pixels, Objects(np.zeros((1, 4)), np.array([4]), np.array([False])))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (320, 200)])
+def test_a_class_without_a_box_stays_whatever_is_done(size):
+    for seed in range(30):
+        seen = augmented(Augmentation(flip="both", rotation_degrees=30), class_only(*size), seed, side=32)
+        assert seen.objects.label_ids.tolist() == [4]
+        assert not seen.objects.has_box.any()
+
+
+def test_small_images_are_moved_and_larger_ones_cut():
+    chosen = Augmentation(crop=1, rotation_degrees=0, flip="none", colour=0)
+    small = class_only(32, 32)
+    shifts = set()
+    for seed in range(60):
+        image = augmented(chosen, small, seed, side=32).image_hwc_u8
+        inner = image[8:24, 8:24]
+        found = [
+            (x, y)
+            for x in range(-4, 5)
+            for y in range(-4, 5)
+            if np.array_equal(inner, small.image_hwc_u8[8 - y : 24 - y, 8 - x : 24 - x])
+        ]
+        assert len(found) == 1
+        shifts.update(found)
+    assert {x for x, _ in shifts} == {y for _, y in shifts} == set(range(-4, 5))
+    windows = [random_window(class_only(320, 200), generator(seed)) for seed in range(100)]
+    areas = np.array([(right - left) * (bottom - top) / (320 * 200) for left, top, right, bottom in windows])
+    aspects = np.array([(right - left) / (bottom - top) * 200 / 320 for left, top, right, bottom in windows])
+    assert 0.2 <= areas.min() <= 0.35
+    assert 0.9 <= areas.max() <= 1
+    assert 0.7 <= aspects.min() <= aspects.max() <= 1.4
+
+
+def test_a_class_without_a_box_is_never_mixed():
+    augmenter = Augmenter(Augmentation(mosaic=1, copy_paste=1), SIDE)
+    assert augmenter.mix(generator(0), 3, 10, lambda row: row != 3) == Mix()
+    for seed in range(20):
+        mix = augmenter.mix(generator(seed), 3, 10, lambda row: row % 2 == 1)
+        assert len(mix.tiles) == 3
+        assert mix.donor is not None
+        assert all(row % 2 == 1 for row in mix.rows)
+
+
+# The options.
+
+
+def test_options_become_the_augmentation():
+    options = TrainConfig(
+        data="d", format="voc", output="o", crop=0.1, rotation=20, flip="both", colour=0.2, mosaic=0.4, copy_paste=0.5
+    )
+    assert Augmentation.of(options) == Augmentation(0.1, 20, "both", 0.2, 0.4, 0.5)
+    assert Augmentation.of(TrainConfig(data="d", format="voc", output="o")) == Augmentation()
+
+
+def test_the_whole_image_is_letterboxed_when_nothing_is_changed():
+    scene = draw(90, 60, (0, (30, 20, 60, 40), False))
+    seen = augmented(NOTHING, scene, 0, side=90)
+    assert np.array_equal(seen.image_hwc_u8[15:75], scene.image_hwc_u8)
+    assert (seen.image_hwc_u8[:15] == PAD_VALUE).all()
+    assert (seen.image_hwc_u8[75:] == PAD_VALUE).all()
+    assert seen.objects.boxes_xyxy_px.tolist() == [[30, 35, 60, 55]]
+    assert whole(scene.image_hwc_u8) == (0, 0, 90, 60)
+    assert (seen.image_hwc_u8[20, 0] == BACKGROUND).all()

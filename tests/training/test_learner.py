@@ -1,19 +1,34 @@
 """A step learns, the state goes on exactly, and metrics are those of the definition."""
 
 import copy
+import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
-from locray.errors import UsageError
 from locray.models import build_model
 from locray.models.contract import NO_OBJECT, PredictedBoxes, Targets
-from locray.training.learner import Learner, LearnerSettings, TrainingStep
-from locray.training.metrics import Counts
-from locray.training.optimise import PRETRAINED_FACTOR, AveragedModel, build_optimiser, learning_rate_at
+from locray.models.pretrained import pretrained_stages
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.metrics import image_results, summarise
+from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, learning_rate_at, set_rates
 from locray.training.precision import fastest_dtype
-from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+
+CPU = torch.device("cpu")
+OPTIMISER = OptimiserSettings(
+    optimizer="adamw",
+    learning_rate=1e-3,
+    schedule="cosine",
+    warm_up=0.1,
+    weight_decay=0.05,
+    clip_norm=5.0,
+    ema=0.04,
+    pretrained_rate=0.25,
+    layer_decay=1.0,
+)
 
 
 def batch(number=6, unusable=()):
@@ -24,34 +39,40 @@ def batch(number=6, unusable=()):
         IMAGES: torch.randint(0, 256, (number, 32, 32, 3), dtype=torch.uint8, generator=generator),
         BOXES: torch.tensor([[[4.0, 6, 20, 28]]]).repeat(number, 1, 1),
         LABEL_IDS: torch.arange(number)[:, None] % 2,
+        HAS_BOX: torch.ones(number, 1, dtype=torch.bool),
         OUTCOMES: outcomes,
     }
 
 
-def learner(num_steps=10, learning_rate=1e-3):
+def learner(num_steps=10, accumulate=1, **changes):
     torch.manual_seed(0)
-    model = build_model("small_cnn", 2)
-    settings = LearnerSettings(learning_rate, 0.05, False, num_steps, torch.float32)
-    return Learner(model, TrainingStep(model), settings, torch.device("cpu"))
+    settings = LearnerSettings(replace(OPTIMISER, **changes), num_steps, accumulate, torch.float32)
+    return Learner(build_model("small_cnn", 2), settings, CPU)
+
+
+def train(trained, images, step):
+    loss = trained.compute(images)
+    trained.apply(step)
+    return loss
 
 
 def test_steps_lower_the_loss():
     trained = learner(60)
-    losses = [trained.train_on(batch(), step) for step in range(60)]
+    losses = [train(trained, batch(), step) for step in range(60)]
     assert losses[-1] < losses[0] / 2
 
 
 def test_a_learner_that_was_stopped_goes_on_exactly():
     whole, first = learner(), learner()
     for step in range(6):
-        whole.train_on(batch(step + 2), step)
+        train(whole, batch(step + 2), step)
     for step in range(3):
-        first.train_on(batch(step + 2), step)
+        train(first, batch(step + 2), step)
     state = copy.deepcopy(first.state())
     second = learner()
     second.load_state(state)
     for step in range(3, 6):
-        second.train_on(batch(step + 2), step)
+        train(second, batch(step + 2), step)
     for name, wanted in whole.state().items():
         if name != "optimiser":
             for key, tensor in wanted.items():
@@ -63,61 +84,109 @@ def test_unusable_rows_are_neither_learned_from_nor_counted():
     spoiled = batch(6, unusable=(1, 4))
     spoiled[IMAGES][[1, 4]] = 0
     clean = {name: values[spoiled[OUTCOMES] == 0] for name, values in batch(6).items()}
-    assert one.train_on(spoiled, 0) == pytest.approx(two.train_on(clean, 0))
-    counts = Counts.zero()
-    one.evaluate_on(spoiled, counts)
-    assert counts.sums[0] == 4
+    assert train(one, spoiled, 0) == pytest.approx(train(two, clean, 0))
+    found, there = one.predict(spoiled)
+    assert len(found.scores) == len(there.label_ids) == 4
+    assert one.predict(batch(2, unusable=(0, 1))) is None
 
 
 def test_a_batch_without_a_usable_row_moves_only_by_decay():
     trained = learner()
     before = copy.deepcopy(trained.state()["model"])
-    assert trained.train_on(batch(3, unusable=(0, 1, 2)), 0) == 0
+    assert train(trained, batch(3, unusable=(0, 1, 2)), 0) == 0
     for name, tensor in trained.state()["model"].items():
         torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-6)
 
 
-def test_a_diverged_training_is_told():
+def test_a_diverged_training_is_seen_before_the_step():
     trained = learner()
     with torch.no_grad():
         next(iter(trained.state()["model"].values())).fill_(float("nan"))
-    with pytest.raises(UsageError, match=r"loss became nan at step 4.*--learning-rate"):
-        trained.train_on(batch(), 4)
+    assert math.isnan(trained.compute(batch()))
 
 
 def test_the_learning_rate_rises_and_falls():
-    rates = [learning_rate_at(step, 100, 2.0) for step in range(100)]
+    rates = [learning_rate_at(step, 100, replace(OPTIMISER, learning_rate=2.0)) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10] == max(rates) == 2.0
     assert all(earlier >= later for earlier, later in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01
-    assert learning_rate_at(0, 1, 2.0) == 2.0
+    assert learning_rate_at(0, 1, replace(OPTIMISER, learning_rate=2.0)) == 2.0
 
 
-def test_norms_and_biases_are_not_decayed_and_the_trunk_learns_slower():
+def test_a_constant_rate_stays_after_its_warm_up():
+    settings = replace(OPTIMISER, schedule="constant", warm_up=0.2)
+    rates = [learning_rate_at(step, 20, settings) for step in range(20)]
+    assert rates[4:] == [1e-3] * 16
+    assert rates[0] == pytest.approx(0.25e-3)
+    assert learning_rate_at(0, 20, replace(settings, warm_up=0)) == 1e-3
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_one_cycle_is_torchs_own(optimizer):
+    """Against `torch.optim.lr_scheduler.OneCycleLR`, but that its steps are counted from the cycle's first."""
+    settings = replace(OPTIMISER, optimizer=optimizer, schedule="one-cycle", warm_up=0.3)
+    model = torch.nn.Linear(2, 2)
+    ours, theirs = (build_optimiser(model, settings) for _ in range(2))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, 1e-3, total_steps=101, pct_start=0.31, final_div_factor=1e9)
+    for step in range(100):
+        rate = set_rates(ours, settings, step, 100)
+        group, wanted = ours.param_groups[0], theirs.param_groups[0]
+        assert rate == group["lr"] == pytest.approx(wanted["lr"], rel=0.02, abs=1e-6)
+        momenta = [part["betas"][0] if "betas" in part else part["momentum"] for part in (group, wanted)]
+        assert momenta[0] == pytest.approx(momenta[1], abs=2e-3)
+        theirs.step()
+        schedule.step()
+
+
+def test_norms_and_biases_are_not_decayed_and_pretrained_stages_learn_slower_towards_the_image():
     model = build_model("localizer/resnet18", 2, 64)
-    groups = build_optimiser(model, 1e-3, 0.1, 0.2).param_groups
-    trunk = {id(parameter) for parameter in model.trunk.parameters()}
+    stages = pretrained_stages(model)
+    settings = replace(OPTIMISER, weight_decay=0.1, pretrained_rate=0.2, layer_decay=0.5)
+    groups = build_optimiser(model, settings, stages).param_groups
+    factor_of = {id(parameter): group["factor"] for group in groups for parameter in group["params"]}
+    assert len(factor_of) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     for group in groups:
-        for parameter in group["params"]:
-            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
-            assert group["factor"] == (0.2 if id(parameter) in trunk else 1.0)
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+        assert all(group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0) for parameter in group["params"])
+    assert len(stages) > 1
+    for depth, stage in enumerate(reversed(stages)):
+        assert [factor_of.pop(id(parameter)) for parameter in stage] == pytest.approx([0.2 * 0.5**depth] * len(stage))
+    assert set(factor_of.values()) == {1.0}
+
+
+def localizer(**changes):
+    torch.manual_seed(0)
+    model = build_model("localizer/mobilenet_v3_small", 2, 32)
+    settings = LearnerSettings(replace(OPTIMISER, weight_decay=0.0, **changes), 1, 1, torch.float32)
+    return model, Learner(model, settings, CPU, pretrained_stages(model))
 
 
 def test_a_pretrained_trunk_moves_less():
-    def moved(pretrained):
-        torch.manual_seed(0)
-        model = build_model("localizer/mobilenet_v3_small", 2, 32)
+    moved = []
+    for rate in (0.25, 1.0):
+        model, trained = localizer(pretrained_rate=rate)
         before = copy.deepcopy(model.state_dict())
-        settings = LearnerSettings(1e-3, 0.0, pretrained, 1, torch.float32)
-        Learner(model, TrainingStep(model), settings, torch.device("cpu")).train_on(batch(), 0)
-        weights = ["trunk.fine.0.0.weight", "cell_head.weight"]
-        return [(model.state_dict()[name] - before[name]).abs().mean().item() for name in weights]
+        train(trained, batch(), 0)
+        weights = [next(iter(model.trunk.named_parameters(prefix="trunk")))[0], "cell_head.weight"]
+        moved.append([(model.state_dict()[name] - before[name]).abs().mean().item() for name in weights])
+    assert moved[0][0] == pytest.approx(moved[1][0] * 0.25, rel=0.05)
+    assert moved[0][1] == pytest.approx(moved[1][1], rel=0.05)
 
-    (slow_trunk, head), (trunk, same_head) = moved(True), moved(False)
-    assert slow_trunk == pytest.approx(trunk * PRETRAINED_FACTOR, rel=0.05)
-    assert head == pytest.approx(same_head, rel=0.05)
+
+def test_a_frozen_trunk_stays_as_it_is_and_thaws():
+    model, trained = localizer()
+    before = copy.deepcopy(model.state_dict())
+    trained.freeze(True)
+    train(trained, batch(), 0)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("trunk."):
+            assert torch.equal(tensor, before[name]), name
+    assert not torch.equal(model.state_dict()["cell_head.weight"], before["cell_head.weight"])
+    trained.freeze(False)
+    train(trained, batch(), 1)
+    changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert any(name.startswith("trunk.") and name.endswith("running_mean") for name in changed)
+    assert any(name.startswith("trunk.") and name.endswith("weight") for name in changed)
 
 
 def test_the_average_forgets_its_start_and_follows():
@@ -132,30 +201,46 @@ def test_the_average_forgets_its_start_and_follows():
     assert average.model.weight.item() == pytest.approx(1.0, abs=1e-3)
 
 
+def test_without_memory_the_average_is_the_network_itself():
+    trained = learner(ema=0.0)
+    for step in range(3):
+        train(trained, batch(), step)
+    for name, tensor in trained.state()["model"].items():
+        torch.testing.assert_close(trained.average.model.state_dict()[name], tensor)
+
+
 def test_metrics_count_images_that_show_an_object():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 4], [0, 0, 1, 1]])[:, None]
     predicted = PredictedBoxes(boxes, torch.ones(4, 1), torch.tensor([0, 1, 1, 0])[:, None])
     wanted_ids = torch.tensor([0, 0, 1, NO_OBJECT])[:, None]
     wanted = Targets(torch.tensor([[0.0, 0, 10, 10]]).repeat(4, 1)[:, None], wanted_ids, wanted_ids != NO_OBJECT)
-    counts = Counts.zero()
-    counts.add(predicted, wanted)
-    metrics = counts.metrics()
+    results = image_results(predicted, wanted, ["a", "b"])
+    assert [result.true_labels for result in results] == [("a",), ("a",), ("b",), ()]
+    metrics = summarise(results, one_object=True)
     assert metrics["class_accuracy"] == pytest.approx(2 / 3)
     assert metrics["mean_iou"] == pytest.approx((1 + 1 + 0.4) / 3)
     assert metrics["localization_accuracy"] == pytest.approx(1 / 3)
-    assert Counts.zero().metrics()["score"] == 0
+    assert metrics["score"] == pytest.approx((2 / 3 + 2.4 / 3 + 1 / 3) / 3)
+    assert summarise(results, one_object=False)["score"] == metrics["map_50_95"] > 0
+    assert summarise([], one_object=True)["score"] == 0
+
+
+def test_where_no_box_is_known_the_class_alone_counts():
+    predicted = PredictedBoxes(torch.zeros(2, 1, 4), torch.ones(2, 1), torch.tensor([[0], [1]]))
+    wanted = Targets(torch.zeros(2, 1, 4), torch.tensor([[0], [0]]), torch.zeros(2, 1, dtype=torch.bool))
+    metrics = summarise(image_results(predicted, wanted, ["a", "b"]), one_object=True)
+    assert metrics == {"class_accuracy": 0.5, "score": 0.5}
 
 
 def test_the_number_format_is_one_that_autocast_knows():
-    assert fastest_dtype(torch.device("cpu")) in {torch.float32, torch.bfloat16}
+    assert fastest_dtype(CPU) in {torch.float32, torch.bfloat16}
 
 
 def test_training_works_in_bfloat16():
     torch.manual_seed(0)
     model = build_model("localizer/mobilenet_v3_small", 2, 32)
-    settings = LearnerSettings(1e-3, 0.05, True, 4, torch.bfloat16)
-    trained = Learner(model, TrainingStep(model), settings, torch.device("cpu"))
-    assert 0 < trained.train_on(batch(), 0) < 20
-    counts = Counts.zero()
-    trained.evaluate_on(batch(), counts)
-    assert counts.sums[0] == 6
+    trained = Learner(model, LearnerSettings(OPTIMISER, 4, 1, torch.bfloat16), CPU)
+    assert 0 < train(trained, batch(), 0) < 20
+    found, _ = trained.predict(batch())
+    assert found.scores.dtype is torch.float32
+    assert len(found.scores) == 6

@@ -2,16 +2,22 @@
 
 import json
 import os
+import shutil
 import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from commands import locray, start_locray
 
+from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
+from locray.images.decode import DecodeLimits
 from locray.models.artifact import load_artifact
+from locray.models.contract import Targets
+from locray.training.metrics import image_results, summarise
+from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, BatchMaker, Order, Packed
 
 pytestmark = pytest.mark.ray
 
@@ -40,19 +46,19 @@ def history(output: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def newest(output: Path) -> Path | None:
+    """The newest checkpoint; its name says how far the run was."""
+    return max(output.glob("checkpoints/*/epoch-*.pt"), default=None)
+
+
 def wait_for_checkpoint(process, output: Path) -> int:
     """Until a checkpoint is safe; the epoch that it was made after."""
     deadline = time.monotonic() + 240
-    while True:
+    while (found := newest(output)) is None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        for snapshot in output.glob("checkpoints/*/checkpoint_manager_snapshot.json"):
-            results = []
-            with suppress(json.JSONDecodeError):  # it is being written
-                results = json.loads(snapshot.read_text())["checkpoint_results"]
-            if results:
-                return max(int(result["metrics"]["epoch"]) for result in results)
         time.sleep(0.05)
+    return int(found.name[6:12])
 
 
 def workers_of(output: Path) -> list[int]:
@@ -96,26 +102,17 @@ def test_an_artifact_comes_out_with_its_metrics(trained):
 
 def test_validation_sees_every_image_once(trained, data):
     """The metrics of two workers together are those of one pass over all images."""
-    import torch
-
-    from locray.datasets import read_dataset
-    from locray.images.decode import DecodeLimits
-    from locray.models.contract import NO_OBJECT, Targets
-    from locray.training.metrics import Counts
-    from locray.training.samples import BOXES, IMAGES, LABEL_IDS, BatchMaker, Order, Packed
-
     loaded = load_artifact(str(trained[0]))
     records = read_dataset(str(data), "csv", "val").records
     packed = Packed.of(records, tuple(loaded.info.classes))
-    limits = DecodeLimits(2**24, 2**24)
-    batch = BatchMaker(packed, Order(15, 15, 1, None), loaded.info.input_size, limits, None, 0)(0, 0, 0)
-    label_ids = torch.from_numpy(batch[LABEL_IDS])
-    counts = Counts.zero()
+    maker = BatchMaker(packed, Order(15, 15, 1, None), loaded.info.input_size, DecodeLimits(2**24, 2**24), None, 0)
+    batch = {name: torch.from_numpy(part) for name, part in maker(0, 0, 0).items()}
     with torch.no_grad():
-        predicted = loaded.model.predict(torch.from_numpy(batch[IMAGES]).permute(0, 3, 1, 2))
-    counts.add(predicted, Targets(torch.from_numpy(batch[BOXES]), label_ids, label_ids != NO_OBJECT))
-    assert counts.metrics()["class_accuracy"] == pytest.approx(loaded.info.metrics["class_accuracy"], abs=0.07)
-    assert counts.metrics()["mean_iou"] == pytest.approx(loaded.info.metrics["mean_iou"], abs=0.01)
+        predicted = loaded.model.predict(batch[IMAGES].permute(0, 3, 1, 2))
+    there = Targets(batch[BOXES], batch[LABEL_IDS], batch[HAS_BOX])
+    metrics = summarise(image_results(predicted, there, loaded.info.classes), one_object=True)
+    assert metrics["class_accuracy"] == pytest.approx(loaded.info.metrics["class_accuracy"], abs=0.07)
+    assert metrics["mean_iou"] == pytest.approx(loaded.info.metrics["mean_iou"], abs=0.01)
 
 
 def test_the_same_command_again_does_nothing_and_says_so(trained, data):
@@ -168,6 +165,50 @@ def test_a_killed_worker_is_replaced(data, tmp_path):
     assert after[:safe] == before[:safe]
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_from_there(data, tmp_path, number):
+    output = tmp_path / "model"
+    with start_locray(*arguments(data, output, epochs=LONG)) as driver:
+        wait_for_checkpoint(driver, output)
+        driver.send_signal(number)
+        stdout, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "run the same command again to go on" in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    saved, before = newest(output), history(output)
+    assert saved is not None
+    assert len(before) < LONG
+    again = locray(*arguments(data, output, epochs=LONG))
+    assert again.returncode == 0, again.stderr
+    after = history(output)
+    assert [epoch["epoch"] for epoch in after] == list(range(1, LONG + 1))
+    assert after[: len(before)] == before
+
+
+def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(trained, data, tmp_path):
+    output = tmp_path / "model"
+    shutil.copytree(trained[0], output)
+    (output / "model.json").unlink()
+    checkpoint = newest(output)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    done = locray(*arguments(data, output))
+    assert done.returncode == 0, done.stderr
+    assert f"{checkpoint.name} is damaged: going on from epoch 3" in done.stderr
+    assert [epoch["epoch"] for epoch in history(output)] == [1, 2, 3, 4]
+    assert history(output)[:3] == history(trained[0])[:3]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_the_images(data, tmp_path):
+    output = tmp_path / "model"
+    options = ("--learning-rate", "1e30", "--optimizer", "sgd", "--clip-norm", "1e30")
+    done = locray(*arguments(data, output, *options))
+    assert done.returncode == 2
+    assert "the training has diverged. The batch held" in done.stderr
+    assert "train-000" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_run_name_is_not_taken_up_with_other_options(data, tmp_path):
     output = tmp_path / "model"
     (output / "checkpoints").mkdir(parents=True)
@@ -198,6 +239,7 @@ def test_data_checkpoints_and_artifact_may_lie_in_a_bucket(data, s3_bucket):
     assert load_artifact(output).model_id == facts["model_id"]
     keys = list(s3_bucket.entries())
     assert "models/first/metrics.jsonl" in keys
-    assert [key for key in keys if key.startswith("models/first/checkpoints/") and key.endswith("state.pt")]
+    assert len([key for key in keys if key.startswith("models/first/checkpoints/") and key.endswith(".pt")]) == 2
+    assert len([key for key in keys if key.startswith("models/first/tensorboard/events.out.tfevents.")]) == 2
     again = locray(*arguments(f"{s3_bucket.uri}/data", output, epochs=2))
     assert json.loads(again.stdout.splitlines()[-1])["already_trained"] is True

@@ -4,15 +4,27 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
+from scenes import COLOURS, draw, extent_of
 
 from locray.datasets.records import Annotation, Record
 from locray.images.decode import DecodeLimits
 from locray.models.contract import NO_OBJECT
 from locray.training.augment import Augmentation
-from locray.training.samples import BOXES, IMAGES, LABEL_IDS, OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
+from locray.training.samples import (
+    BOXES,
+    HAS_BOX,
+    IMAGES,
+    LABEL_IDS,
+    OUTCOME_NAMES,
+    OUTCOMES,
+    BatchMaker,
+    Order,
+    Packed,
+)
 
 LIMITS = DecodeLimits(2**24, 2**24)
+EXIF_ORIENTATION = 0x112
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 5), st.one_of(st.none(), st.integers(0, 9)))
@@ -70,7 +82,7 @@ def test_boxes_written_for_a_copy_of_another_size_are_scaled(picture):
 
 @pytest.mark.parametrize("epoch", range(6))
 def test_boxes_lie_on_their_pixels_when_augmented(picture, epoch):
-    augmentation = Augmentation(rotation_degrees=0, flip="both", colour=False)
+    augmentation = Augmentation(rotation_degrees=0, flip="both", colour=0)
     batch = maker([record(picture, ("Nut", (30, 20, 70, 60)))], augmentation)(epoch, 0, 0)
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1.5
 
@@ -97,3 +109,99 @@ def test_broken_and_missing_images_are_told_apart_and_spoil_nothing(picture, tmp
     assert [OUTCOME_NAMES[outcome] for outcome in batch[OUTCOMES]] == ["ok", "truncated", "empty_file", "not_found"]
     assert batch[IMAGES][0].max() == 255
     assert batch[IMAGES][1:].max() == 0
+
+
+def test_which_objects_have_a_box_is_told(picture):
+    records = [
+        record(picture, ("Nut", (30, 20, 70, 60)), ("Bolt", None)),
+        record(picture, ("Bolt", None)),
+        record(picture),
+    ]
+    for augmentation in (None, Augmentation()):
+        batch = maker(records, augmentation)(0, 0, 0)
+        assert batch[LABEL_IDS].tolist() == [[1, 0], [0, NO_OBJECT], [NO_OBJECT, NO_OBJECT]]
+        assert batch[HAS_BOX].tolist() == [[True, False], [False, False], [False, False]]
+        assert batch[HAS_BOX].dtype == bool
+        assert (batch[BOXES][~batch[HAS_BOX]] == 0).all()
+
+
+def test_normalised_boxes_follow_their_image(picture):
+    batch = maker([record(picture, ("Nut", (0.25, 0.25, 0.75, 0.75)), size=(1, 1))], size=120)(0, 0, 0)
+    assert batch[BOXES][0, 0].tolist() == [30, 40, 90, 80]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("is_upright", [False, True])
+def test_boxes_lie_on_the_pixels_of_a_camera_image(tmp_path, orientation, is_upright):
+    """Whether they were written for the picture as it is stored, or as it stands."""
+    stored = draw(120, 80, (2, (20, 10, 60, 34), False))
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    image = Image.fromarray(stored.image_hwc_u8)
+    image.save(tmp_path / "camera.png", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / "camera.png"))
+    if is_upright or upright.size == image.size:  # a mirrored picture's frame doesn't tell how it was annotated
+        image = upright
+    box = tuple(extent_of(np.asarray(image), 2))
+    made = maker([record(tmp_path / "camera.png", ("Nut", box), size=image.size)], size=120)(0, 0, 0)
+    assert np.array_equal(made[BOXES][0, 0], extent_of(made[IMAGES][0], 2))
+
+
+def test_a_box_that_reaches_over_its_image_is_cut(picture):
+    batch = maker([record(picture, ("Nut", (90, -10, 150, 60)), size=(None, None))], size=120)(0, 0, 0)
+    assert batch[BOXES][0, 0].tolist() == [90, 20, 120, 80]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eight pictures, each with two objects of one colour."""
+    records = []
+    for index in range(8):
+        scene = draw(120, 80, (index % 6, (10, 10, 40, 40), False), (index % 6, (60, 30, 100, 70), False))
+        Image.fromarray(scene.image_hwc_u8).save(tmp_path / f"{index}.png")
+        boxes = [tuple(box) for box in scene.objects.boxes_xyxy_px]
+        records.append(record(tmp_path / f"{index}.png", *(("Nut", box) for box in boxes)))
+    return records
+
+
+ALL = Augmentation(flip="both", mosaic=0.5, copy_paste=0.5)
+
+
+def test_mixed_images_are_functions_of_seed_epoch_and_record_alone(pictures):
+    made = maker(pictures, ALL)
+    together = made.batch_of(range(8), 3)
+    alone = [made.batch_of([row], 3) for row in (7, 2, 5, 0)]
+    for row, batch in zip((7, 2, 5, 0), alone, strict=True):
+        assert np.array_equal(together[IMAGES][row], batch[IMAGES][0])
+        count = (batch[LABEL_IDS][0] != NO_OBJECT).sum()
+        assert count == (together[LABEL_IDS][row] != NO_OBJECT).sum()
+        assert np.array_equal(together[BOXES][row, :count], batch[BOXES][0, :count])
+
+
+def test_a_batch_grows_with_what_mosaics_bring_and_names_it_all(pictures):
+    batch = maker(pictures, Augmentation(crop=0, rotation_degrees=0, colour=0, mosaic=1))(0, 0, 0)
+    counts = (batch[LABEL_IDS] != NO_OBJECT).sum(axis=1)
+    assert batch[LABEL_IDS].shape[1] == counts.max() > 4
+    assert batch[BOXES].shape[:2] == batch[HAS_BOX].shape == batch[LABEL_IDS].shape
+    assert len(maker(pictures)(0, 0, 0)[LABEL_IDS][0]) == 2
+    labels_seen = {tuple(image[y, x]) for image in batch[IMAGES][:1] for y in range(64) for x in range(64)}
+    assert len(labels_seen & set(map(tuple, COLOURS))) > 1
+
+
+def test_an_image_is_used_without_the_others_when_one_of_them_is_broken(pictures, tmp_path):
+    for index in range(1, 8):
+        (tmp_path / f"{index}.png").write_bytes(b"not an image")
+    batch = maker(pictures, Augmentation(crop=0, rotation_degrees=0, colour=0, mosaic=1, copy_paste=1))(0, 0, 0)
+    assert [OUTCOME_NAMES[outcome] for outcome in batch[OUTCOMES]] == ["ok"] + ["unsupported_format"] * 7
+    assert (batch[LABEL_IDS][0] != NO_OBJECT).sum() >= 1
+    assert (batch[LABEL_IDS][1:] == NO_OBJECT).all()
+
+
+def test_classes_without_boxes_are_never_mixed(pictures):
+    records = [*pictures[:3], record(pictures[3].image_uri, ("Bolt", None))]
+    made = maker(records, Augmentation(crop=0, rotation_degrees=0, colour=0, flip="none", mosaic=1, copy_paste=1))
+    plain = maker(records)
+    for epoch in range(10):
+        batch = made(epoch, 0, 0)
+        assert np.array_equal(batch[IMAGES][3], plain(epoch, 0, 0)[IMAGES][3])
+        assert (batch[LABEL_IDS][:3] != 0).all()

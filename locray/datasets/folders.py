@@ -1,0 +1,107 @@
+"""Class folders: an image's class is the folder that it lies in. Format name `folders`. Read through `locray.datasets`.
+
+Only the class is known, no box. `<anything>/<split>/<class>/<any depth>/<image>`, where a split's folder is known by a
+usual name (train, val, test, ...), or by its classes being those of other folders beside it. Without folders for
+splits, `<anything>/<class>/<any depth>/<image>`, everything is the split `train`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from locray.datasets.building import DatasetBuilder
+from locray.datasets.files import USUAL_SPLITS, below, is_image_name, list_files, missing_split
+from locray.datasets.records import Annotation, Dataset, Described, LeftOut
+
+EXPECTED = "images in <split>/<class>/ or in <class>/"
+ONLY_SPLIT = "train"
+
+Folders = tuple[str, ...]
+Place = tuple[str, str | None]
+"""The split and the class of an image; None where it lies in a split's folder without a class."""
+
+
+def splits(data_uri: str) -> list[str]:
+    """The names of the splits under `data_uri`, sorted."""
+    return sorted({split for split, label in _places(data_uri).values() if label is not None})
+
+
+def read(data_uri: str, split: str) -> Dataset:
+    """The images of a split, each with one object that has a class and no box.
+
+    Raises:
+        UsageError: no such split.
+        StoreError: the store failed.
+    """
+    places = _places(data_uri)
+    builder = DatasetBuilder(data_uri, split)
+    known: dict[str, tuple[Annotation, ...]] = {}  # one object for all images of a class
+    for image_uri, (found, label) in places.items():
+        if found != split:
+            continue
+        if label is None:
+            builder.leave_out(LeftOut.NO_ANNOTATION, f"{image_uri}: lies beside the folders of the classes")
+            continue
+        objects = known.setdefault(label, (Annotation(label, None),))
+        builder.add(image_uri, Described(None, objects, where=image_uri))
+    if not known:
+        names = {name for name, label in places.values() if label is not None}
+        raise missing_split(data_uri, split, names, EXPECTED)
+    return builder.build()
+
+
+def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
+    """Split and class for each folder that holds images, given as the names that lead to it.
+
+    Folders that lie above those of the splits or classes, or beside them, have no place.
+    """
+    folders = sorted(set(paths))
+    by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
+    places = {folder: _place(folder, at) for folder, at in by_name.items()}
+    if any(label is not None for _, label in places.values()):
+        return places
+    common = _common(folder[:-1] for folder in folders if folder)
+    below_common = {folder: folder[common:] for folder in folders if len(folder) > common}
+    if _splits_repeat_their_classes(below_common.values()):
+        return {folder: _place(folder, common) for folder in below_common}
+    return {folder: (ONLY_SPLIT, rest[0]) for folder, rest in below_common.items()}
+
+
+def _depth_of_split(folder: Folders) -> int | None:
+    """Where the first folder with a usual split's name stands."""
+    return next((at for at, name in enumerate(folder) if name.lower() in USUAL_SPLITS), None)
+
+
+def _place(folder: Folders, at: int) -> Place:
+    return folder[at], folder[at + 1] if len(folder) > at + 1 else None
+
+
+def _common(folders: Iterable[Folders]) -> int:
+    """How many names all the folders begin with."""
+    depth = 0
+    for names in zip(*folders, strict=False):
+        if len(set(names)) > 1:
+            break
+        depth += 1
+    return depth
+
+
+def _splits_repeat_their_classes(folders: Iterable[Folders]) -> bool:
+    """Whether there are only `<split>/<class>`, more than one split, and a class that several of them have."""
+    pairs = [folder for folder in folders if len(folder) == 2]  # noqa: PLR2004  # split and class
+    splits_found = {split for split, _ in pairs}
+    classes = {label for _, label in pairs}
+    return len(splits_found) > 1 and len(pairs) == len(list(folders)) and len(classes) < len(pairs)
+
+
+def _places(data_uri: str) -> Mapping[str, Place]:
+    """Split and class of each image that has a place."""
+    paths: dict[str, Folders] = {}
+    for uri in list_files(data_uri):
+        if is_image_name(uri):
+            paths[uri] = _folders(data_uri, uri)
+    place_of = places_of(paths.values())
+    return {uri: place_of[folder] for uri, folder in paths.items() if folder in place_of}
+
+
+def _folders(data_uri: str, uri: str) -> Folders:
+    names: Sequence[str] = below(data_uri, uri).split("/")[:-1]
+    return tuple(names)

@@ -1,0 +1,229 @@
+"""Parquet: a table with a row an image. Format name `parquet`. Read through `locray.datasets`.
+
+The columns are those of `schema.ANNOTATED_SCHEMA`: the image, its frame, and the list of its objects. The image is
+`image_uri`, or `filename`, a path from the table's folder; a relative `image_uri` is one too. An image named by an
+absolute path or an `s3://` URI is not looked for; those of the table's own folder are. Numbers may have any numeric
+type; columns and fields that may be null may be absent; others are ignored.
+
+A split is `<split>.parquet`, or all files of `<split>/`, or shards named `<split>-00000-of-00007.parquet`.
+"""
+
+import math
+import posixpath
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from locray import schema, storage
+from locray.datasets.building import DatasetBuilder
+from locray.datasets.files import ImageFinder, below, ending_of, list_files, missing_split
+from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut, Parsed
+from locray.errors import UsageError
+
+ENDING = ".parquet"
+EXPECTED = f"<split>{ENDING}, or files in <split>/"
+
+_CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
+_SHARD = re.compile(r"-\d+-of-\d+$")
+_ABSOLUTE = re.compile(r"/|[a-z0-9]+://|zip:")
+
+
+def splits(data_uri: str) -> list[str]:
+    """The names of the splits under `data_uri`, sorted."""
+    return sorted(_split_files(data_uri, list_files(data_uri)))
+
+
+def read(data_uri: str, split: str) -> Dataset:
+    """The images of a split's tables.
+
+    Raises:
+        UsageError: no such split, a file that is no such table (naming column or row), or no image left.
+        StoreError: the store failed.
+    """
+    uris = list_files(data_uri)
+    files = _split_files(data_uri, uris)
+    if split not in files:
+        raise missing_split(data_uri, split, files, EXPECTED)
+    images = ImageFinder(uris)
+    builder = DatasetBuilder(data_uri, split)
+    for file_uri in files[split]:
+        parsed = parse_table(read_table(file_uri), file_uri)
+        builder.leave_out_all(parsed.left_out)
+        folder_uris = [file_uri.rpartition("/")[0], data_uri]
+        for described in parsed.images:
+            name = described.filename or ""
+            image_uri = name if _ABSOLUTE.match(name) else images.find(folder_uris, name)
+            if image_uri is None:
+                builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {name!r}")
+            else:
+                builder.add(image_uri, described)
+    return builder.build()
+
+
+def read_table(uri: str) -> pa.Table:
+    """The columns of interest of a Parquet file.
+
+    Raises:
+        UsageError: it is no Parquet file.
+        StoreError: the store failed.
+    """
+    wanted = (*schema.ANNOTATED_SCHEMA.names, schema.FILENAME)
+    try:
+        with storage.open_parquet(uri) as file:
+            names: list[str] = file.schema_arrow.names
+            return file.read(columns=[name for name in names if name in wanted])
+    except pa.ArrowException as error:
+        raise UsageError(f"{uri}: no Parquet file that can be read ({error}).") from None
+
+
+def parse_table(table: pa.Table, where: str) -> Parsed:
+    """The images of a table, a row each; an image whose objects are null is left out as not annotated.
+
+    Raises:
+        UsageError: a column is missing or of another type, or a row holds what it may not; names column and row.
+    """
+    names = _image_names(table, where)
+    widths, heights = (_sides(table, name, where) for name in (schema.WIDTH, schema.HEIGHT))
+    objects = _objects(table, where)
+    images, left_out = [], []
+    for row, (name, width, height, of_one) in enumerate(zip(names, widths, heights, objects, strict=True)):
+        place = f"{where}, row {row}"
+        if not name:
+            raise UsageError(f"{place}: found no name of an image.")
+        if of_one is None:
+            left_out.append((LeftOut.NO_ANNOTATION, f"{place}: {schema.OBJECTS} is null"))
+        else:
+            images.append(Described(name, tuple(of_one), width or None, height or None, place))
+    return Parsed(images, left_out)
+
+
+def to_table(images: Iterable[Described]) -> pa.Table:
+    """The table, of `schema.ANNOTATED_SCHEMA`, that `parse_table` reads back into the same images."""
+    rows = [
+        {
+            schema.IMAGE_URI: image.filename,
+            schema.WIDTH: image.width_px,
+            schema.HEIGHT: image.height_px,
+            schema.OBJECTS: [
+                {
+                    schema.LABEL: annotation.label,
+                    **dict(zip(_CORNERS, annotation.box_xyxy_px or (None,) * 4, strict=True)),
+                    schema.IS_CROWD: annotation.is_crowd,
+                }
+                for annotation in image.objects
+            ],
+        }
+        for image in images
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.ANNOTATED_SCHEMA)
+
+
+def write_parquet(images: Iterable[Described]) -> bytes:
+    """`to_table` as a file."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(to_table(images), sink, compression="zstd")
+    return bytes(sink.getvalue())
+
+
+def _image_names(table: pa.Table, where: str) -> list[str | None]:
+    column = next((name for name in (schema.IMAGE_URI, schema.FILENAME) if name in table.column_names), None)
+    if column is None:
+        raise _missing(table, schema.IMAGE_URI, where)
+    names: list[str | None] = _cast(table[column], pa.string(), f"{where}, column {column}").to_pylist()
+    return names
+
+
+def _sides(table: pa.Table, column: str, where: str) -> list[int | None]:
+    if column not in table.column_names:
+        return [None] * table.num_rows
+    values: list[int | None] = _cast(table[column], pa.int64(), f"{where}, column {column}").to_pylist()
+    return values
+
+
+def _objects(table: pa.Table, where: str) -> list[list[Annotation] | None]:
+    """The objects of each row. By columns: a Python dictionary an object would cost several times as much."""
+    if schema.OBJECTS not in table.column_names:
+        raise _missing(table, schema.OBJECTS, where)
+    place = f"{where}, column {schema.OBJECTS}"
+    lists = table[schema.OBJECTS].combine_chunks()
+    kind = lists.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_struct(kind.value_type):
+        raise UsageError(f"{place}: found {kind}, expected a list of structs of {', '.join(schema.ANNOTATION.names)}.")
+    values = lists.flatten()  # of a slice, and without what null lists hide
+    fields = {field.name for field in kind.value_type}
+    absent = [name for name in (schema.LABEL, *_CORNERS) if name not in fields]
+    if schema.LABEL in absent or len(absent) not in (0, len(_CORNERS)):
+        raise UsageError(f"{place}: found the fields {', '.join(sorted(fields))}; missing {', '.join(absent)}.")
+    flat = [_annotation(place, *one) for one in zip(*_columns(values, fields, place), strict=True)]
+    ends = [0]
+    for length in pc.fill_null(pc.list_value_length(lists), 0).to_pylist():
+        ends.append(ends[-1] + length)
+    valid = lists.is_valid().to_pylist()
+    return [flat[start:end] if there else None for (start, end), there in zip(pairwise(ends), valid, strict=True)]
+
+
+def _columns(values: pa.StructArray, fields: set[str], place: str) -> list[list[Any]]:
+    """Label, corners and crowd of each object."""
+    columns = [_cast(_field(values, schema.LABEL), pa.string(), f"{place}.{schema.LABEL}").to_pylist()]
+    for name in _CORNERS:
+        known = name in fields
+        cast = _cast(_field(values, name), pa.float64(), f"{place}.{name}") if known else None
+        columns.append(cast.to_pylist() if cast is not None else [None] * len(values))
+    if schema.IS_CROWD in fields:
+        crowds = _cast(_field(values, schema.IS_CROWD), pa.bool_(), f"{place}.{schema.IS_CROWD}")
+        return [*columns, pc.fill_null(crowds, False).to_pylist()]
+    return [*columns, [False] * len(values)]
+
+
+def _field(values: pa.StructArray, name: str) -> pa.Array:
+    # Not `values.field`: that ignores where the struct itself is null.
+    return pc.struct_field(values, name)
+
+
+def _annotation(
+    place: str,
+    label: str | None,
+    xmin: float | None,
+    ymin: float | None,
+    xmax: float | None,
+    ymax: float | None,
+    is_crowd: bool,
+) -> Annotation:
+    if label is None or not label.strip():
+        raise UsageError(f"{place}: found an object without {schema.LABEL}, expected the name of its class.")
+    if xmin is None or ymin is None or xmax is None or ymax is None:
+        if any(value is not None for value in (xmin, ymin, xmax, ymax)):
+            raise UsageError(f"{place}: found a {label!r} with some corners only, expected four or none.")
+        return Annotation(label, None, is_crowd)
+    box: Box = (xmin, ymin, xmax, ymax)
+    if not math.isfinite(sum(map(abs, box))) and not all(map(math.isfinite, box)):
+        raise UsageError(f"{place}: found a {label!r} with the box {box}, expected finite numbers.")
+    return Annotation(label, box, is_crowd)
+
+
+def _cast(column: Any, kind: pa.DataType, place: str) -> Any:
+    try:
+        return column.cast(kind)
+    except pa.ArrowException as error:
+        raise UsageError(f"{place}: found {column.type}, expected {kind} ({error}).") from None
+
+
+def _missing(table: pa.Table, column: str, where: str) -> UsageError:
+    found = ", ".join(table.column_names) or "(none)"
+    return UsageError(f"{where}: found the columns {found}; missing {column}.")
+
+
+def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, list[str]]:
+    files: dict[str, list[str]] = {}
+    for uri in uris:
+        folder, name = posixpath.split(below(data_uri, uri))
+        if ending_of(uri) != ENDING or "/" in folder:
+            continue
+        split = folder or _SHARD.sub("", posixpath.splitext(name)[0])
+        files.setdefault(split, []).append(uri)
+    return files

@@ -1,0 +1,109 @@
+"""The project's own predictions table as annotations: pseudo-labels. Format name `predictions`.
+
+Read through `locray.datasets`. The split `train` is what the table says of each image now: its newest row, whichever
+model wrote it. Where several models have written, each model's id is a split too: the newest row of that model.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from locray import schema, storage
+from locray.datasets.building import DatasetBuilder
+from locray.datasets.files import missing_split
+from locray.datasets.parquet import parse_table
+from locray.datasets.records import Dataset, Described, LeftOut
+from locray.errors import UsageError
+
+SPLIT = "train"
+EXPECTED = "a predictions table, as `locray label --table` makes it"
+
+_NUM_DETECTIONS = "num_detections"
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionsFormat:
+    """Met by `DatasetFormat`; takes detections that score at least `min_score`.
+
+    A row's newest state decides: an image that failed at last is left out, even if it was labelled before. So is an
+    image with detections of which none scores enough: that it shows nothing is not what the model said.
+    """
+
+    min_score: float
+
+    def splits(self, data_uri: str) -> list[str]:
+        """`train`, and the models where there are several; empty where no table lies."""
+        table = _open(data_uri)
+        return [] if table is None else _splits(table)
+
+    def read(self, data_uri: str, split: str) -> Dataset:
+        """The newest row of each image, sorted by image.
+
+        Raises:
+            UsageError: no table, another Delta table, no such model, or no image left.
+            StoreError: the store failed.
+        """
+        table = _open(data_uri)
+        found = [] if table is None else _splits(table)
+        if table is None or split not in found:
+            raise missing_split(data_uri, split, found, EXPECTED)
+        rows = self._newest_rows(table, None if split == SPLIT else split)
+        builder = DatasetBuilder(data_uri, split)
+        num_detections = rows[_NUM_DETECTIONS].to_pylist()
+        statuses = rows[schema.STATUS].to_pylist()
+        parsed = parse_table(rows, data_uri)
+        for described, status, before in zip(parsed.images, statuses, num_detections, strict=True):
+            name = described.filename or ""
+            if status != schema.STATUS_OK:
+                builder.leave_out(LeftOut.FAILED_IMAGE, f"{data_uri}, image {name}")
+            elif before and not described.objects:
+                builder.leave_out(LeftOut.LOW_SCORE, f"{data_uri}, image {name}")
+            else:
+                builder.add(name, Described(name, described.objects, described.width_px, described.height_px, name))
+        return builder.build()
+
+    def _newest_rows(self, table: DeltaTable, model_id: str | None) -> Any:
+        """The rows as a table of `schema.ANNOTATED_SCHEMA`, with status and number of detections of any score."""
+        connection = duckdb.connect()
+        connection.register("predictions", table.to_pyarrow_dataset())
+        detections = f"coalesce({schema.DETECTIONS}, [])"
+        newest = f"PARTITION BY {schema.IMAGE_URI} ORDER BY {schema.LABELLED_AT} DESC, {schema.MODEL_ID}"
+        return connection.sql(
+            f"""
+            SELECT {schema.IMAGE_URI}, {schema.WIDTH}, {schema.HEIGHT}, {schema.STATUS},
+                   list_filter({detections}, lambda found: found.{schema.SCORE} >= $min_score) AS {schema.OBJECTS},
+                   len({detections}) AS {_NUM_DETECTIONS}
+            FROM (
+                SELECT *, row_number() OVER ({newest}, {schema.CONFIG_HASH}) AS place
+                FROM predictions WHERE $model IS NULL OR {schema.MODEL_ID} = $model
+            )
+            WHERE place = 1 ORDER BY {schema.IMAGE_URI}
+            """,
+            params={"min_score": self.min_score, "model": model_id},
+        ).to_arrow_table()
+
+
+def _open(data_uri: str) -> DeltaTable | None:
+    if storage.is_in_archive(data_uri):
+        return None
+    try:
+        table = DeltaTable(data_uri, storage_options=storage.delta_storage_options(data_uri))
+    except (TableNotFoundError, FileNotFoundError):
+        return None
+    except DeltaError as error:
+        raise UsageError(f"{data_uri}: no table that can be read ({error}). Expected {EXPECTED}.") from None
+    names = {field.name for field in table.schema().fields}
+    missing = [name for name in schema.PREDICTIONS_SCHEMA.names if name not in names]
+    if missing:
+        raise UsageError(f"{data_uri} is a Delta table without the columns {', '.join(missing)}. Expected {EXPECTED}.")
+    return table
+
+
+def _splits(table: DeltaTable) -> list[str]:
+    models = sorted({str(partition[schema.MODEL_ID]) for partition in table.partitions()})
+    if not models:
+        return []
+    return [SPLIT, *models] if len(models) > 1 else [SPLIT]

@@ -1,0 +1,42 @@
+"""Every metric of an evaluation at once. Made by `run` and by the pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from locray.metrics.calibration import BestCut, Calibration, best_cut, calibration, judge
+from locray.metrics.classification import ClassMetrics, ConfusionMatrix, class_metrics, confusion_matrix
+from locray.metrics.detection import DetectionMetrics, detection
+from locray.metrics.localization import LocalizationMetrics, localization
+from locray.metrics.results import ImageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What predictions are worth against annotations. Where no box is annotated, figures of boxes are 0 or absent."""
+
+    images: int
+    objects: int
+    has_boxes: bool
+    localization: LocalizationMetrics
+    detection: DetectionMetrics
+    classes: tuple[ClassMetrics, ...]
+    confusion: ConfusionMatrix
+    calibration: Calibration
+    best_cut: BestCut | None
+
+    @classmethod
+    def of(cls, results: Sequence[ImageResult]) -> "Figures":
+        """Computes all of them."""
+        average_precision = detection(results)
+        judged = judge(results)
+        return cls(
+            images=len(results),
+            objects=sum(len(result.object_labels) for result in results),
+            has_boxes=bool(average_precision.classes),
+            localization=localization(results),
+            detection=average_precision,
+            classes=class_metrics(results, average_precision.classes),
+            confusion=confusion_matrix(results),
+            calibration=calibration(judged),
+            best_cut=best_cut(judged),
+        )

@@ -1,0 +1,52 @@
+"""Predictions of a model for a data set, by the same stages as labelling. Called by `run` and by training's page."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from locray import schema
+from locray.config import Prediction
+from locray.datasets.records import Dataset
+from locray.errors import StoreError
+from locray.evaluation.truth import Evaluated, image_result
+from locray.labelling.identity import Identity
+from locray.labelling.pipeline import Pipeline
+from locray.labelling.summary import Clock
+from locray.labelling.worklist import InlineWorklist
+from locray.metrics.results import ImageResult
+from locray.progress import Progress, Report
+
+
+def evaluate_dataset(dataset: Dataset, identity: Identity, config: Prediction, report: Report) -> Evaluated:
+    """Labels the images of a data set in memory.
+
+    Raises:
+        StoreError: an image could not be fetched; metrics of a part would mislead.
+    """
+    clock = Clock()
+    uris = pa.array([record.image_uri for record in dataset.records], pa.string())
+    unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
+    listing = pa.table([uris, *unknown], schema=schema.LISTING_SCHEMA)
+    worklist = InlineWorklist.of(listing, config.unit_size)
+    report(Progress("starting", planned=worklist.num_images))
+    pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
+    results: dict[int, ImageResult] = {}
+    errors: Counter[str] = Counter()
+    for rows in pipeline.rows(worklist):
+        for row in _labelled(rows):
+            errors.update([row[schema.ERROR_CODE]] if row[schema.ERROR_CODE] else [])
+            ordinal = row[schema.ORDINAL]
+            results[ordinal] = image_result(dataset.records[ordinal], row, identity.decode.limits)
+        clock.tick(len(results))
+        report(Progress("evaluating", len(results), worklist.num_images, {"images/s": clock.images_per_s_steady}))
+    in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
+    return Evaluated(identity.model_id, identity.config_hash, in_order, dict(errors))
+
+
+def _labelled(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in rows.to_pylist():
+        if row[schema.STATUS] == schema.STATUS_DEFERRED:
+            raise StoreError(f"{row[schema.IMAGE_URI]} could not be fetched: {row[schema.ERROR_MESSAGE]}")
+        yield row

@@ -1,0 +1,143 @@
+"""Predictions for a data set out of a predictions table. Called by `run`."""
+
+import re
+from collections import Counter
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from locray import schema
+from locray.config import EvaluateConfig
+from locray.datasets.records import Dataset
+from locray.errors import UsageError
+from locray.evaluation.same_image import file_name, match_uris
+from locray.evaluation.truth import Evaluated, image_result
+from locray.images.decode import DecodeLimits
+from locray.labelling.identity import Identity
+from locray.labelling.table import open_table
+
+_COLUMNS = (
+    schema.IMAGE_URI,
+    schema.WIDTH,
+    schema.HEIGHT,
+    schema.ERROR_CODE,
+    schema.DETECTIONS,
+    schema.MODEL_ID,
+    schema.CONFIG_HASH,
+)
+_ID = re.compile(r"([A-Za-z0-9_.-]+@[0-9a-f]{12})(?:/([0-9a-f]{12}))?")
+"""A model as the table names it, and perhaps a configuration: `name@0123456789ab/ba9876543210`."""
+
+_NAMED = 3
+
+
+def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Evaluated:
+    """The rows of one model and configuration for the images of a data set.
+
+    Of an image that was labelled in several versions, the row that was written last counts. `match_uris` says which
+    row is about which image.
+
+    Raises:
+        UsageError: there is no table, it is not clear which of its models is meant, or images have no row.
+    """
+    table = open_table(table_uri)
+    if table is None:
+        raise UsageError(
+            f"there is no predictions table at {table_uri}; `locray label --table {table_uri} ...` makes one"
+        )
+    candidates = _rows_named_alike(table.to_pyarrow_dataset() if table.file_uris() else None, dataset)
+    if not len(candidates):
+        raise UsageError(
+            f"{table_uri} holds no row for any of the {len(dataset.records):,} images of split {dataset.split!r}, such "
+            f"as {dataset.records[0].image_uri}. Expected rows whose path ends in the same file name: look whether the "
+            "table is that of these images"
+        )
+    model_id, config_hash = _choose(candidates, table_uri, config)
+    mask = [
+        (row[schema.MODEL_ID], row[schema.CONFIG_HASH]) == (model_id, config_hash)
+        for row in candidates.select([schema.MODEL_ID, schema.CONFIG_HASH]).to_pylist()
+    ]
+    rows = candidates.filter(pa.array(mask)).to_pylist()
+    own = _own_rows(dataset, rows, f"{table_uri} ({model_id}/{config_hash})")
+    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    results = [
+        image_result(record, row, limits, config.score_threshold or 0.0)
+        for record, row in zip(dataset.records, own, strict=True)
+    ]
+    errors = Counter(row[schema.ERROR_CODE] for row in own if row[schema.ERROR_CODE])
+    return Evaluated(model_id, config_hash, results, dict(errors))
+
+
+def _rows_named_alike(predictions: Any, dataset: Dataset) -> pa.Table:
+    """The rows whose file name some image of the data set has; of each image URI the newest for a configuration."""
+    if predictions is None:
+        return pa.table({name: [] for name in _COLUMNS})
+    names = pa.table({"name": pa.array(sorted({file_name(record.image_uri) for record in dataset.records}))})
+    connection = duckdb.connect()
+    connection.register("predictions", predictions)
+    connection.register("names", names)
+    columns = ", ".join(_COLUMNS)
+    found: pa.Table = connection.sql(
+        f"""
+        SELECT {columns} FROM predictions
+        WHERE split_part({schema.IMAGE_URI}, '/', -1) IN (SELECT name FROM names)
+        QUALIFY 1 = row_number() OVER (
+            PARTITION BY {schema.IMAGE_URI}, {schema.MODEL_ID}, {schema.CONFIG_HASH} ORDER BY {schema.LABELLED_AT} DESC
+        )
+        """
+    ).to_arrow_table()
+    return found
+
+
+def _choose(candidates: pa.Table, table_uri: str, config: EvaluateConfig) -> tuple[str, str]:
+    """Model and configuration: the only ones there, or those that `--model` names."""
+    held = Counter(
+        zip(candidates[schema.MODEL_ID].to_pylist(), candidates[schema.CONFIG_HASH].to_pylist(), strict=True)
+    )
+    listed = "; ".join(f"{model_id}/{config_hash} ({count:,} rows)" for (model_id, config_hash), count in held.items())
+    model_id, config_hash = _wanted(config)
+    fitting = [one for one in held if model_id in (None, one[0]) and config_hash in (None, one[1])]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(
+            f"for these images {table_uri} holds rows of several models or configurations: {listed}. Say which with "
+            "--model ID/CONFIGURATION"
+        )
+    raise UsageError(
+        f"for these images {table_uri} holds no rows of {model_id}{f'/{config_hash}' if config_hash else ''}. "
+        f"It holds: {listed}. Expected the options that the table was labelled with, or --model ID/CONFIGURATION"
+    )
+
+
+def _wanted(config: EvaluateConfig) -> tuple[str | None, str | None]:
+    if config.model is None:
+        return None, None
+    named = _ID.fullmatch(config.model)
+    if named:
+        return named[1], named[2]
+    identity = Identity.of(config.model, config)
+    return identity.model_id, identity.config_hash
+
+
+def _own_rows(dataset: Dataset, rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:
+    uris = [record.image_uri for record in dataset.records]
+    same = match_uris(uris, [row[schema.IMAGE_URI] for row in rows])
+    if same.ambiguous:
+        raise UsageError(
+            f"{len(same.ambiguous):,} of {len(uris):,} images can't be told apart in {where} by the ends of paths: "
+            f"{_some([uris[image] for image in same.ambiguous])}. Expected paths that agree in more than the file name"
+        )
+    missing = [uri for image, uri in enumerate(uris) if image not in same.row_of]
+    if missing:
+        raise UsageError(
+            f"{len(missing):,} of {len(uris):,} images have no row in {where}: {_some(missing)}. "
+            "Label them first (`locray label`): figures of a part would mislead"
+        )
+    return [rows[same.row_of[image]] for image in range(len(uris))]
+
+
+def _some(uris: list[str]) -> str:
+    more = f" and {len(uris) - _NAMED:,} more" if len(uris) > _NAMED else ""
+    return ", ".join(uris[:_NAMED]) + more

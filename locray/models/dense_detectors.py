@@ -1,0 +1,160 @@
+"""FCOS, RetinaNet and SSDlite: every anchor of every map is a candidate. Built by `detector`.
+
+Each takes torchvision's model apart: trunk, neck and head run here, on square batches without per-image resizing;
+the assignment of objects to anchors, box coder and losses are torchvision's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_iou
+
+from locray.models.contract import LOSS, Normalise, PredictedBoxes, Targets
+from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
+from locray.models.pyramids import CoarserMaps, Pyramid
+from locray.models.trunks import Trunk
+
+MAX_DETECTIONS = 100
+
+_LOGITS, _DISTANCES, _CENTRENESS = "cls_logits", "bbox_regression", "bbox_ctrness"
+_PARTS = {"classification": "class_loss", "bbox_regression": "box_loss", "bbox_ctrness": "centreness_loss"}
+
+
+def anchors_xyxy_px(generator: nn.Module, input_size_px: int, sides: Sequence[int]) -> Tensor:
+    """The anchors (A, 4) of maps with these sides, in float32 whatever the arithmetic of the network.
+
+    Args:
+        generator: one of torchvision's generators of anchors.
+        input_size_px: side of the square input.
+        sides: of the maps, finest first.
+    """
+    frame = ImageList(torch.empty(1, 3, input_size_px, input_size_px), [(input_size_px, input_size_px)])
+    anchors: Tensor = generator(frame, [torch.empty(1, 1, side, side) for side in sides])[0]
+    return anchors
+
+
+class DenseDetector(nn.Module):
+    """A trunk, a neck, and a head over all cells of the neck's maps.
+
+    Args:
+        trunk: the feature maps.
+        neck: the maps that the head reads.
+        rules: torchvision's model, of which the head, the box coder and the losses stay.
+        normalise: from pixels to what the trunk was trained on.
+        num_classes: number of classes.
+        input_size_px: side of the square input.
+        score_floor: candidates must score higher.
+    """
+
+    max_detections = MAX_DETECTIONS
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        neck: Pyramid | CoarserMaps,
+        rules: Any,
+        normalise: Normalise,
+        num_classes: int,
+        input_size_px: int,
+        score_floor: float,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_size_px = input_size_px
+        self.score_floor = score_floor
+        self.normalise = normalise
+        self.trunk = trunk
+        self.neck = neck
+        del rules.backbone, rules.transform
+        self.rules = rules
+        self.grid_sides = grid_sides(input_size_px, trunk.strides, neck.num_coarser)
+        anchors = anchors_xyxy_px(rules.anchor_generator, input_size_px, self.grid_sides)
+        self.register_buffer("anchors_xyxy_px", anchors, persistent=False)
+
+    def forward(self, images_u8: Tensor) -> dict[str, Tensor]:
+        """What the head says of each anchor: (B, A, ...) float32 by torchvision's names."""
+        outputs = self.rules.head(self.neck(self.trunk(self.normalise(images_u8))))
+        return {name: output.float() for name, output in outputs.items()}
+
+    def candidates(self, images_u8: Tensor) -> Candidates:
+        """What (B, 3, S, S) uint8 RGB images may show. One static graph."""
+        outputs = self(images_u8)
+        choice = choose(self._scores(outputs), self.score_floor)
+        anchors = self.get_buffer("anchors_xyxy_px")[choice.anchors]
+        boxes = self._decode(gather(outputs[_DISTANCES], choice.anchors), anchors)
+        return candidates(boxes, choice.scores, choice.label_ids, self.input_size_px)
+
+    def predict(self, images_u8: Tensor) -> PredictedBoxes:
+        """See `LabelModel.predict`."""
+        found = self.candidates(images_u8)
+        return suppress(found, self.rules.nms_thresh, self.max_detections, self.input_size_px)
+
+    def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
+        """See `LabelModel.loss`. Objects without a box don't count."""
+        outputs = self(images_u8)
+        anchors = [self.get_buffer("anchors_xyxy_px")] * len(images_u8)
+        parts = {_PARTS[name]: part for name, part in self._losses(outputs, anchors, targets).items()}
+        return {LOSS: torch.stack(list(parts.values())).sum(), **parts}
+
+    def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Scores (B, A, C) in [0, 1]."""
+        raise NotImplementedError
+
+    def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (B, N, 4) of what the head says (B, N, 4) of anchors (B, N, 4)."""
+        decoded: Tensor = self.rules.box_coder.decode_single(offsets.flatten(0, 1), anchors.flatten(0, 1))
+        return decoded.view_as(offsets)
+
+    def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The losses by torchvision's names."""
+        raise NotImplementedError
+
+
+class Fcos(DenseDetector):
+    """FCOS (Tian et al. 2019): every cell in the middle of an object tells its sides."""
+
+    def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return (outputs[_LOGITS].sigmoid() * outputs[_CENTRENESS].sigmoid()).sqrt()
+
+    def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
+        decoded: Tensor = self.rules.box_coder.decode(offsets, anchors)
+        return decoded
+
+    def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        level_sizes = [side * side for side in self.grid_sides]
+        losses: dict[str, Tensor] = self.rules.compute_loss(target_lists(targets), outputs, anchors, level_sizes)
+        return losses
+
+
+class RetinaNet(DenseDetector):
+    """RetinaNet (Lin et al. 2017): focal loss over anchors of several sizes and shapes."""
+
+    def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs[_LOGITS].sigmoid()
+
+    def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.rules.compute_loss(target_lists(targets), outputs, anchors)
+        return losses
+
+
+class SsdLite(DenseDetector):
+    """SSDlite (Liu et al. 2016, Sandler et al. 2018): a class of its own for background, hard negatives."""
+
+    def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        return outputs[_LOGITS].softmax(dim=2)[:, :, 1:]
+
+    def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        lists = target_lists(targets, first_label=1)
+        matched = [self._match(one["boxes"], anchors[0]) for one in lists]
+        losses: dict[str, Tensor] = self.rules.compute_loss(lists, outputs, anchors, matched)
+        return losses
+
+    def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
+        """The object of each anchor (A,), or -1."""
+        if not len(boxes):
+            return torch.full((len(anchors),), -1, device=anchors.device)
+        matched: Tensor = self.rules.proposal_matcher(box_iou(boxes, anchors))
+        return matched

@@ -1,0 +1,117 @@
+"""The page of a training: its curves, and the new model on the validation split. Called by commands.py."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from locray import storage
+from locray.config import TrainConfig
+from locray.config.common import Prediction
+from locray.datasets.records import Dataset
+from locray.evaluation.figures import Figures
+from locray.evaluation.model import evaluate_dataset
+from locray.labelling.identity import Identity
+from locray.progress import Report
+from locray.report.charts import NUM_COLOURS, QUIET, Chart, Line, line_chart
+from locray.report.evaluation import evaluation_parts
+from locray.report.html import render_template
+from locray.training.history import read_history
+from locray.training.plan import read_splits
+
+PAGE_FILE = "report.html"
+MOST_IMAGES = 2000
+
+_EPOCH = "epoch"
+_LEARNING_RATE = "learning_rate"
+_SPEED = "images_per_s"
+_TITLES = {_LEARNING_RATE: "Learning rate", _SPEED: "Images a second"}
+
+
+def page_uri(config: TrainConfig) -> str:
+    """Where the page of a training lies."""
+    return storage.join(storage.normalise(config.output), PAGE_FILE)
+
+
+def write_training_page(
+    config: TrainConfig, title: str, facts: Mapping[str, str], best_epoch: int, report: Report
+) -> None:
+    """Writes the page beside the artifact that the training has made, which labels the validation split for it.
+
+    Args:
+        config: That of the training.
+        title: What heads the page.
+        facts: What to show below, by name.
+        best_epoch: The epoch that the artifact is of.
+        report: Told how far the labelling is.
+
+    Raises:
+        UsageError: the data or the artifact have gone.
+        StoreError: an image can't be read, or the page can't be written.
+    """
+    _, validation = read_splits(config)
+    chosen = some_of(validation, MOST_IMAGES)
+    prediction = Prediction(max_bytes=config.max_bytes, max_pixels=config.max_pixels, verbose=config.verbose)
+    identity = Identity.of(config.output, prediction)
+    evaluated = evaluate_dataset(chosen, identity, prediction, report)
+    figures = Figures.of(evaluated.results)
+    of_all = "" if len(chosen.records) == len(validation.records) else f" of {len(validation.records):,}"
+    page = render_template(
+        "training.html",
+        title=title,
+        summary=f"{config.model}, trained on split {config.train_split!r} of {validation.name}.",
+        facts=facts,
+        curves=curves(read_history(storage.normalise(config.output)), best_epoch),
+        validation=f"The new model on {len(chosen.records):,}{of_all} images of split {validation.split!r}.",
+        parts=evaluation_parts(figures, chosen.records, evaluated.results, identity.decode.limits),
+    )
+    storage.write_bytes(page_uri(config), page.encode())
+
+
+def some_of(dataset: Dataset, count: int) -> Dataset:
+    """At most so many of the records, evenly spread and always the same ones."""
+    total = len(dataset.records)
+    if total <= count:
+        return dataset
+    return replace(dataset, records=tuple(dataset.records[index * total // count] for index in range(count)))
+
+
+def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Chart]:
+    """Charts over the epochs of whatever was written down: losses, metrics in [0, 1], and each other figure alone."""
+    names = dict.fromkeys(name for epoch in history for name in epoch if name != _EPOCH)
+    values = {
+        name: [
+            (float(epoch.get(_EPOCH, number)), float(epoch[name]))
+            for number, epoch in enumerate(history, 1)
+            if name in epoch
+        ]
+        for name in names
+    }
+    losses = [name for name in names if "loss" in name]
+    metrics = [
+        name
+        for name in names
+        if name not in {*losses, _LEARNING_RATE, _SPEED} and all(0 <= value <= 1 for _, value in values[name])
+    ]
+    groups = [("Loss", losses, None), ("On the validation split", metrics, (0.0, 1.0))]
+    groups += [(_TITLES.get(name, name), [name], None) for name in names if name not in {*losses, *metrics}]
+    return [
+        line_chart(
+            heading,
+            [_line(name, values[name], index) for index, name in enumerate(group)],
+            x_label="epoch",
+            y_limits=limits or _from_zero(heading, [value for name in group for _, value in values[name]]),
+            whole_x=True,
+            mark_x=(float(best_epoch), f"best epoch: {best_epoch}"),
+        )
+        for heading, group, limits in groups
+        if group
+    ]
+
+
+def _line(name: str, points: Sequence[tuple[float, float]], index: int) -> Line:
+    colour = f"c{index}" if index < NUM_COLOURS else QUIET
+    return Line(name.replace("_", " "), points, colour, end_label=f"{points[-1][1]:.3g}")
+
+
+def _from_zero(heading: str, values: Sequence[float]) -> tuple[float, float] | None:
+    """Speeds and learning rates are seen against zero; a loss is not."""
+    return (min(0.0, *values), max(values)) if heading in _TITLES.values() else None

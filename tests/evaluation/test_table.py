@@ -1,0 +1,191 @@
+"""Evaluation from a predictions table: same figures as by the model, and no figures of something else."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from test_cli import locray, refused
+
+from locray import schema
+from locray.config import EvaluateConfig
+from locray.datasets import read_dataset
+from locray.demo.images import write_dataset
+from locray.evaluation.figures import Figures
+from locray.evaluation.run import evaluate
+from locray.evaluation.truth import image_result
+from locray.images.decode import DecodeLimits
+from locray.labelling.fetch_decode import decode_rows
+from locray.labelling.identity import Identity
+from locray.labelling.predictor import Predictor
+from locray.labelling.table import TableWriter
+from locray.labelling.worklist import InlineWorklist
+from locray.models import build_model
+from locray.models.artifact import ArtifactInfo, save_artifact
+from locray.progress import ignore
+
+MODEL_ID, CONFIG = "small_cnn@0123456789ab", "ba9876543210"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures, one of them broken."""
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, {"test": 12}, seed=0)
+    (folder / "images" / "test-00007.jpg").write_bytes(b"\xff\xd8\xff\xe0 broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Random weights that name a class of the pictures."""
+    torch.manual_seed(0)
+    folder, classes = str(tmp_path_factory.mktemp("model")), read_dataset(str(data), "csv", "test").classes
+    info = ArtifactInfo(architecture="small_cnn", classes=list(classes), input_size=32)
+    save_artifact(folder, build_model("small_cnn", len(classes)), info)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(data: Path, model: str) -> pa.Table:
+    """What the stages of labelling make of the pictures, in this process."""
+    identity = Identity.of(model, EvaluateConfig(data=str(data), format="csv", model=model))
+    uris = [record.image_uri for record in read_dataset(str(data), "csv", "test").records]
+    unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
+    listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
+    worklist = InlineWorklist.of(listing, len(uris))
+    return Predictor(identity.predict)(decode_rows(worklist.read_unit(0), identity.decode))
+
+
+def write(
+    table: Path, rows: pa.Table, *, model_id: str = MODEL_ID, config_hash: str = CONFIG, prefix: str | None = None
+) -> str:
+    """Commits rows as a run does; with a prefix, under URIs of another place."""
+    columns = {name: rows[name] for name in schema.PREDICTED_SCHEMA.names if name != schema.ORDINAL}
+    if prefix is not None:
+        columns[schema.IMAGE_URI] = pa.array(
+            [f"{prefix}/{Path(uri).name}" for uri in rows[schema.IMAGE_URI].to_pylist()]
+        )
+    columns |= {
+        schema.CONFIG_HASH: pa.array([config_hash] * len(rows)),
+        schema.RUN_ID: pa.array(["run"] * len(rows)),
+        schema.LABELLED_AT: pa.array([datetime.now(UTC)] * len(rows), schema.TIMESTAMP),
+    }
+    TableWriter.claim(str(table), model_id).append(pa.table(columns), date(2026, 1, 2))
+    return str(table)
+
+
+def options(data: Path, table: str, *more: str) -> tuple[str, ...]:
+    return ("evaluate", "--data", str(data), "--format", "csv", "--table", table, *more)
+
+
+@pytest.mark.parametrize("prefix", [None, "s3://bucket/elsewhere"])
+def test_a_table_and_its_model_give_the_same_figures(
+    data: Path, labelled: pa.Table, tmp_path: Path, prefix: str | None
+) -> None:
+    dataset = read_dataset(str(data), "csv", "test")
+    config = EvaluateConfig(data=str(data), format="csv", table=write(tmp_path / "t", labelled, prefix=prefix))
+    evaluation = evaluate(config, ignore)
+    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    direct = [
+        image_result(record, row, limits) for record, row in zip(dataset.records, labelled.to_pylist(), strict=True)
+    ]
+    figures = Figures.of(direct)
+    assert figures.localization.class_accuracy > 0
+    assert figures.localization.mean_iou > 0
+    assert evaluation.figures.localization == figures.localization
+    assert evaluation.figures.detection.map_50_95 == figures.detection.map_50_95
+    assert evaluation.figures.classes == figures.classes
+    assert evaluation.figures.calibration == figures.calibration
+    assert (evaluation.summary.images, evaluation.summary.errors) == (12, {"truncated": 1})
+    assert (evaluation.summary.model_id, evaluation.summary.config_hash) == (MODEL_ID, CONFIG)
+
+
+def test_the_newest_version_of_an_image_counts(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    nothing = pa.array([[] if found else None for found in labelled[schema.DETECTIONS].to_pylist()])
+    without = labelled.set_column(
+        labelled.column_names.index(schema.DETECTIONS), schema.DETECTIONS, nothing.cast(pa.list_(schema.DETECTION))
+    )
+    table = write(tmp_path / "t", labelled)
+    write(tmp_path / "t", without)
+    facts = json.loads(locray(*options(data, table, "--json")).stdout)
+    assert facts["class_accuracy"] == 0
+
+
+def test_a_higher_threshold_than_the_table_was_made_with(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table = write(tmp_path / "t", labelled)
+    facts = json.loads(locray(*options(data, table, "--score-threshold", "1", "--json")).stdout)
+    assert (facts["images"], facts["class_accuracy"]) == (12, 0)
+
+
+def test_several_models_or_configurations(data: Path, model: str, labelled: pa.Table, tmp_path: Path) -> None:
+    table = write(tmp_path / "t", labelled)
+    write(tmp_path / "t", labelled, config_hash="0" * 12)
+    message = refused(*options(data, table))
+    assert f"{MODEL_ID}/{CONFIG} (12 rows)" in message
+    assert f"{MODEL_ID}/{'0' * 12} (12 rows)" in message
+    assert "--model ID/CONFIGURATION" in refused(*options(data, table, "--model", MODEL_ID))
+    facts = json.loads(locray(*options(data, table, "--model", f"{MODEL_ID}/{CONFIG}", "--json")).stdout)
+    assert (facts["model_id"], facts["config_hash"]) == (MODEL_ID, CONFIG)
+    assert "no rows of small_cnn@" in refused(*options(data, table, "--model", model))
+    identity = Identity.of(model, EvaluateConfig(data="d", format="csv", model=model))
+    write(tmp_path / "t", labelled, model_id=identity.model_id, config_hash=identity.config_hash)
+    facts = json.loads(locray(*options(data, table, "--model", model, "--json")).stdout)
+    assert facts["model_id"] == identity.model_id
+
+
+def test_images_without_a_row(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table = write(tmp_path / "t", labelled.slice(2))
+    message = refused(*options(data, table))
+    assert "2 of 12 images have no row" in message
+    assert "test-00001.jpg" in message
+    message = refused(
+        *options(data, write(tmp_path / "u", labelled, prefix="s3://b", model_id="other@0123456789ab")),
+        "--model",
+        MODEL_ID,
+    )
+    assert "other@0123456789ab" in message
+
+
+def test_rows_that_can_not_be_told_apart(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table = write(tmp_path / "t", labelled, prefix="s3://a/x")
+    write(tmp_path / "t", labelled, prefix="s3://b/x")
+    assert "12 of 12 images can't be told apart" in refused(*options(data, table))
+
+
+def test_tables_that_are_none(data: Path, model: str, labelled: pa.Table, tmp_path: Path) -> None:
+    assert "no predictions table" in refused(*options(data, str(tmp_path / "absent")))
+    assert "no predictions table" in refused(*options(data, model))
+    other = write(tmp_path / "t", labelled.slice(0, 0))
+    assert "holds no row for any of the 12 images" in refused(*options(data, other))
+
+
+def test_bad_usage(data: Path, model: str, tmp_path: Path) -> None:
+    common = ("evaluate", "--data", str(data), "--format", "csv")
+    assert "--model or --table is required" in refused(*common)
+    assert "model.json" in refused(*common, "--model", str(tmp_path))
+    message = refused(*common, "--model", model, "--split", "tets")
+    assert "'tets'" in message
+    assert "test" in message
+    for option in ("--page", "--output"):
+        assert "is a folder" in refused(*common, "--model", model, option, str(tmp_path))
+
+
+def test_the_figures_as_a_file(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table, output = write(tmp_path / "t", labelled), tmp_path / "deep" / "figures.json"
+    done = locray(*options(data, table, "--output", str(output), "--json"))
+    facts, written = json.loads(done.stdout), json.loads(output.read_text())
+    assert facts == written
+    assert sum(map(sum, facts["confusion"]["counts"])) == 12
+    assert {row["label"] for row in facts["classes"]} >= set(read_dataset(str(data), "csv", "test").classes)
+
+
+def test_a_page_and_what_a_person_reads(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    table, page = write(tmp_path / "t", labelled), tmp_path / "deep" / "page.html"
+    done = locray(*options(data, table, "--page", str(page)))
+    assert done.returncode == 0, done
+    assert "map_50_95" in done.stdout
+    assert "calibration_error" in done.stdout
+    assert f"Rows of {table}" in page.read_text()

@@ -1,0 +1,52 @@
+"""Calibration and the best threshold, by hand and on scores that are true probabilities."""
+
+import numpy as np
+import pytest
+from metrics.results import BOX, FAR, result
+
+from locray.metrics.calibration import Judged, best_cut, calibration, judge
+
+
+def test_error_by_hand() -> None:
+    judged = Judged(np.array([0.95, 0.95, 0.6, 0.0]), np.array([True, False, True, False]), 3)
+    found = calibration(judged, num_bins=10)
+    assert [(one.low, one.count, one.accuracy) for one in found.bins] == [
+        (0, 1, 0),
+        (pytest.approx(0.5), 1, 1),
+        (pytest.approx(0.9), 2, 0.5),
+    ]
+    assert found.error == pytest.approx((0.0 + 0.4 + 2 * 0.45) / 4)
+
+
+def test_probabilities_are_calibrated_and_overconfidence_is_not() -> None:
+    random = np.random.default_rng(0)
+    probabilities = random.random(20_000)
+    right = random.random(20_000) < probabilities
+    assert calibration(Judged(probabilities, right, 20_000)).error < 0.02
+    assert calibration(Judged(np.sqrt(probabilities), right, 20_000)).error > 0.1
+
+
+def test_a_score_of_one_lies_in_the_last_bin() -> None:
+    (one,) = calibration(Judged(np.array([1.0]), np.array([True]), 1)).bins
+    assert (one.high, one.mean_score, one.accuracy) == (1, 1, 1)
+
+
+def test_the_best_cut_by_hand() -> None:
+    judged = Judged(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
+    cut = best_cut(judged)
+    assert cut is not None
+    assert (cut.score_threshold, cut.f1) == (0.8, pytest.approx(0.8))
+    assert (cut.precision, cut.recall) == (pytest.approx(2 / 3), 1)
+    assert best_cut(Judged(np.array([0.9]), np.array([False]), 2)) is None
+
+
+def test_what_is_judged() -> None:
+    one_each = judge([result([("a", BOX)], [("a", 0.9, FAR)]), result([], [("a", 0.4, BOX)]), result([("b", BOX)], [])])
+    assert one_each.scores.tolist() == [0.9, 0.4]
+    assert (one_each.is_right.tolist(), one_each.num_to_find) == ([True, False], 2)
+    found = [("a", 0.9, FAR), ("a", 0.8, BOX)]
+    many = judge([result([("a", BOX)], found), result([("a", BOX)], found[1:], crowds={0})])
+    assert many.scores.tolist() == [0.9, 0.8]
+    assert (many.is_right.tolist(), many.num_to_find) == ([False, True], 1)
+    nothing = judge([])
+    assert (len(nothing.scores), nothing.num_to_find, calibration(nothing).error) == (0, 0, 0)

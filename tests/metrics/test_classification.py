@@ -1,0 +1,69 @@
+"""The table of classes and the confusion matrix, on cases whose answers are known by hand."""
+
+import numpy as np
+import pytest
+from metrics.results import BOX, FAR, HALF, result
+
+from locray.metrics.classification import class_metrics, confusion_matrix
+from locray.metrics.detection import detection
+from locray.metrics.results import ImageResult
+
+
+def table(results: list[ImageResult]) -> dict[str, tuple[float | None, ...]]:
+    return {
+        row.label: (row.objects, row.ap_50, row.precision, row.recall, row.class_accuracy)
+        for row in class_metrics(results, detection(results).classes)
+    }
+
+
+def test_with_one_object_each_an_image_counts_once_by_its_class() -> None:
+    matrix = confusion_matrix(
+        [
+            result([("a", BOX)], [("a", 0.9, FAR)]),
+            result([("a", BOX)], [("b", 0.9, BOX)]),
+            result([("b", BOX)], []),
+            result([], [("b", 0.9, BOX)]),
+            result([], []),
+            result([("a", BOX)], [("a", 0.9, BOX)], crowds={0}),
+        ]
+    )
+    assert matrix.labels == ("a", "b")
+    assert matrix.one_object_each
+    np.testing.assert_array_equal(matrix.counts, [[1, 1, 0], [0, 0, 1], [0, 1, 1]])
+
+
+def test_with_many_objects_each_object_and_each_detection_counts() -> None:
+    matrix = confusion_matrix(
+        [
+            result([("a", BOX), ("b", FAR)], [("b", 0.9, BOX), ("c", 0.8, (80, 80, 90, 90))]),
+            result([("a", BOX)], [("a", 0.9, HALF), ("a", 0.8, BOX)]),
+            result([("a", BOX)], [("a", 0.9, BOX)], crowds={0}),
+        ]
+    )
+    assert matrix.labels == ("a", "b", "c")
+    assert not matrix.one_object_each
+    np.testing.assert_array_equal(matrix.counts, [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 1, 0]])
+
+
+def test_the_table_by_hand() -> None:
+    rows = table(
+        [
+            result([("a", BOX), ("b", FAR)], [("a", 0.9, BOX), ("a", 0.8, FAR)]),
+            result([("a", BOX)], [("c", 0.9, BOX), ("a", 0.1, FAR)]),
+        ]
+    )
+    assert rows["a"] == (2, pytest.approx(51 / 101), pytest.approx(1 / 3), 0.5, 0.5)
+    assert rows["b"] == (1, 0, None, 0, 0)
+    assert rows["c"] == (0, None, 0, None, None)
+
+
+def test_without_any_box_the_best_detection_decides() -> None:
+    many = [("a", 0.9, BOX), ("b", 0.8, BOX)]
+    rows = table([result([("a", None)], many), result([("b", None)], many), result([("b", None), ("a", None)], many)])
+    assert rows["a"] == (2, None, 2 / 3, 1, 1)
+    assert rows["b"] == (2, None, None, 0, 0)
+
+
+def test_nothing_at_all() -> None:
+    assert table([]) == {}
+    np.testing.assert_array_equal(confusion_matrix([]).counts, [[0]])

@@ -1,0 +1,62 @@
+"""Detections and objects, matched by hand and compared with COCO's matching."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from metrics.random_images import random_image
+from metrics.results import BOX, FAR, HALF, result
+
+from locray.metrics.classification import class_metrics, confusion_matrix
+from locray.metrics.detection import detection
+from locray.metrics.matching import NOTHING, match, one_object_each
+
+
+def test_an_object_is_found_once_by_the_best_score_of_its_class() -> None:
+    matching = match(result([("a", BOX)], [("b", 0.9, BOX), ("a", 0.8, HALF), ("a", 0.7, BOX)]))
+    assert matching.object_of.tolist() == [NOTHING, 0, NOTHING]
+    assert matching.is_right.tolist() == [False, True, False]
+    assert matching.is_judged.all()
+
+
+def test_what_is_left_over_is_a_confusion() -> None:
+    matching = match(result([("a", BOX), ("b", FAR)], [("b", 0.9, BOX), ("b", 0.8, FAR)]))
+    assert matching.object_of.tolist() == [0, 1]
+    assert matching.is_right.tolist() == [False, True]
+
+
+def test_neither_right_nor_wrong_in_a_crowd_of_its_class_or_where_its_class_has_no_box() -> None:
+    found = [("a", 0.9, BOX), ("b", 0.8, BOX), ("c", 0.7, FAR)]
+    matching = match(result([("a", (0, 0, 100, 100)), ("c", None)], found, crowds={0}))
+    assert matching.is_judged.tolist() == [False, True, False]
+    assert matching.object_of.tolist() == [NOTHING] * 3
+    assert not matching.is_to_find.any()
+
+
+def test_one_object_each() -> None:
+    one, two = result([("a", BOX)], [("a", 0.9, BOX)]), result([("a", BOX), ("a", FAR)], [])
+    many = [("a", 0.9, BOX), ("a", 0.8, BOX)]
+    assert one_object_each([one, result([], [])])
+    assert not one_object_each([one, two])
+    assert not one_object_each([one, result([("a", BOX)], many)])
+    assert one_object_each([result([("a", None), ("b", None)], many)])
+
+
+@given(seed=st.integers(0, 2**32))
+@hypothesis_settings(max_examples=10)
+def test_the_curve_of_a_class_ends_at_its_recall_and_the_matrix_has_its_hits(seed: int) -> None:
+    """COCO's recall, from faster-coco-eval, and the recall of our own matching are one number."""
+    random = np.random.default_rng(seed)
+    results = [random_image(random, num_detections=12) for _ in range(30)]
+    average_precision = detection(results).classes
+    matrix = confusion_matrix(results)
+    rows = {row.label: row for row in class_metrics(results, average_precision)}
+    for one in average_precision:
+        row = rows[one.label]
+        assert row.recall is not None
+        reached = np.flatnonzero(one.precision_at_recall)
+        highest = reached[-1] / 100 if len(reached) else 0
+        assert highest <= row.recall + 1e-9 < highest + 0.01 + 1e-6
+        index = matrix.labels.index(one.label)
+        assert matrix.counts[index, index] == pytest.approx(row.recall * matrix.counts[index].sum())

@@ -1,0 +1,161 @@
+"""The page of an evaluation, made of real results: offline, complete, the worst images first."""
+
+import html.parser
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from metrics.results import BOX, FAR, HALF, result
+from PIL import Image
+
+from locray.datasets.records import Dataset, Record
+from locray.evaluation.figures import Figures
+from locray.evaluation.run import Evaluation, EvaluationSummary, summarise
+from locray.evaluation.truth import Evaluated
+from locray.images.decode import DecodeLimits
+from locray.metrics.results import ImageResult
+from locray.report.evaluation import MOST_CLASSES, evaluation_parts, write_evaluation_page
+from locray.report.evaluation_pictures import worst_pictures
+
+LIMITS = DecodeLimits(max_bytes=2**24, max_pixels=2**24)
+
+
+def records(folder: Path, count: int, size: tuple[int, int] = (64, 64)) -> tuple[Record, ...]:
+    made = []
+    for number in range(count):
+        path = folder / f"{number}.png"
+        Image.new("RGB", size).save(path)
+        made.append(Record(str(path), (), None, None))
+    return tuple(made)
+
+
+def names_of_worst(folder: Path, results: list[ImageResult]) -> list[str]:
+    pictures = worst_pictures(Figures.of(results), records(folder, len(results)), results, LIMITS)
+    return [picture.name for picture in pictures]
+
+
+def test_the_worst_guesses(tmp_path: Path) -> None:
+    found = names_of_worst(
+        tmp_path,
+        [
+            result([("a", BOX)], [("a", 0.9, BOX)]),
+            result([("a", BOX)], [("a", 0.9, HALF)]),
+            result([("a", BOX)], [("b", 0.6, BOX)]),
+            result([("a", BOX)], [("b", 0.9, BOX)]),
+            result([("a", BOX)], []),
+            result([], [("a", 0.7, BOX)]),
+            result([], []),
+        ],
+    )
+    assert found == [
+        "3.png · wrong class",
+        "2.png · wrong class",
+        "4.png · nothing found",
+        "5.png · nothing is there",
+        "1.png · IoU 0.50",
+    ]
+
+
+def test_the_worst_of_many_objects_at_the_best_threshold(tmp_path: Path) -> None:
+    good = [("a", 0.9, BOX), ("a", 0.8, FAR)]
+    results = [
+        result([("a", BOX), ("a", FAR)], [*good, ("a", 0.1, HALF)]),
+        result([("a", BOX), ("a", FAR)], [("a", 0.9, BOX), ("a", 0.7, (80, 80, 90, 90))]),
+        result([("a", BOX), ("a", FAR)], []),
+    ]
+    assert Figures.of(results).best_cut.score_threshold == 0.8
+    assert names_of_worst(tmp_path, results) == ["2.png · 2 missed, 0 wrong", "1.png · 1 missed, 0 wrong"]
+
+
+def test_boxes_are_drawn_in_the_pixels_of_the_thumbnail(tmp_path: Path) -> None:
+    Image.new("RGB", (1600, 1200)).save(tmp_path / "large.jpg")
+    record = Record(str(tmp_path / "large.jpg"), (), None, None)
+    one = result([("a", (0, 0, 1600, 1200)), ("c", None)], [("b", 0.9, (800, 600, 1600, 1200))])
+    (picture,) = worst_pictures(Figures.of([one]), [record], [one], LIMITS)
+    height, width = picture.image_hwc_u8.shape[:2]
+    assert width < 1600
+    assert [box.xyxy_px for box in picture.boxes] == [
+        (0, 0, width, height),
+        None,
+        (width / 2, height / 2, width, height),
+    ]
+    assert [box.dashed for box in picture.boxes] == [True, True, False]
+
+
+def test_an_image_that_can_not_be_decoded_is_not_shown(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    one = result([("a", BOX)], [])
+    assert not worst_pictures(Figures.of([one]), [Record(str(tmp_path / "broken.png"), (), None, None)], [one], LIMITS)
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.headings: list[str] = []
+        self._in_heading = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [str(value) for name, value in attrs if name in {"src", "href"}]
+        self._in_heading = tag in {"h2", "h3"}
+
+    def handle_data(self, data: str) -> None:
+        if self._in_heading:
+            self.headings.append(data.strip())
+            self._in_heading = False
+
+
+def page_of(folder: Path, results: list[ImageResult]) -> str:
+    dataset = Dataset("set", "test", records(folder, len(results)), ("a",), {"empty_box": 3})
+    evaluated = Evaluated("model@0123456789ab", "ba9876543210", results, {"truncated": 1})
+    figures = Figures.of(results)
+    summary: EvaluationSummary = summarise("data", dataset, evaluated, figures, table=None, wall_s=0.0)
+    write_evaluation_page(str(folder / "page.html"), Evaluation(summary, figures, dataset, evaluated), LIMITS)
+    return (folder / "page.html").read_text()
+
+
+def test_the_page_is_complete_and_offline(tmp_path: Path) -> None:
+    text = page_of(tmp_path, [result([("<a>", BOX)], [("<a>", 0.9, FAR)]), result([("b", BOX)], [("<a>", 0.5, BOX)])])
+    page = Page(text)
+    assert page.headings == [
+        "Precision, recall and trust",
+        "Precision and recall at IoU 0.5",
+        "Can scores be taken for probabilities?",
+        "Classes",
+        "What is taken for what",
+        "Where it goes wrong",
+        "Left out",
+        "Of what",
+    ]
+    assert len(page.links) == 2
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not re.search(r"https?://|@import|<script|<link", text)
+    assert "<a>" not in text
+    assert "&lt;a&gt; taken for &lt;a&gt;: 1 of 1" in text
+    assert "b taken for &lt;a&gt;: 1 of 1" in text
+    assert "empty_box" in text
+    assert "truncated" in text
+
+
+def test_without_boxes_and_without_anything_there_is_a_page_still(tmp_path: Path) -> None:
+    text = page_of(tmp_path, [result([("a", None)], [("a", 0.9, BOX)])])
+    assert "AP@.5" not in text
+    assert "mean IoU" not in text
+    assert "class accuracy" in text
+    assert "Classes" in page_of(tmp_path, [result([], [])])
+
+
+@pytest.mark.parametrize("count", [MOST_CLASSES, MOST_CLASSES + 20])
+def test_many_classes_are_put_together_and_no_count_is_lost(tmp_path: Path, count: int) -> None:
+    random = np.random.default_rng(0)
+    results = [
+        result([(f"c{number:03d}", BOX)], [(f"c{random.integers(count):03d}", 0.5, BOX)]) for number in range(count)
+    ]
+    parts = evaluation_parts(Figures.of(results), records(tmp_path, count, (8, 8)), results, LIMITS)
+    assert len(parts.heat_names) == MOST_CLASSES + 1 == len(parts.heat_rows)
+    assert sum(cell["count"] for row in parts.heat_rows for cell in row) == count
+    assert (f"{count - MOST_CLASSES + 1} others" in parts.heat_names) == (count > MOST_CLASSES)
+    assert len(parts.charts[0].legend) == 8
+    assert parts.pictures

@@ -1,0 +1,168 @@
+"""A worker's run without Ray: what was cut off goes on exactly, and ends when it should."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from locray.config import TrainConfig
+from locray.demo.images import write_dataset
+from locray.progress import Progress
+from locray.training.checkpoints import CheckpointStore, Place
+from locray.training.history import read_history
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.plan import initial_model, make_plan
+from locray.training.samples import LABEL_IDS
+from locray.training.team import Team
+from locray.training.worker import WorkerRun
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, {"train": 24, "val": 8}, seed=0)
+    return folder
+
+
+class Rehearsal:
+    """A run of one worker, its batches made as they are needed."""
+
+    def __init__(self, data: Path, output: Path, **options: object) -> None:
+        given = {"model": "small_cnn", "epochs": 3, "batch_size": 8, "precision": "fp32", **options}
+        config = TrainConfig(data=str(data), format="csv", output=str(output), **given)
+        self.plan = make_plan(config)
+        self.model = initial_model(config, self.plan)
+        self.store = CheckpointStore(f"{output}/checkpoints/run")
+        self.posted: list[Progress] = []
+        self.failures: list[str] = []
+        self.epochs: list[dict[str, float]] = []
+        self.batches_until_stop: int | None = None
+        self.taken = 0
+        settings = LearnerSettings(self.plan.optimiser, self.plan.num_steps, self.plan.accumulate, torch.float32)
+        self.learner = Learner(self.model, settings, CPU)
+        self.worker = WorkerRun(
+            self.plan,
+            self.learner,
+            Team(0, 1, CPU),
+            self.store,
+            post=self.posted.append,
+            fail=self.failures.append,
+            is_to_stop=lambda: self.batches_until_stop is not None and self.taken >= self.batches_until_stop,
+            epoch_done=self.epochs.append,
+        )
+
+    def batches(self, place: Place):
+        train, val = self.plan.train, self.plan.val
+        for epoch in range(place.epoch, self.plan.epochs):
+            for step in range(place.step if epoch == place.epoch else 0, train.order.num_steps):
+                self.taken += 1
+                yield self.changed({name: torch.from_numpy(part) for name, part in train(epoch, step, 0).items()})
+            for step in range(val.order.num_steps):
+                yield {name: torch.from_numpy(part) for name, part in val(epoch, step, 0).items()}
+
+    def changed(self, batch):
+        return batch
+
+    def run(self) -> Place:
+        place = self.worker.resume(self.store.latest())
+        self.worker.run(place, self.batches(place))
+        return self.store.latest().place
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A worker asks after every step whether it is to stop, not every few seconds."""
+    monkeypatch.setattr("locray.training.worker._SECONDS_BETWEEN_POSTS", 0)
+
+
+@pytest.mark.parametrize("stop_after", [2, 3, 4, 7])
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_after):
+    whole = Rehearsal(data, tmp_path / "whole")
+    assert whole.run() == Place(3, 0)
+    first = Rehearsal(data, tmp_path / "parts")
+    first.batches_until_stop = stop_after
+    # The last step of an epoch is followed by its validation; then the next step stops.
+    assert first.run() == Place(*divmod(stop_after + (stop_after % 3 == 0), 3))
+    second = Rehearsal(data, tmp_path / "parts", seed=0)
+    assert second.run() == Place(3, 0)
+    assert second.taken == 9 - first.taken
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=0, atol=0)
+    timeless = [
+        [
+            {name: value for name, value in epoch.items() if name != "images_per_s"}
+            for epoch in read_history(str(folder))
+        ]
+        for folder in (tmp_path / "whole", tmp_path / "parts")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path):
+    runs = [Rehearsal(data, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
+    for run in runs:
+        run.run()
+    first, same, other = (torch.cat([part.flatten() for part in run.model.state_dict().values()]) for run in runs)
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_patience_ends_a_run_that_gets_no_better(data, tmp_path):
+    # A network that hardly moves finds nothing better.
+    run = Rehearsal(data, tmp_path, epochs=40, patience=2, learning_rate=1e-9, ema=0.0)
+    place = run.run()
+    best = max(run.epochs, key=lambda epoch: epoch["score"])
+    assert place.epoch == best["epoch"] + 2 < 40
+    again = Rehearsal(data, tmp_path, epochs=40, patience=2, learning_rate=1e-9, ema=0.0)
+    assert (again.run(), again.taken) == (place, 0)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_last_checkpoint(data, tmp_path, bad):
+    class Poisoned(Rehearsal):
+        def changed(self, batch):
+            if self.taken == 5:
+                with torch.no_grad():
+                    self.model.dense[0].bias.fill_(bad)
+            return batch
+
+    run = Poisoned(data, tmp_path)
+    assert run.run() == Place(1, 0)
+    (message,) = run.failures
+    rows = run.plan.train.order.rows(1, 1, 0)
+    assert "epoch 2, step 2" in message
+    assert all(run.plan.train.packed.image_uris[row] in message for row in rows)
+    assert all(torch.isfinite(part).all() for part in run.store.latest().state["learner"]["model"].values())
+
+
+def test_each_step_takes_the_same_images_whatever_the_number_of_workers(data, tmp_path):
+    plan = Rehearsal(data, tmp_path).plan
+    for step in range(plan.train.order.num_steps):
+        seen = [
+            sorted(row for worker in range(size) for row in plan.for_workers(size).train.order.rows(2, step, worker))
+            for size in (1, 2, 3)
+        ]
+        assert seen[0] == seen[1] == seen[2]
+
+
+def test_a_batch_in_parts_gives_the_gradients_of_the_whole(data, tmp_path):
+    runs = [Rehearsal(data, tmp_path / str(parts), accumulate=parts, optimizer="sgd") for parts in (1, 3)]
+    batch = next(runs[0].batches(Place(0, 0)))
+    losses = [run.learner.compute(batch) for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, three in zip(*(run.model.parameters() for run in runs), strict=True):
+        torch.testing.assert_close(one.grad, three.grad, rtol=1e-4, atol=1e-6)
+    assert len(batch[LABEL_IDS]) == 8
+
+
+def test_the_best_epoch_is_kept_beside_the_last(data, tmp_path):
+    run = Rehearsal(data, tmp_path, epochs=4)
+    run.run()
+    state = run.store.latest().state
+    best = max(run.epochs, key=lambda epoch: epoch["score"])
+    assert state["best"]["epoch"] == best["epoch"]
+    assert state["best"]["weights"].keys() == run.model.state_dict().keys()
+    assert [epoch["epoch"] for epoch in state["history"]] == [1, 2, 3, 4]
