@@ -6,6 +6,7 @@ from locray import schema, storage
 from locray.config import (
     DemoConfig,
     EvaluateConfig,
+    ExportModelConfig,
     LabelConfig,
     PlanConfig,
     PreviewConfig,
@@ -75,6 +76,15 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
         for row in facts["classes"]
     }
     console.result(facts, lines | {"calibration_error": _shown(facts["calibration"]["error"])} | each)
+    return ExitCode.DONE
+
+
+def export_model(config: ExportModelConfig, console: Console) -> ExitCode:
+    """`locray export-model`."""
+    from locray.models.export import export as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown("any" if value is None else value) for name, value in facts.items()})
     return ExitCode.DONE
 
 

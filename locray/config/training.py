@@ -120,7 +120,11 @@ class ExportModelConfig(CommandConfig):
     model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
     to: Literal["onnx", "torch-export"] = Field(description="Form to write: onnx, or torch-export (.pt2).")
     output: str = Field(description="File to write.")
-    batch_size: Positive = Field(1, description="Images in a batch of the exported network.")
+    batch_size: Positive | None = Field(
+        None,
+        description="Images in every batch of the exported network. Default: any number, or one where the network "
+        "can't take any.",
+    )
 
 
 class DemoConfig(CommandConfig):
