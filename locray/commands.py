@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from locray import schema, storage
 from locray.config import (
+    BenchmarkConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -130,11 +131,22 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
     return ExitCode.DONE
 
 
+def benchmark(config: BenchmarkConfig, console: Console) -> ExitCode:
+    """`locray benchmark`."""
+    from locray.benchmark.training import benchmark as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)

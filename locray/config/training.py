@@ -127,6 +127,18 @@ class ExportModelConfig(CommandConfig):
     )
 
 
+class BenchmarkConfig(DatasetUse):
+    """`locray benchmark`: training speed beside a plain PyTorch loop's, on the same files."""
+
+    split: str = Field("train", description="Split to train on.")
+    model: str = Field("localizer/resnet18", description="Architecture that both train.")
+    input_size: InputSize | None = Field(
+        None, description="Side of the network's square input in pixels. Default: what suits the model."
+    )
+    batch_size: Positive = Field(32, description="Images in one optimiser step.")
+    rounds: Positive = Field(3, description="Times that each is measured, in turn.")
+
+
 class DemoConfig(CommandConfig):
     """`locray demo`: makes data, trains, evaluates, labels and shows the result, on one machine."""
 
