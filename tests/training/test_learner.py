@@ -112,7 +112,7 @@ def test_a_pretrained_trunk_moves_less():
         before = copy.deepcopy(model.state_dict())
         settings = LearnerSettings(1e-3, 0.0, pretrained, 1, torch.float32)
         Learner(model, TrainingStep(model), settings, torch.device("cpu")).train_on(batch(), 0)
-        weights = ["trunk.fine.0.0.weight", "cell_head.weight"]
+        weights = ["trunk.stages.0.0.0.weight", "cell_head.weight"]
         return [(model.state_dict()[name] - before[name]).abs().mean().item() for name in weights]
 
     (slow_trunk, head), (trunk, same_head) = moved(True), moved(False)
