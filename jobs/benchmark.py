@@ -1,4 +1,4 @@
-"""`locray benchmark` as a Ray job: `ray job submit --working-dir . -- python jobs/benchmark.py --help`. Same options."""
+"""`locray benchmark` as a Ray job: `ray job submit --working-dir . -- python jobs/benchmark.py`. The same options."""
 
 import sys
 
