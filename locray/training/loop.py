@@ -5,12 +5,8 @@ is decided by `samples.Order`, so that no row is dropped to make shares even and
 """
 
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +20,16 @@ from locray.models import build_model
 from locray.models.contract import LabelModel
 from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
-from locray.training.board import Board, Notes
+from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import TrainPlan
 from locray.training.precision import dtype_for
+from locray.training.supervision import supervise
 from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
-_POLL_S = 0.5
 _BYTES_AHEAD = 64 << 20
 _SECONDS_BETWEEN_STEPS = 0.02
 # Without a GPU, training and the making of batches share the processors: where workers hold whole slots, Ray Data
@@ -41,6 +37,7 @@ _SECONDS_BETWEEN_STEPS = 0.02
 _SLOTS_OF_CPU_WORKER = 0.01
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
+_BATCHES_READY = 3
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, rep
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
-    board = ray.remote(num_cpus=0)(Board).remote()
+    board: Any = ray.remote(num_cpus=0)(Board).remote()
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"plan": plan, "weights": ray.put(model.state_dict()), "board": board, "store": store},
@@ -101,7 +98,12 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, rep
         run_config=_run_config(plan),
     )
     try:
-        notes = _supervise(trainer.fit, board, report)
+        notes = supervise(
+            trainer.fit,
+            read=lambda: ray.get(board.read.remote()),
+            ask_to_stop=board.ask_to_stop.remote,
+            report=report,
+        )
     except TrainingFailedError as error:
         raise _cause(error, plan) from error
     if notes.failure is not None:
@@ -157,59 +159,6 @@ def _cause(error: Exception, plan: TrainPlan) -> LocrayError:
         f"the training workers failed more than the {plan.max_failures} times that --max-failures forgives; the last "
         f"time: {last}. Run the same command again to go on from the last checkpoint, with --verbose to see more"
     )
-
-
-def _supervise(work: Callable[[], object], board: Any, report: Report) -> Notes:
-    """Runs `work` in a thread, and passes on what is on the board until it ends; a wish to stop goes to the board.
-
-    Ray Train, in the main thread, would take Ctrl-C for itself and end the process as if all were well.
-    """
-    import ray
-
-    report(Progress("starting workers"))
-    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as threads, _stop_on_signals(board, report):
-        running: Future[object] = threads.submit(work)
-        shown: Progress | None = None
-        while True:
-            ended = _wait(running, _POLL_S)
-            notes: Notes = ray.get(board.read.remote())
-            if notes.progress is not None and notes.progress != shown:
-                report(notes.progress)
-                shown = notes.progress
-            if ended:
-                running.result()
-                return notes
-
-
-def _wait(running: Future[object], timeout_s: float) -> bool:
-    """Whether it has ended, after at most so many seconds. Sleeps, so that signals are heard."""
-    deadline = time.monotonic() + timeout_s
-    while not running.done() and time.monotonic() < deadline:
-        time.sleep(_POLL_S / 10)
-    return running.done()
-
-
-@contextmanager
-def _stop_on_signals(board: Any, report: Report) -> Iterator[None]:
-    """The first SIGTERM or Ctrl-C asks the workers to save and end; the second is what it always was."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(*_: object) -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        report(Progress("saving and stopping"))
-        board.ask_to_stop.remote()
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _train_worker(config: dict[str, Any]) -> None:
@@ -286,31 +235,53 @@ class _Breather:
         """Nothing to do."""
 
 
-def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
-    """The batches of one worker from a place to the end of the run, in order; made while the network learns."""
-    import ray.data
+class _Feeder:
+    """Runs Ray Data for one worker, in a process beside it.
 
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    # Batches made far ahead would take the processors from the training that they are for.
-    ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
-    context.execution_options.resource_limits = ahead
-    context.custom_execution_callback_classes = [_Breather]  # type: ignore[list-item]
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
-    end_of_run = units_an_epoch * plan.epochs
-    first = units_an_epoch * place.epoch + place.step
-    for start in range(first, end_of_run, _UNITS_AT_ONCE):
-        units = [pa.table({"id": [unit]}) for unit in range(start, min(end_of_run, start + _UNITS_AT_ONCE))]
-        made = ray.data.from_arrow(units).map_batches(
-            _BatchActor,
-            fn_constructor_args=(plan, team.rank),
-            batch_size=None,
-            num_cpus=0,
-            compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
-        )
-        yield from made.iter_torch_batches(batch_size=None, prefetch_batches=2, device="cpu")
+    In the worker's own process the executor's threads hold Python's lock whenever the training wants to go on.
+    """
+
+    def batches(self, plan: TrainPlan, place: Place, rank: int) -> Iterator[dict[str, Any]]:
+        """The batches of one worker from a place to the end of the run, in order; made while the network learns."""
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        # Batches made far ahead would take the processors from the training that they are for.
+        ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
+        context.execution_options.resource_limits = ahead
+        context.custom_execution_callback_classes = [_Breather]  # type: ignore[list-item]
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
+        end_of_run = units_an_epoch * plan.epochs
+        first = units_an_epoch * place.epoch + place.step
+        for start in range(first, end_of_run, _UNITS_AT_ONCE):
+            units = [pa.table({"id": [unit]}) for unit in range(start, min(end_of_run, start + _UNITS_AT_ONCE))]
+            made = ray.data.from_arrow(units).map_batches(
+                _BatchActor,
+                fn_constructor_args=(plan, rank),
+                batch_size=None,
+                num_cpus=0,
+                compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
+            )
+            yield from made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
+
+
+def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
+    """What the worker's feeder gives, as tensors; a few batches wait ready-made."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Feeder).remote()
+    stream = feeder.batches.options(num_returns="streaming", _generator_backpressure_num_objects=_BATCHES_READY).remote(
+        plan, place, team.rank
+    )
+    for reference in stream:
+        batch: dict[str, Any] = ray.get(reference)
+        # Copied: what lies in the object store can't be written to, which torch wants to be able to.
+        yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
 
 
 def _num_batch_actors(num_workers: int) -> int:
