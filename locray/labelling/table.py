@@ -9,7 +9,7 @@ import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -126,6 +126,8 @@ class TableWriter:
     model_id: str
     number: int
     table: DeltaTable
+    options: dict[str, str] | None = field(repr=False)
+    """What `table` was opened with. Holds secrets."""
 
     @classmethod
     def claim(cls, uri: str, model_id: str) -> "TableWriter":
@@ -135,8 +137,9 @@ class TableWriter:
             FencedError: another run claimed the table at the same moment.
             StoreAccessError: the table may not be written to.
         """
+        options = storage.delta_storage_options(uri)
         table = open_table(uri) or create_table(uri)
-        writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table)
+        writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table, options)
         writer._commit([], uuid.uuid4().hex)
         return writer
 
@@ -234,6 +237,7 @@ class TableWriter:
 
         A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells.
         """
+        self._renew_credentials()
         number = self.number + 1
         properties = CommitProperties(
             custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
@@ -250,6 +254,18 @@ class TableWriter:
         if self.table.transaction_version(_app_id(self.model_id)) != number:
             raise self._overtaken()
         self.number = number
+
+    def _renew_credentials(self) -> None:
+        """Opens the table again where the credentials are others by now: those of a role end within hours.
+
+        At the version that was seen last: a newer one may hold the claim of another run, which Delta then lets pass.
+        """
+        options = storage.delta_storage_options(self.uri)
+        if options == self.options:
+            return
+        with _explained(self.uri):
+            self.table = DeltaTable(self.uri, version=self.table.version(), storage_options=options)
+        self.options = options
 
     def _overtaken(self) -> FencedError:
         return FencedError(

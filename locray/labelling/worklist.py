@@ -122,7 +122,7 @@ class Difference:
     def open(
         cls, source: Source, table: DeltaTable | None, model_id: str, config_hash: str, *, redo_failed: bool = False
     ) -> Iterator["Difference"]:
-        """Reads the listing to its end, and the table's keys."""
+        """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table."""
         with (
             tempfile.TemporaryDirectory(prefix="locray-") as folder,
             duckdb.connect(f"{folder}/worklist.duckdb") as connection,
@@ -130,8 +130,8 @@ class Difference:
             connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
-            _load_listing(connection, source)
             _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
+            _load_listing(connection, source)
             _join(connection)
             yield cls(connection)
 
