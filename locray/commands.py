@@ -86,6 +86,7 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     exit_code = summary.exit_code(config.max_failure_rate)
     facts = summary.to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    _say_if_nothing_is_listed(config, summary.listed, console)
     if exit_code is ExitCode.FAILURE_RATE:
         console.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
@@ -103,7 +104,13 @@ def plan(config: PlanConfig, console: Console) -> ExitCode:
 
     facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    _say_if_nothing_is_listed(config, facts["listed"], console)
     return ExitCode.DONE
+
+
+def _say_if_nothing_is_listed(config: LabelConfig, listed: int, console: Console) -> None:
+    if not listed:
+        console.say(f"There is no image in {config.images}: nothing to label. Rows that the table holds stay.")
 
 
 def status(config: StatusConfig, console: Console) -> ExitCode:

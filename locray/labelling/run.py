@@ -9,7 +9,7 @@ from locray.labelling.committer import Committer
 from locray.labelling.identity import Identity
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter, check_apart, open_table
+from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
@@ -28,11 +28,10 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
     clock = Clock()
     report(Progress("checking"))
     source = open_source(config.images, config.uri_column)
-    source.check()
-    identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
-    open_table(table_uri)
+    source.check(may_be_empty=holds_rows(open_table(table_uri)))
+    identity = Identity.of(config.model, config)
 
     report(Progress("listing"))
     writer = TableWriter.claim(table_uri, identity.model_id)

@@ -14,7 +14,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -22,6 +21,7 @@ from deltalake.transaction import AddAction
 
 from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.labelling.statistics import file_statistics
 from locray.sources import Source
 from locray.storage.s3_errors import store_error
 
@@ -69,6 +69,11 @@ def check_apart(source: Source, uri: str) -> None:
             f"the table {uri} lies among the images: its own files would be listed with them in the next run. "
             "Give --table a place outside of --images"
         )
+
+
+def holds_rows(table: DeltaTable | None) -> bool:
+    """Whether anything was labelled into the table before."""
+    return table is not None and bool(table.file_uris())
 
 
 def create_table(uri: str) -> DeltaTable:
@@ -217,7 +222,7 @@ class TableWriter:
             partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
             modification_time=int(datetime.now(UTC).timestamp() * 1000),
             data_change=True,
-            stats=json.dumps(_statistics(rows)),
+            stats=json.dumps(file_statistics(rows)),
         )
 
     def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
@@ -272,26 +277,6 @@ class TableWriter:
             f"another run is labelling into {self.uri} with {self.model_id}: it has taken over, this one stops. "
             "What was committed stays; run the command again once the other run has ended."
         )
-
-
-def _statistics(rows: pa.Table) -> dict[str, Any]:
-    """Delta's per-file statistics, of every plain column.
-
-    All or none: where a column's bounds are missing beside others', deltalake's pyarrow dataset takes them for null and
-    skips the file under any filter on that column.
-    """
-    plain = [name for name in rows.column_names if name != schema.DETECTIONS]
-    bounds = {name: pc.min_max(rows[name]).as_py() for name in plain if rows[name].null_count < len(rows)}
-    return {
-        "numRecords": len(rows),
-        "minValues": {name: _plain(value["min"]) for name, value in bounds.items()},
-        "maxValues": {name: _plain(value["max"]) for name, value in bounds.items()},
-        "nullCount": {name: rows[name].null_count for name in plain},
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
 def _app_id(model_id: str) -> str:

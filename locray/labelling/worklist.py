@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import LocrayError
+from locray.labelling.table import holds_rows
 from locray.sources import Source
 
 UNITS_A_FILE = 64
@@ -214,7 +215,7 @@ def _load_done(
     redo_failed: bool,
 ) -> None:
     key = [schema.IMAGE_URI, schema.ETAG]
-    if table is None or not table.file_uris():
+    if table is None or not holds_rows(table):
         rows = pa.schema([schema.LISTING_SCHEMA.field(name) for name in key]).empty_table().to_reader()
     else:
         wanted = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)

@@ -129,6 +129,25 @@ def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bu
     assert not [key for key in list(s3_bucket.keys()) if "_locray" in key]
 
 
+@pytest.mark.s3
+def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_bucket: S3Bucket, artifact: str) -> None:
+    table = f"{s3_bucket.uri}/out"
+    arguments = ("--images", f"{s3_bucket.uri}/in", "--model", artifact, "--table", table)
+    for verb in ("plan", "label"):
+        done = locray(verb, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"no object lies below {s3_bucket.uri}/in/" in done.stderr
+    assert s3_bucket.keys() == []
+    s3_bucket.put("in/a.jpg", picture(0))
+    assert label(f"{s3_bucket.uri}/in", artifact, table)["ok"] == 1
+    s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="in/a.jpg")
+    for verb in ("plan", "label"):
+        done = locray(verb, *arguments)
+        assert done.returncode == 0, done
+        assert f"There is no image in {s3_bucket.uri}/in: nothing to label." in done.stderr
+    assert len(rows_of(table)) == 1
+
+
 def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
