@@ -128,7 +128,7 @@ def test_a_bad_environment(folder: Path) -> None:
 
 def test_train_on_data_that_is_not_there(folder: Path) -> None:
     message = refused("train", "--data", f"{folder}/absent", "--format", "voc", "--output", f"{folder}/m")
-    assert f"{folder}/absent" in message
+    assert f"{folder}/absent does not exist" in message
 
 
 def test_train_with_an_unknown_format_or_model(folder: Path) -> None:
