@@ -144,7 +144,8 @@ def demo(config: DemoConfig, console: Console) -> ExitCode:
     summary = run(config, console.report)
     names = ("class_accuracy", "mean_iou", "localization_accuracy", "map_50_95")
     evaluation = {name: _shown(summary.evaluation[name]) for name in names}
-    labelling = {name: _shown(summary.labelling[name]) for name in ("ok", "failed", "errors", "images_per_s_steady")}
+    names = ("ok", "failed", "errors", "images_per_s_steady")
+    labelling = {name: _shown(summary.labelling[name]) for name in names if summary.labelling[name] is not None}
     console.result(summary.to_dict(), evaluation | labelling | {"page": summary.page})
     console.say(f"\nQuery the table from Python:\n\n{summary.query}\n")
     return ExitCode.DONE

@@ -83,7 +83,7 @@ def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer
         for rows in pipeline.rows(worklist):
             committer.add(rows)
             clock.tick(committer.answered)
-            facts = {"failed": committer.failed, "images/s": clock.images_per_s_steady}
+            facts = {"failed": committer.failed, **clock.speed()}
             report(Progress("labelling", committer.answered, worklist.num_images, facts))
             if committer.ok == 0 and committer.answered >= PROBATION_IMAGES:
                 break

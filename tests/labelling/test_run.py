@@ -139,7 +139,8 @@ def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_b
         assert f"no object lies below {s3_bucket.uri}/in/" in done.stderr
     assert s3_bucket.keys() == []
     s3_bucket.put("in/a.jpg", picture(0))
-    assert label(f"{s3_bucket.uri}/in", artifact, table)["ok"] == 1
+    of_one_unit = label(f"{s3_bucket.uri}/in", artifact, table)
+    assert (of_one_unit["ok"], of_one_unit["images_per_s_steady"]) == (1, None)
     s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="in/a.jpg")
     for verb in ("plan", "label"):
         done = locray(verb, *arguments)
