@@ -56,7 +56,7 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         _label_worklist(worklist, pipeline, committer, clock, report)
-    storage.delete(storage.list_uris(worklist.uri))
+    storage.delete_folder(worklist.uri)
     return LabelSummary(
         run_id=run_id,
         model_id=identity.model_id,

@@ -198,9 +198,8 @@ class TableWriter:
             write_id = name.removeprefix("part-").removesuffix(".parquet")
             if name.startswith("part-") and name not in live and write_id not in committed:
                 orphans.append(uri)
-        orphans += storage.list_uris(self.scratch_uri)
         storage.delete(orphans)
-        return len(orphans)
+        return len(orphans) + storage.delete_folder(self.scratch_uri)
 
     @property
     def scratch_uri(self) -> str:

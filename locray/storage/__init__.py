@@ -3,6 +3,7 @@
 from locray.storage.files import (
     check_readable_folder,
     delete,
+    delete_folder,
     exists,
     folder_exists,
     is_archive,
@@ -20,6 +21,7 @@ __all__ = [
     "archive_folder",
     "check_readable_folder",
     "delete",
+    "delete_folder",
     "delta_storage_options",
     "exists",
     "folder_exists",

@@ -4,6 +4,7 @@ All of it is for few and for small things: configuration, artifacts, reports, on
 millions go through `locray.sources` and `locray.images.fetch`.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -276,6 +277,22 @@ def _delete_one(uri: str) -> None:
         client().delete_object(Bucket=bucket, Key=key)
     except S3_ERRORS as error:
         raise store_error(uri, error) from error
+
+
+def delete_folder(uri: str) -> int:
+    """Deletes all files below a folder (returning how many), then the folders; what is put there meanwhile stays.
+
+    Raises:
+        StoreAccessError: the bucket is absent, or access is denied.
+        StoreError: the store failed, retries are spent.
+    """
+    uris = list_uris(uri)
+    delete(uris)
+    if not is_remote(uri):
+        for folder, _, _ in os.walk(local_path(uri), topdown=False):
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                os.rmdir(folder)
+    return len(uris)
 
 
 def check_readable_folder(uri: str) -> None:

@@ -182,7 +182,7 @@ def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> 
     scratch.write_bytes(b"of a crashed run")
     assert TableWriter.claim(uri, MODEL_ID).clean_up() == 2
     assert not orphan.exists()
-    assert not scratch.exists()
+    assert not scratch.parent.exists()
     assert someone_elses.exists()
     assert rows_of(uri).num_rows == 2
 
