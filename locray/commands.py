@@ -92,8 +92,8 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
             f"--max-failure-rate {config.max_failure_rate:g} allows. The column {schema.ERROR_MESSAGE} says why."
         )
-    elif exit_code is ExitCode.DEFERRED:
-        reason = f" First reason: {summary.deferred_reason}." if summary.deferred_reason else ""
+    if summary.deferred:
+        reason = f" The reason: {summary.deferred_reason}." if summary.deferred_reason else ""
         console.error(f"{summary.deferred} images were deferred: the next run takes them up again.{reason}")
     return exit_code
 

@@ -56,6 +56,7 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         _label_worklist(worklist, pipeline, committer, clock, report)
+    untried = worklist.num_images - committer.answered
     storage.delete_folder(worklist.uri)
     return LabelSummary(
         run_id=run_id,
@@ -66,15 +67,20 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         planned=worklist.num_images,
         ok=committer.ok,
         failed=committer.failed,
-        deferred=worklist.num_images - committer.ok - committer.failed,
+        deferred=committer.deferred + untried,
         errors=dict(committer.errors),
         wall_s=clock.wall_s,
         startup_s=clock.startup_s,
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
-        deferred_reason=committer.deferred_reason,
+        deferred_reason=_given_up(committer) if untried and not committer.ok else committer.deferred_reason,
     )
+
+
+def _given_up(committer: Committer) -> str:
+    reason = f" ({committer.deferred_reason})" if committer.deferred_reason else ""
+    return f"the run was given up, since none of the first {committer.answered:,} images could be labelled{reason}"
 
 
 def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report) -> None:

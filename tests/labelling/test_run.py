@@ -177,10 +177,18 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     images.mkdir()
     for number in range(600):
         (images / f"{number:04d}.jpg").write_bytes(b"no image")
-    summary = label(str(images), artifact, table, "--unit-size", "50", exit_code=3)
-    assert summary["ok"] == 0
-    assert summary["failed"] == len(rows_of(table))
-    assert summary["deferred"] > 0
+    done = locray(
+        "label", "--images", str(images), "--model", artifact, "--table", table, "--json", "--unit-size", "50"
+    )
+    assert done.returncode == 3, done
+    summary = json.loads(done.stdout.splitlines()[-1])
+    failed, deferred = summary["failed"], summary["deferred"]
+    assert (summary["planned"], summary["ok"], failed + deferred) == (600, 0, 600)
+    assert 200 <= failed == len(rows_of(table)) < 600
+    told = " ".join(done.stderr.split())
+    assert f"{failed} of {failed} images failed (unsupported_format {failed}), more than --max-failure-rate" in told
+    assert f"{deferred} images were deferred: the next run takes them up again. The reason: the run was given" in told
+    assert f"none of the first {failed} images could be labelled" in told
 
 
 def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
