@@ -4,8 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 from locray import schema, storage
 from locray.config import (
+    BenchmarkConfig,
     DemoConfig,
     EvaluateConfig,
+    ExportModelConfig,
     LabelConfig,
     PlanConfig,
     PreviewConfig,
@@ -78,6 +80,15 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
     return ExitCode.DONE
 
 
+def export_model(config: ExportModelConfig, console: Console) -> ExitCode:
+    """`locray export-model`."""
+    from locray.models.export import export as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown("any" if value is None else value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
 def label(config: LabelConfig, console: Console) -> ExitCode:
     """`locray label`."""
     from locray.labelling.run import label as run
@@ -127,11 +138,22 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
     return ExitCode.DONE
 
 
+def benchmark(config: BenchmarkConfig, console: Console) -> ExitCode:
+    """`locray benchmark`."""
+    from locray.benchmark.training import benchmark as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shown(item)}" for name, item in value.items()) or "none"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)

@@ -3,6 +3,7 @@
 LocrayError
 ├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
 ├── FencedError       exit 5   another run has taken over the table's rows of this model
+├── ExportError       exit 1   an exported network that does not give its artifact's answers
 ├── RunStoppedError   exit 1   somebody asked the training to stop; it is saved
 ├── WorkersFailedError exit 1  the training's workers died again and again
 └── StoreError        exit 1   the store does not answer, retries spent
@@ -62,6 +63,10 @@ class FencedError(LocrayError):
     """Another run has claimed the table for the same model; this one must stop."""
 
     exit_code = ExitCode.FENCED
+
+
+class ExportError(LocrayError):
+    """An exported network does not give the answers of its artifact; no file was written."""
 
 
 class RunStoppedError(LocrayError):

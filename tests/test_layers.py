@@ -19,7 +19,7 @@ LAYERS = {
     1: {"storage", "sources", "images", "datasets", "metrics"},
     2: {"models"},
     3: {"cluster", "training", "labelling", "evaluation"},
-    4: {"demo", "report", "explain", "console", "commands", "cli"},
+    4: {"benchmark", "demo", "report", "explain", "console", "commands", "cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 

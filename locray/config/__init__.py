@@ -6,6 +6,7 @@ from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config, nearest
 from locray.config.training import (
     AugmentationUse,
+    BenchmarkConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -17,6 +18,7 @@ __all__ = [
     "COMMANDS",
     "ENVIRONMENT_PREFIX",
     "AugmentationUse",
+    "BenchmarkConfig",
     "CommandConfig",
     "DatasetUse",
     "DemoConfig",

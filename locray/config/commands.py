@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
-from locray.config.training import DemoConfig, EvaluateConfig, ExportModelConfig, PreviewConfig, TrainConfig
+from locray.config.training import (
+    BenchmarkConfig,
+    DemoConfig,
+    EvaluateConfig,
+    ExportModelConfig,
+    PreviewConfig,
+    TrainConfig,
+)
 
 COMMANDS: Mapping[str, type[CommandConfig]] = {
     "demo": DemoConfig,
@@ -15,6 +22,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "label": LabelConfig,
     "plan": PlanConfig,
     "status": StatusConfig,
+    "benchmark": BenchmarkConfig,
 }
 
 

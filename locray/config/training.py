@@ -120,7 +120,23 @@ class ExportModelConfig(CommandConfig):
     model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
     to: Literal["onnx", "torch-export"] = Field(description="Form to write: onnx, or torch-export (.pt2).")
     output: str = Field(description="File to write.")
-    batch_size: Positive = Field(1, description="Images in a batch of the exported network.")
+    batch_size: Positive | None = Field(
+        None,
+        description="Images in every batch of the exported network. Default: any number, or one where the network "
+        "can't take any.",
+    )
+
+
+class BenchmarkConfig(DatasetUse):
+    """`locray benchmark`: training speed beside a plain PyTorch loop's, on the same files."""
+
+    split: str = Field("train", description="Split to train on.")
+    model: str = Field("localizer/resnet18", description="Architecture that both train.")
+    input_size: InputSize | None = Field(
+        None, description="Side of the network's square input in pixels. Default: what suits the model."
+    )
+    batch_size: Positive = Field(32, description="Images in one optimiser step.")
+    rounds: Positive = Field(3, description="Times that each is measured, in turn.")
 
 
 class DemoConfig(CommandConfig):

@@ -101,7 +101,7 @@ def _kept(found: Candidates, iou_threshold: float, input_size_px: int) -> Tensor
     boxes, scores, label_ids = found
     used = scores > 0
     image_ids = torch.arange(len(scores), device=scores.device)[:, None]
-    squares = (label_ids.amax() + 1) * image_ids + label_ids + 1
+    squares = (label_ids.max() + 1) * image_ids + label_ids + 1
     shifted = boxes.double() + (squares * (input_size_px + 1))[:, :, None]
     # Unused places share one box in a square of their own: the first of them suppresses all others at once.
     nowhere = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=boxes.device)

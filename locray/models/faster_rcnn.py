@@ -103,9 +103,15 @@ class FasterRcnn(nn.Module):
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
-        maps, size = self.maps(images_u8), self.input_size_px
-        proposed = suppress(self._proposals(maps), self.rpn.nms_thresh, self.rpn.post_nms_top_n(), size)
-        return suppress(self._classified(maps, proposed), self.roi_heads.nms_thresh, self.max_detections, size)
+        found = self.last_candidates(images_u8)
+        return suppress(found, self.roi_heads.nms_thresh, self.max_detections, self.input_size_px)
+
+    def last_candidates(self, images_u8: Tensor) -> Candidates:
+        """What is seen in the proposals that are left after a first suppression."""
+        maps = self.maps(images_u8)
+        num_proposals = self.rpn.post_nms_top_n()
+        proposed = suppress(self._proposals(maps), self.rpn.nms_thresh, num_proposals, self.input_size_px)
+        return self._classified(maps, proposed)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         """See `LabelModel.loss`. Objects without a box don't count."""

@@ -2,7 +2,10 @@
 
 import os
 import pickle
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -77,25 +80,18 @@ class TestFiles:
     def test_a_file_that_is_written_to_while_it_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
         path.write_bytes(b"x" * 100_000)
-        stop = threading.Event()
-
-        def keep_writing() -> None:
-            with path.open("ab") as file:
-                while not stop.is_set():
-                    file.write(b"y")
-                    file.flush()
-
-        writer = threading.Thread(target=keep_writing)
-        writer.start()
-        try:
-            requests = [FetchRequest(str(path), None, None)] * 200
-            found = outcomes(requests, max_bytes=1 << 30)
-        finally:
-            stop.set()
-            writer.join()
-        changed = [outcome for outcome in found if isinstance(outcome, ImageFailure)]
-        assert changed
-        assert {outcome.code for outcome in changed} == {ErrorCode.CHANGED}
+        # A process of its own: a thread would only write when this one, between two looks at the file, lets it.
+        command = [sys.executable, "-c", "import sys\nfile = open(sys.argv[1], 'ab', 0)\nwhile True: file.write(b'y')"]
+        found: list[Outcome] = []
+        with subprocess.Popen([*command, str(path)]) as writer:
+            try:
+                deadline = time.monotonic() + 120
+                while not any(isinstance(outcome, ImageFailure) for outcome in found):
+                    assert time.monotonic() < deadline
+                    found += outcomes([FetchRequest(str(path), None, None)] * 50, max_bytes=1 << 30)
+            finally:
+                writer.kill()
+        assert {outcome.code for outcome in found if isinstance(outcome, ImageFailure)} == {ErrorCode.CHANGED}
         whole = [outcome for outcome in found if isinstance(outcome, Fetched)]
         assert all(outcome.etag and outcome.etag.endswith(f"-{len(outcome.data)}") for outcome in whole)
 

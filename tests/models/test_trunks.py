@@ -4,20 +4,66 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from torch.overrides import TorchFunctionMode
 
 from locray.errors import UsageError
+from locray.models import build_model
 from locray.models.trunks import build_trunk
 
-NAMES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5", "regnet_y_400mf"]
+NAMES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"]
+
+REFUSED = {
+    "alexnet": "its strides are no powers of two",
+    "inception_v3": "its convolutions have no padding, so its maps lie on no grid",
+    "maxvit_t": "it takes images of one size only",
+    "squeezenet1_0": "its convolutions have no padding, and it ends at stride 16",
+    "squeezenet1_1": "its convolutions have no padding, and it ends at stride 16",
+    **dict.fromkeys(["swin_b", "swin_s", "swin_t", "swin_v2_b", "swin_v2_s", "swin_v2_t"], "its channels come last"),
+    **dict.fromkeys(["vit_b_16", "vit_b_32", "vit_h_14", "vit_l_16", "vit_l_32"], "it has tokens, not maps"),
+}
+
+
+class _WeightsOnMeta(TorchFunctionMode):
+    """Weights get no memory and norms no time, so that the largest network is built at once."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.batch_norm:
+            return args[0]
+        if func in {torch.empty, torch.zeros, torch.ones} and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_is_cut_at_strides_16_and_32(name):
-    trunk = build_trunk(name, None).eval()
+def test_a_network_is_cut_at_the_strides_asked_for(name):
+    trunk = build_trunk(name, None, (8, 16, 32)).eval()
     with torch.no_grad():
-        fine, coarse = trunk(torch.zeros(1, 3, 96, 64))
-    assert fine.shape == (1, trunk.fine_channels, 6, 4)
-    assert coarse.shape == (1, trunk.coarse_channels, 3, 2)
+        maps = trunk(torch.zeros(1, 3, 64, 32))
+    assert [tuple(one.shape) for one in maps] == [
+        (1, channels, 64 // stride, 32 // stride)
+        for channels, stride in zip(trunk.channels, trunk.strides, strict=True)
+    ]
+    assert trunk.strides == (8, 16, 32)
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
+def test_every_network_of_torchvision_becomes_a_localizer_or_is_refused(name):
+    with _WeightsOnMeta():
+        if name in REFUSED:
+            with pytest.raises(UsageError, match=f"{name} has no feature maps of stride 16 and 32"):
+                build_model(f"localizer/{name}", 3)
+        else:
+            assert build_model(f"localizer/{name}", 3).trunk.strides == (16, 32)
+
+
+def test_stages_follow_one_another_and_hold_every_layer_once():
+    whole = torchvision.models.resnet18()
+    trunk = build_trunk("resnet18", None, (16, 32))
+    assert len(trunk.stages) == 5
+    assert sum(weight.numel() for weight in trunk.parameters()) == sum(
+        weight.numel() for name, weight in whole.named_parameters() if not name.startswith("fc.")
+    )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
@@ -74,12 +120,6 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
 def test_an_unknown_name_of_weights_lists_the_known_ones():
     with pytest.raises(UsageError, match="it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
         build_trunk("mobilenet_v2", "IMAGENET")
-
-
-@pytest.mark.parametrize("name", ["vit_b_32", "alexnet", "squeezenet1_1"])
-def test_a_network_without_both_maps_is_refused(name):
-    with pytest.raises(UsageError, match="no feature maps of stride 16 and 32"):
-        build_trunk(name, None)
 
 
 def test_splitting_moves_no_statistics_and_leaves_training_mode():

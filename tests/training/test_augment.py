@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import BACKGROUND, draw, extent_of, scenes, share_inside
+from scenes import BACKGROUND, draw, extent_of, pixels_of, scenes, share_inside
 from torchvision.transforms import v2
 
 from locray import boxes
@@ -63,7 +63,9 @@ def test_every_object_of_a_mosaic_is_tightly_bounded(four, seed):
 
 @given(scenes(), st.integers(8, 60), st.integers(8, 60), SEEDS)
 def test_a_tile_lies_in_its_area(scene, width, height, seed):
-    tile = random_tile(scene, (3, 5, 3 + width, 5 + height), generator(seed))
+    area = (3, 5, 3 + width, 5 + height)
+    tile = random_tile(scene, area, generator(seed))
+    assert tile.target == area or tile.window == whole(scene.image_hwc_u8)
     image = np.full((SIDE + 5, SIDE + 5, 3), PAD_VALUE, dtype=np.uint8)
     objects = tile.draw(scene, image, None)
     image[5 : 5 + height, 3 : 3 + width] = PAD_VALUE
@@ -218,10 +220,19 @@ def test_inputs_differ_and_each_change_happens_to_its_share():
 
 
 def test_the_largest_object_comes_first_in_every_input():
-    small, large = (0, (2, 2, 12, 12), False), (1, (40, 20, 80, 60), False)
+    four = [draw(90, 64, (label_id, (20, 20, 32 + 9 * label_id, 40), False)) for label_id in range(4)]
     for seed in range(20):
-        areas = boxes.areas(augmented(Augmentation(), draw(90, 64, large, small), seed).objects.boxes_xyxy_px)
+        areas = boxes.areas(augmented(Augmentation(), four[0], seed, tiles=four[1:]).objects.boxes_xyxy_px)
+        assert len(areas) >= 3
         assert (np.diff(areas) <= 0).all()
+
+
+def test_pasted_objects_are_named():
+    donor = draw(90, 64, (1, (20, 20, 40, 40), False))
+    for seed in range(20):
+        seen = augmented(Augmentation(colour=0), draw(90, 64, (0, (36, 25, 52, 37), False)), seed, donor=donor)
+        assert (1 in seen.objects.label_ids) == (pixels_of(seen.image_hwc_u8, 1).sum() > 20)
+        assert 0 in seen.objects.label_ids
 
 
 def test_an_image_without_objects_may_be_cut_anywhere():

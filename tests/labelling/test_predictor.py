@@ -1,0 +1,99 @@
+"""From a detector's artifact to rows, with the pixels of each image."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from locray import schema
+from locray.boxes import Letterbox
+from locray.labelling.predictor import Predictor, PredictorSettings
+from locray.models import build_model
+from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
+
+SIZE = 64
+FRAMES = [(64, 64), (128, 64), (32, 60)]
+
+
+@pytest.fixture(autouse=True)
+def same_threads_afterwards():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """The artifact of a detector that finds several things everywhere."""
+    torch.manual_seed(0)
+    folder = str(tmp_path_factory.mktemp("detector"))
+    model = build_model("detector/fcos/resnet18", 3, SIZE)
+    with torch.no_grad():
+        model.rules.head.classification_head.cls_logits.bias.copy_(torch.tensor([0.5, -1.0, -9.0]))
+    info = ArtifactInfo(architecture="detector/fcos/resnet18", classes=["a", "b", "c"], input_size=SIZE)
+    save_artifact(folder, model, info)
+    return folder
+
+
+def decoded():
+    """A unit of three images and one that didn't decode, as the first stage gives it."""
+    pixels = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
+    pixels[3] = 0
+    unit = decoded_rows(pixels)
+    return pa.Table.from_pylist(unit, schema=schema.decoded_schema(SIZE)), pixels
+
+
+def decoded_rows(pixels):
+    frames = [*FRAMES, (None, None)]
+    return [
+        {
+            schema.ORDINAL: number,
+            schema.IMAGE_URI: f"s3://bucket/{number}.jpg",
+            schema.ETAG: "v1",
+            schema.SIZE_BYTES: 10,
+            schema.LAST_MODIFIED: None,
+            schema.WIDTH: width,
+            schema.HEIGHT: height,
+            schema.FORMAT: "jpeg",
+            schema.STATUS: schema.STATUS_FAILED if width is None else schema.STATUS_OK,
+            schema.ERROR_CODE: "corrupt" if width is None else None,
+            schema.ERROR_MESSAGE: "cut off" if width is None else None,
+            schema.IMAGE: image.ravel(),
+        }
+        for number, (image, (width, height)) in enumerate(zip(pixels, frames, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [2, 8])
+def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector):
+    unit, pixels = decoded()
+    rows = Predictor(PredictorSettings(detector, 0.3, batch_size), num_threads=1)(unit).to_pylist()
+    with torch.no_grad():
+        own = load_artifact(detector).model.predict(torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2))
+    for image, (width, height) in enumerate(FRAMES):
+        found = rows[image][schema.DETECTIONS]
+        assert {one[schema.LABEL] for one in found} == {"a", "b"}
+        scores = [one[schema.SCORE] for one in found]
+        assert scores == sorted(scores, reverse=True)
+        wanted = own.scores[image][own.scores[image] >= 0.3]
+        # A box that lies in the padding alone is none of the image.
+        assert 1 < len(found) <= len(wanted)
+        best = Letterbox.fit(width, height, SIZE).to_image(own.boxes_xyxy_px[image].double().numpy())
+        best = best.clip(0, [width, height, width, height])
+        first = [found[0][name] for name in (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)]
+        assert np.abs(best - first).max(axis=1).min() < 0.05
+    assert rows[3][schema.DETECTIONS] is None
+
+
+def test_the_threshold_leaves_out_and_nothing_left_is_an_empty_list(detector):
+    unit, _ = decoded()
+    few, none = (
+        Predictor(PredictorSettings(detector, threshold, 4), num_threads=1)(unit).to_pylist()
+        for threshold in (0.4, 0.99)
+    )
+    assert all(one[schema.SCORE] >= 0.4 for row in few[:3] for one in row[schema.DETECTIONS])
+    assert [row[schema.DETECTIONS] for row in none] == [[], [], [], None]
+
+
+def test_the_id_of_a_detector_fits_a_folder(detector):
+    assert load_artifact(detector).model_id.startswith("detector-fcos-resnet18@")
