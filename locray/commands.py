@@ -97,13 +97,14 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     exit_code = summary.exit_code(config.max_failure_rate)
     facts = summary.to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    _say_if_nothing_is_listed(config, summary.listed, console)
     if exit_code is ExitCode.FAILURE_RATE:
         console.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
             f"--max-failure-rate {config.max_failure_rate:g} allows. The column {schema.ERROR_MESSAGE} says why."
         )
-    elif exit_code is ExitCode.DEFERRED:
-        reason = f" First reason: {summary.deferred_reason}." if summary.deferred_reason else ""
+    if summary.deferred:
+        reason = f" The reason: {summary.deferred_reason}." if summary.deferred_reason else ""
         console.error(f"{summary.deferred} images were deferred: the next run takes them up again.{reason}")
     return exit_code
 
@@ -114,7 +115,13 @@ def plan(config: PlanConfig, console: Console) -> ExitCode:
 
     facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    _say_if_nothing_is_listed(config, facts["listed"], console)
     return ExitCode.DONE
+
+
+def _say_if_nothing_is_listed(config: LabelConfig, listed: int, console: Console) -> None:
+    if not listed:
+        console.say(f"There is no image in {config.images}: nothing to label. Rows that the table holds stay.")
 
 
 def status(config: StatusConfig, console: Console) -> ExitCode:
@@ -159,7 +166,8 @@ def demo(config: DemoConfig, console: Console) -> ExitCode:
     summary = run(config, console.report)
     names = ("class_accuracy", "mean_iou", "localization_accuracy", "map_50_95")
     evaluation = {name: _shown(summary.evaluation[name]) for name in names}
-    labelling = {name: _shown(summary.labelling[name]) for name in ("ok", "failed", "errors", "images_per_s_steady")}
+    names = ("ok", "failed", "errors", "images_per_s_steady")
+    labelling = {name: _shown(summary.labelling[name]) for name in names if summary.labelling[name] is not None}
     console.result(summary.to_dict(), evaluation | labelling | {"page": summary.page})
     console.say(f"\nQuery the table from Python:\n\n{summary.query}\n")
     return ExitCode.DONE

@@ -61,7 +61,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     folder = tmp_path_factory.mktemp("s3")
     ports = free_ports(len(PORT_OPTIONS))
     endpoint_url = f"http://127.0.0.1:{ports[0]}"
-    server = S3Server(endpoint_url, aws_keys("owner"), aws_keys("reader"), aws_keys("stranger"))
+    server = S3Server(endpoint_url, *map(aws_keys, ("owner", "successor", "reader", "stranger")))
     environment = {
         "AWS_ENDPOINT_URL": server.endpoint_url,
         "AWS_REGION": "us-east-1",

@@ -31,10 +31,14 @@ PORT_OPTIONS = [
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server. The environment names its owner; `reader` may not write, `stranger` not even read."""
+    """A running S3 server. The environment names its owner.
+
+    `successor` may do what the owner may; `reader` may not write, `stranger` not even read.
+    """
 
     endpoint_url: str
     owner: dict[str, str]
+    successor: dict[str, str]
     reader: dict[str, str]
     stranger: dict[str, str]
 
@@ -85,6 +89,7 @@ def free_ports(count: int) -> list[int]:
 def server_command(folder: Path, ports: list[int]) -> list[str]:
     identities = [
         identity("owner", ["Admin", "Read", "Write", "List", "Tagging"]),
+        identity("successor", ["Admin", "Read", "Write", "List", "Tagging"]),
         identity("reader", ["Read", "List"]),
         identity("stranger", ["Read:none"]),
     ]

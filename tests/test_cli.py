@@ -1,6 +1,7 @@
 """The command line without Ray: help, wrong usage, exit codes. Every message comes without a traceback."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -14,6 +15,7 @@ import pytest
 from commands import PROJECT_ROOT
 from PIL import Image
 
+from locray import commands
 from locray.cli import main
 from locray.config import COMMANDS, option_names
 
@@ -62,6 +64,11 @@ def test_help_names_every_command_and_each_command_every_option() -> None:
         options = locray(verb, "--help").stdout
         for option in option_names(config_class):
             assert "--" + option.replace("_", "-") in options
+
+
+def test_every_command_can_be_run() -> None:
+    for verb in COMMANDS:
+        assert inspect.isfunction(getattr(commands, verb.replace("-", "_"), None)), verb
 
 
 def test_an_unknown_command_or_option_names_the_nearest() -> None:
@@ -128,7 +135,7 @@ def test_a_bad_environment(folder: Path) -> None:
 
 def test_train_on_data_that_is_not_there(folder: Path) -> None:
     message = refused("train", "--data", f"{folder}/absent", "--format", "voc", "--output", f"{folder}/m")
-    assert f"{folder}/absent" in message
+    assert f"{folder}/absent does not exist" in message
 
 
 def test_train_with_an_unknown_format_or_model(folder: Path) -> None:

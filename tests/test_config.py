@@ -46,7 +46,9 @@ def test_options_of_other_commands_and_foreign_variables_pass() -> None:
     [
         ({}, "--images is required"),
         ({**REQUIRED, "batch_size": "0"}, "--batch-size: .*greater than or equal to 1; found '0'"),
-        ({**REQUIRED, "run_date": "tomorrow"}, "--run-date"),
+        ({**REQUIRED, "run_date": "tomorrow"}, "--run-date: expected a date, YYYY-MM-DD; found 'tomorrow'"),
+        ({**REQUIRED, "run_date": "2026-02-30"}, "--run-date: expected a date, YYYY-MM-DD; found '2026-02-30'"),
+        ({**REQUIRED, "run_date": "20260102"}, "--run-date: expected a date, YYYY-MM-DD; found '20260102'"),
         ({**REQUIRED, "max_failure_rate": "2"}, "--max-failure-rate"),
     ],
 )

@@ -136,7 +136,19 @@ class TestLocalFiles:
             with pytest.raises(StoreAccessError, match=reason):
                 storage.read_bytes(str(uri))
         assert storage.list_uris(str(tmp_path / "gone")) == []
+        assert storage.delete_folder(str(tmp_path / "gone")) == 0
         assert storage.delta_storage_options(str(tmp_path)) is None
+
+    def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_else(self, tmp_path: Path) -> None:
+        for name in ("scratch/a", "scratch/deep/er/b", "scratch2/c", "linked/d"):
+            storage.write_bytes(str(tmp_path / name), b"x")
+        (tmp_path / "scratch" / "empty").mkdir()
+        assert storage.folder_exists(str(tmp_path / "scratch"))
+        assert storage.delete_folder(str(tmp_path / "scratch")) == 2
+        assert not storage.folder_exists(str(tmp_path / "scratch"))
+        (tmp_path / "scratch2" / "link").symlink_to(tmp_path / "linked")
+        assert storage.delete_folder(str(tmp_path / "scratch2")) == 1
+        assert (tmp_path / "linked" / "d").read_bytes() == b"x"
 
     def test_the_check_of_a_folder_tells_what_is_wrong(self, tmp_path: Path) -> None:
         storage.check_readable_folder(str(tmp_path))
@@ -176,6 +188,16 @@ class TestS3:
         assert storage.list_uris(f"{s3_bucket.uri}/in") == sorted(uris)
         storage.delete([*uris, f"{s3_bucket.uri}/never-there"])
         assert s3_bucket.keys() == ["in/marker/", "in2/other"]
+
+    def test_a_folder_is_what_has_an_object_below_it(self, s3_bucket: S3Bucket) -> None:
+        assert not storage.folder_exists(s3_bucket.uri)
+        s3_bucket.put("in/deep/a", b"")
+        s3_bucket.put("in2/b", b"")
+        s3_bucket.put("marker/", b"")
+        found = {name: storage.folder_exists(f"{s3_bucket.uri}/{name}") for name in ("in", "in/deep", "marker", "i")}
+        assert found == {"in": True, "in/deep": True, "marker": True, "i": False}
+        assert storage.delete_folder(f"{s3_bucket.uri}/in") == 1
+        assert s3_bucket.keys() == ["in2/b", "marker/"]
 
     def test_a_key_of_1024_bytes(self, s3_bucket: S3Bucket) -> None:
         uri = f"{s3_bucket.uri}/{'/'.join(['k' * 204] * 5)}"

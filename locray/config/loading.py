@@ -100,7 +100,8 @@ def _describe(error: ValidationError) -> str:
         if problem["type"] == "missing":
             lines.append(f"{option} is required")
         elif option:
-            lines.append(f"{option}: {problem['msg'].lower()}; found {problem['input']!r}")
+            expected = "expected a date, YYYY-MM-DD" if problem["type"].startswith("date") else problem["msg"].lower()
+            lines.append(f"{option}: {expected}; found {problem['input']!r}")
         else:
             lines.append(problem["msg"].removeprefix("Value error, "))
     return "; ".join(lines)

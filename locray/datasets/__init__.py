@@ -82,7 +82,8 @@ def read_dataset(
         strict: Whether annotations that can't be used are an error, instead of being left out and counted.
 
     Raises:
-        UsageError: unknown format or split, or annotations that can't be read; the message names what was found.
+        UsageError: nothing is there, unknown format or split, or annotations that can't be read; the message names
+            what was found.
         StoreError: the store failed.
     """
     chosen = _format_named(format_name)
@@ -121,7 +122,7 @@ def list_splits(data_uri: str, format_name: str) -> list[str]:
     """The names of the splits, sorted, by the usual ones where others mean the same; empty where nothing is found.
 
     Raises:
-        UsageError: unknown format.
+        UsageError: unknown format, or nothing is there.
         StoreError: the store failed.
     """
     chosen = _format_named(format_name)
@@ -136,6 +137,8 @@ def list_splits(data_uri: str, format_name: str) -> list[str]:
 def _root(data_uri: str, chosen: DatasetFormat) -> str:
     """The folder that the format's files are looked for in."""
     uri = storage.normalise(data_uri)
+    if not storage.folder_exists(uri) and not storage.exists(uri):
+        raise UsageError(f"{uri} does not exist: check the path. Expected a folder, a .zip file or an s3:// prefix.")
     if not storage.is_archive(uri):
         return uri
     whole_uri = storage.archive_folder(uri)

@@ -121,6 +121,7 @@ def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary
         f"SELECT array_to_string({name}, '/'), {schema.ERROR_CODE}, {schema.ERROR_MESSAGE} FROM predictions "
         f"WHERE {schema.STATUS} = '{schema.STATUS_FAILED}' ORDER BY ALL"
     ).fetchall()
+    steady = labelling.images_per_s_steady
     return Page(
         title="locray demo",
         summary=(
@@ -135,7 +136,7 @@ def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary
             "mAP@[.5:.95]": f"{evaluation.map_50_95 or 0:.3f}",
             "images labelled": f"{labelling.ok:,}",
             "images failed": f"{labelling.failed:,}",
-            "images/s, steady": f"{labelling.images_per_s_steady:,.0f}",
+            "images/s, steady": "not measured" if steady is None else f"{steady:,.0f}",
         },
         pictures=[_picture(*row) for row in chosen],
         failures=[Failure(*row) for row in failures],

@@ -40,7 +40,7 @@ def evaluate_dataset(dataset: Dataset, identity: Identity, config: Prediction, r
             ordinal = row[schema.ORDINAL]
             results[ordinal] = image_result(dataset.records[ordinal], row, identity.decode.limits)
         clock.tick(len(results))
-        report(Progress("evaluating", len(results), worklist.num_images, {"images/s": clock.images_per_s_steady}))
+        report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
     in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
     return Evaluated(identity.model_id, identity.config_hash, in_order, dict(errors))
 

@@ -4,13 +4,15 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 """
 
 import os
-from collections.abc import Iterator
+import pickle
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from locray import cluster
+from locray.errors import LocrayError
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.predictor import Predictor, PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
@@ -19,6 +21,8 @@ UNITS_A_WAVE = 8192
 """Units of one Ray Data execution: between two, the driver's memory is what it was."""
 
 _UNIT = "id"
+_ERROR = "locray_error"
+"""The only column of a block that stands for a unit, or for all of a worker's, that can't be labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,11 @@ class Pipeline:
     verbose: bool = False
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
-        """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done."""
+        """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done.
+
+        Raises:
+            LocrayError: what a worker met, as if it had been met here.
+        """
         cluster.start_ray(verbose=self.verbose)
         layout = _Layout.for_cluster(self.num_predictors)
         total = num_units(worklist)
@@ -45,12 +53,15 @@ class Pipeline:
         fetch_decode = FetchDecode(worklist, self.decode)
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
-            return fetch_decode(first_unit + int(block[_UNIT][0]))
+            try:
+                return fetch_decode(first_unit + int(block[_UNIT][0]))
+            except LocrayError as error:
+                return _block_of(error)
 
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
         predicted = decoded.map_batches(
-            Predictor,
+            _PredictStage,
             fn_constructor_args=(self.predict, layout.threads_a_predictor),
             batch_size=None,
             batch_format="pyarrow",
@@ -58,7 +69,29 @@ class Pipeline:
             num_gpus=layout.gpus_a_predictor,
             compute=ray.data.ActorPoolStrategy(size=min(layout.num_predictors, wave_units)),
         )
-        yield from predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+        blocks: Iterable[pa.Table] = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+        for rows in blocks:
+            if _ERROR in rows.column_names:
+                raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
+            yield rows
+
+
+class _PredictStage:
+    """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
+
+    def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
+        try:
+            self._label: Callable[[pa.Table], pa.Table] = Predictor(settings, num_threads)
+        except LocrayError as error:
+            block = _block_of(error)
+            self._label = lambda _: block
+
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        return decoded if _ERROR in decoded.column_names else self._label(decoded)
+
+
+def _block_of(error: LocrayError) -> pa.Table:
+    return pa.table({_ERROR: [pickle.dumps(error)]})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from locray.config import PlanConfig
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import check_apart, open_table
+from locray.labelling.table import check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
@@ -53,11 +53,11 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     """
     report(Progress("checking"))
     source = open_source(config.images, config.uri_column)
-    source.check()
-    identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
     table = open_table(table_uri)
+    source.check(may_be_empty=holds_rows(table))
+    identity = Identity.of(config.model, config)
     report(Progress("listing"))
     with Difference.open(
         source, table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed

@@ -9,7 +9,7 @@ from locray.labelling.committer import Committer
 from locray.labelling.identity import Identity
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter, check_apart, open_table
+from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
@@ -28,11 +28,10 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
     clock = Clock()
     report(Progress("checking"))
     source = open_source(config.images, config.uri_column)
-    source.check()
-    identity = Identity.of(config.model, config)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
-    open_table(table_uri)
+    source.check(may_be_empty=holds_rows(open_table(table_uri)))
+    identity = Identity.of(config.model, config)
 
     report(Progress("listing"))
     writer = TableWriter.claim(table_uri, identity.model_id)
@@ -57,7 +56,8 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         _label_worklist(worklist, pipeline, committer, clock, report)
-    storage.delete(storage.list_uris(worklist.uri))
+    untried = worklist.num_images - committer.answered
+    storage.delete_folder(worklist.uri)
     return LabelSummary(
         run_id=run_id,
         model_id=identity.model_id,
@@ -67,15 +67,20 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         planned=worklist.num_images,
         ok=committer.ok,
         failed=committer.failed,
-        deferred=worklist.num_images - committer.ok - committer.failed,
+        deferred=committer.deferred + untried,
         errors=dict(committer.errors),
         wall_s=clock.wall_s,
         startup_s=clock.startup_s,
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
-        deferred_reason=committer.deferred_reason,
+        deferred_reason=_given_up(committer) if untried and not committer.ok else committer.deferred_reason,
     )
+
+
+def _given_up(committer: Committer) -> str:
+    reason = f" ({committer.deferred_reason})" if committer.deferred_reason else ""
+    return f"the run was given up, since none of the first {committer.answered:,} images could be labelled{reason}"
 
 
 def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report) -> None:
@@ -84,7 +89,7 @@ def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer
         for rows in pipeline.rows(worklist):
             committer.add(rows)
             clock.tick(committer.answered)
-            facts = {"failed": committer.failed, "images/s": clock.images_per_s_steady}
+            facts = {"failed": committer.failed, **clock.speed()}
             report(Progress("labelling", committer.answered, worklist.num_images, facts))
             if committer.ok == 0 and committer.answered >= PROBATION_IMAGES:
                 break

@@ -31,11 +31,16 @@ class Clock:
         return self._first[0] - self._started if self._first else 0.0
 
     @property
-    def images_per_s_steady(self) -> float:
-        """Images a second after the first rows; 0 while there is nothing to measure."""
+    def images_per_s_steady(self) -> float | None:
+        """Images a second after the first rows; None while there is nothing to measure."""
         if self._first is None or self._last is None or self._last[0] <= self._first[0]:
-            return 0.0
+            return None
         return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+
+    def speed(self) -> dict[str, float]:
+        """The steady state as a fact to report; no fact while there is nothing to measure."""
+        steady = self.images_per_s_steady
+        return {} if steady is None else {"images/s": steady}
 
 
 @dataclass
@@ -55,7 +60,7 @@ class LabelSummary:
     wall_s: float = 0.0
     startup_s: float = 0.0
     images_per_s: float = 0.0
-    images_per_s_steady: float = 0.0
+    images_per_s_steady: float | None = None
     commits: int = 0
     deferred_reason: str | None = None
 

@@ -9,12 +9,11 @@ import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -22,6 +21,7 @@ from deltalake.transaction import AddAction
 
 from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.labelling.statistics import file_statistics
 from locray.sources import Source
 from locray.storage.s3_errors import store_error
 
@@ -69,6 +69,11 @@ def check_apart(source: Source, uri: str) -> None:
             f"the table {uri} lies among the images: its own files would be listed with them in the next run. "
             "Give --table a place outside of --images"
         )
+
+
+def holds_rows(table: DeltaTable | None) -> bool:
+    """Whether anything was labelled into the table before."""
+    return table is not None and bool(table.file_uris())
 
 
 def create_table(uri: str) -> DeltaTable:
@@ -126,6 +131,8 @@ class TableWriter:
     model_id: str
     number: int
     table: DeltaTable
+    options: dict[str, str] | None = field(repr=False)
+    """What `table` was opened with. Holds secrets."""
 
     @classmethod
     def claim(cls, uri: str, model_id: str) -> "TableWriter":
@@ -135,8 +142,9 @@ class TableWriter:
             FencedError: another run claimed the table at the same moment.
             StoreAccessError: the table may not be written to.
         """
+        options = storage.delta_storage_options(uri)
         table = open_table(uri) or create_table(uri)
-        writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table)
+        writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table, options)
         writer._commit([], uuid.uuid4().hex)
         return writer
 
@@ -190,9 +198,8 @@ class TableWriter:
             write_id = name.removeprefix("part-").removesuffix(".parquet")
             if name.startswith("part-") and name not in live and write_id not in committed:
                 orphans.append(uri)
-        orphans += storage.list_uris(self.scratch_uri)
         storage.delete(orphans)
-        return len(orphans)
+        return len(orphans) + storage.delete_folder(self.scratch_uri)
 
     @property
     def scratch_uri(self) -> str:
@@ -214,7 +221,7 @@ class TableWriter:
             partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
             modification_time=int(datetime.now(UTC).timestamp() * 1000),
             data_change=True,
-            stats=json.dumps(_statistics(rows)),
+            stats=json.dumps(file_statistics(rows)),
         )
 
     def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
@@ -234,6 +241,7 @@ class TableWriter:
 
         A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells.
         """
+        self._renew_credentials()
         number = self.number + 1
         properties = CommitProperties(
             custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
@@ -251,31 +259,23 @@ class TableWriter:
             raise self._overtaken()
         self.number = number
 
+    def _renew_credentials(self) -> None:
+        """Opens the table again where the credentials are others by now: those of a role end within hours.
+
+        At the version that was seen last: a newer one may hold the claim of another run, which Delta then lets pass.
+        """
+        options = storage.delta_storage_options(self.uri)
+        if options == self.options:
+            return
+        with _explained(self.uri):
+            self.table = DeltaTable(self.uri, version=self.table.version(), storage_options=options)
+        self.options = options
+
     def _overtaken(self) -> FencedError:
         return FencedError(
             f"another run is labelling into {self.uri} with {self.model_id}: it has taken over, this one stops. "
             "What was committed stays; run the command again once the other run has ended."
         )
-
-
-def _statistics(rows: pa.Table) -> dict[str, Any]:
-    """Delta's per-file statistics, of every plain column.
-
-    All or none: where a column's bounds are missing beside others', deltalake's pyarrow dataset takes them for null and
-    skips the file under any filter on that column.
-    """
-    plain = [name for name in rows.column_names if name != schema.DETECTIONS]
-    bounds = {name: pc.min_max(rows[name]).as_py() for name in plain if rows[name].null_count < len(rows)}
-    return {
-        "numRecords": len(rows),
-        "minValues": {name: _plain(value["min"]) for name, value in bounds.items()},
-        "maxValues": {name: _plain(value["max"]) for name, value in bounds.items()},
-        "nullCount": {name: rows[name].null_count for name in plain},
-    }
-
-
-def _plain(value: Any) -> Any:
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
 
 
 def _app_id(model_id: str) -> str:

@@ -19,6 +19,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import LocrayError
+from locray.labelling.table import holds_rows
 from locray.sources import Source
 
 UNITS_A_FILE = 64
@@ -122,7 +123,7 @@ class Difference:
     def open(
         cls, source: Source, table: DeltaTable | None, model_id: str, config_hash: str, *, redo_failed: bool = False
     ) -> Iterator["Difference"]:
-        """Reads the listing to its end, and the table's keys."""
+        """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table."""
         with (
             tempfile.TemporaryDirectory(prefix="locray-") as folder,
             duckdb.connect(f"{folder}/worklist.duckdb") as connection,
@@ -130,8 +131,8 @@ class Difference:
             connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
-            _load_listing(connection, source)
             _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
+            _load_listing(connection, source)
             _join(connection)
             yield cls(connection)
 
@@ -214,7 +215,7 @@ def _load_done(
     redo_failed: bool,
 ) -> None:
     key = [schema.IMAGE_URI, schema.ETAG]
-    if table is None or not table.file_uris():
+    if table is None or not holds_rows(table):
         rows = pa.schema([schema.LISTING_SCHEMA.field(name) for name in key]).empty_table().to_reader()
     else:
         wanted = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)

@@ -6,6 +6,7 @@ import os
 from locray.errors import UsageError
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
+from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.source import Source
 from locray.sources.uri_table import TABLE_SUFFIXES, UriTableSource
@@ -17,6 +18,7 @@ SOURCES: dict[str, type[Source]] = {
     "table of URIs": UriTableSource,
     "folder": FolderSource,
     "pattern": GlobSource,
+    "pattern in an object store": ObjectGlobSource,
     "object store": ObjectStoreSource,
 }
 """Every kind of source. The first that recognises what the user named takes it."""
@@ -28,7 +30,7 @@ def open_source(images: str, uri_column: str | None = None) -> Source:
     """The source that `--images` names. Nothing is asked of a store yet: `Source.check` does that.
 
     Args:
-        images: A folder, a pattern, an `s3://` prefix, or a CSV or Parquet table of URIs.
+        images: A folder, an `s3://` prefix, a pattern of either, or a CSV or Parquet table of URIs.
         uri_column: The column of the URIs, for a table.
 
     Raises:

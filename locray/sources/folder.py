@@ -38,7 +38,7 @@ class FolderSource:
             return None
         return cls(local_path(images))
 
-    def check(self) -> None:
+    def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
         """Makes sure that the folder may be read.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Local files by a pattern. Used through `open_source`.
+"""Local files by a pattern. Used through `open_source`; the pattern itself also by the objects of a store.
 
 `*`, `?` and `[...]` within a segment, `**` for any number of folders, as in Python's `glob`: hidden names match only a
 segment that begins with a dot, and only files match. A path that exists as it is written is no pattern.
@@ -18,8 +18,8 @@ from locray.errors import UsageError
 from locray.sources.folder import path_below, walk
 from locray.storage import check_readable_folder, is_remote, local_path, local_uri
 
+ANY_FOLDERS = "**"
 _MAGIC = re.compile(r"[*?[]")
-_ANY_FOLDERS = "**"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,12 @@ class GlobSource:
     @classmethod
     def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """A local path with magic in it that doesn't exist as it is written."""
-        if is_remote(images) or not _MAGIC.search(local_path(images)) or os.path.lexists(local_path(images)):
+        if is_remote(images) or os.path.lexists(local_path(images)):
             return None
-        segments = local_path(images).split("/")
-        first = next(index for index, segment in enumerate(segments) if _MAGIC.search(segment))
-        return cls("/".join(segments[:first]) or "/", tuple(segments[first:]))
+        folder, segments = split_pattern(local_path(images))
+        return cls(folder or "/", segments) if segments else None
 
-    def check(self) -> None:
+    def check(self, *, may_be_empty: bool = False) -> None:
         """Makes sure that the folder is there and something in it matches.
 
         Raises:
@@ -51,11 +50,11 @@ class GlobSource:
             UsageError: no file matches.
         """
         check_readable_folder(local_uri(self.folder))
-        if next(self.listing(), None) is None:
+        if not may_be_empty and next(self.listing(), None) is None:
             pattern = "/".join(self.segments)
             raise UsageError(
                 f"no file in {local_uri(self.folder)} matches {pattern!r}: check the pattern (in quotes, so that the "
-                f"shell leaves it alone; {_ANY_FOLDERS} matches any number of folders)"
+                f"shell leaves it alone; {ANY_FOLDERS} matches any number of folders)"
             )
 
     def lists(self, uri: str) -> bool:
@@ -69,15 +68,22 @@ class GlobSource:
         Raises:
             StoreAccessError: a folder that the pattern leads into may not be read.
         """
-        max_depth = None if _ANY_FOLDERS in self.segments else len(self.segments)
+        max_depth = None if ANY_FOLDERS in self.segments else len(self.segments)
         return walk(self.folder, lambda path: matches(path.split("/"), self.segments), max_depth)
+
+
+def split_pattern(path: str) -> tuple[str, tuple[str, ...]]:
+    """The part of a path before the first segment with magic, and the segments from there; none without magic."""
+    segments = path.split("/")
+    first = next((index for index, segment in enumerate(segments) if _MAGIC.search(segment)), len(segments))
+    return "/".join(segments[:first]), tuple(segments[first:])
 
 
 def matches(names: Sequence[str], segments: Sequence[str]) -> bool:
     """Whether the segments of a relative path match those of a pattern."""
     if not segments:
         return not names
-    if segments[0] != _ANY_FOLDERS:
+    if segments[0] != ANY_FOLDERS:
         return bool(names) and _segment_matches(names[0], segments[0]) and matches(names[1:], segments[1:])
     if matches(names, segments[1:]):
         return True

@@ -5,6 +5,7 @@ parallel, straight into Arrow. obstore can't name every key that S3 allows (see 
 it meets such a key, boto3 goes on. Zero-byte objects whose key ends in `/` stand for folders and are left out.
 """
 
+import difflib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from locray.errors import UsageError
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
 from locray.sources.source import BATCH_ROWS, evened, listing_batch
 from locray.sources.steps import Found, Step, run_steps
-from locray.storage import check_readable_folder, exists, is_remote
+from locray.storage import check_readable_folder, exists, folder_exists, is_remote
 from locray.storage.files import is_folder_marker, list_objects
 from locray.storage.s3 import bare_etag, client, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, store_error, trouble_of
@@ -56,17 +57,38 @@ class ObjectStoreSource:
         bucket, key = split_s3(images)
         return cls(bucket, f"{key}/" if key else "")
 
-    def check(self) -> None:
-        """Makes sure that the bucket may be listed and the prefix isn't a single object. It may be empty.
+    def check(self, *, may_be_empty: bool = False) -> None:
+        """Makes sure that the bucket may be listed and that the prefix leads to objects and isn't one itself.
 
         Raises:
             StoreAccessError: the bucket is missing or denied, there are no credentials, or no answer.
-            UsageError: the URI names one object.
+            UsageError: the URI names one object, or none.
         """
         uri = self._uri(self.prefix.removesuffix("/"))
         check_readable_folder(uri)
-        if self.prefix and next(list_objects(self.bucket, self.prefix), None) is None and exists(uri):
+        if folder_exists(uri):
+            return
+        if self.prefix and exists(uri):
             raise UsageError(f"{uri} is one object: expected a prefix, or a table of URIs named *.csv or *.parquet")
+        if not may_be_empty:
+            raise UsageError(f"no object lies below {self._uri(self.prefix)}: {self.what_is_there()}. Check the name")
+
+    def what_is_there(self) -> str:
+        """Why nothing is below the prefix, with the nearest name among the first thousand where it should be."""
+        folder, _, name = self.prefix.removesuffix("/").rpartition("/")
+        while folder and not folder_exists(self._uri(folder)):
+            folder, _, name = folder.rpartition("/")
+        above = f"{folder}/" if folder else ""
+        try:
+            page = client().list_objects_v2(Bucket=self.bucket, Prefix=above, Delimiter="/")
+        except S3_ERRORS as error:
+            raise store_error(self._uri(above), error) from error
+        keys = [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
+        keys += [entry["Key"] for entry in page.get("Contents", ())]
+        if not keys:
+            return f"{self._uri(folder)} is empty"
+        near = difflib.get_close_matches(name, [key[len(above) :].removesuffix("/") for key in keys], 1)
+        return f"{self._uri(folder)} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
     def lists(self, uri: str) -> bool:
         """Whether the object lies below the prefix."""

@@ -20,8 +20,12 @@ class Source(Protocol):
         Looks at the name and at local files, and never asks a store.
         """
 
-    def check(self) -> None:
+    def check(self, *, may_be_empty: bool = False) -> None:
         """Makes sure, before any work starts, that the listing can be had.
+
+        Args:
+            may_be_empty: Whether a name that nothing is found under is right, since something was there before. A
+                folder or table that is there is right in any case.
 
         Raises:
             UsageError: what the user named is not what it should be.

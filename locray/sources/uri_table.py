@@ -54,7 +54,7 @@ class UriTableSource:
             return None
         return cls(images, uri_column)
 
-    def check(self) -> None:
+    def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
         """Makes sure that the table is there and has a column of URIs.
 
         Raises:

@@ -4,6 +4,7 @@ All of it is for few and for small things: configuration, artifacts, reports, on
 millions go through `locray.sources` and `locray.images.fetch`.
 """
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,6 +164,26 @@ def exists(uri: str) -> bool:
     return True
 
 
+def folder_exists(uri: str) -> bool:
+    """Whether a folder is there: on S3, whether any object lies below it, were it the folder's own marker.
+
+    Raises:
+        StoreAccessError: the bucket or archive is absent, or access is denied.
+        StoreError: the store failed, retries are spent.
+        UsageError: a zip archive is damaged.
+    """
+    if is_in_archive(uri):
+        return bool(list_uris(uri))
+    if not is_remote(uri):
+        return os.path.isdir(local_path(uri))
+    bucket, key = split_s3(uri)
+    try:
+        page = client().list_objects_v2(Bucket=bucket, Prefix=_folder_prefix(key), MaxKeys=1)
+    except S3_ERRORS as error:
+        raise store_error(uri, error) from error
+    return bool(page.get("Contents"))
+
+
 def list_uris(prefix_uri: str) -> list[str]:
     """The URIs of all files below a folder or in a zip archive, however deep, sorted.
 
@@ -179,8 +200,12 @@ def list_uris(prefix_uri: str) -> list[str]:
     if not is_remote(prefix_uri):
         return sorted(_walk_local(prefix_uri))
     bucket, key = split_s3(prefix_uri)
-    prefix = f"{key.rstrip('/')}/" if key else ""
-    return sorted(f"{S3_SCHEME}{bucket}/{entry['Key']}" for entry in list_objects(bucket, prefix))
+    return sorted(f"{S3_SCHEME}{bucket}/{entry['Key']}" for entry in list_objects(bucket, _folder_prefix(key)))
+
+
+def _folder_prefix(key: str) -> str:
+    """What the keys of all objects in a folder begin with; empty for the bucket itself."""
+    return f"{key.rstrip('/')}/" if key else ""
 
 
 def is_archive(uri: str) -> bool:
@@ -252,6 +277,22 @@ def _delete_one(uri: str) -> None:
         client().delete_object(Bucket=bucket, Key=key)
     except S3_ERRORS as error:
         raise store_error(uri, error) from error
+
+
+def delete_folder(uri: str) -> int:
+    """Deletes all files below a folder (returning how many), then the folders; what is put there meanwhile stays.
+
+    Raises:
+        StoreAccessError: the bucket is absent, or access is denied.
+        StoreError: the store failed, retries are spent.
+    """
+    uris = list_uris(uri)
+    delete(uris)
+    if not is_remote(uri):
+        for folder, _, _ in os.walk(local_path(uri), topdown=False):
+            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+                os.rmdir(folder)
+    return len(uris)
 
 
 def check_readable_folder(uri: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -185,6 +186,8 @@ def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 
 def _check(plan: TrainPlan) -> None:
+    if not storage.is_remote(plan.output_uri) and os.path.isfile(storage.local_path(plan.output_uri)):
+        raise UsageError(f"--output {plan.output_uri} is a file: give a folder, which is made when it is not there")
     order = plan.train.order
     if (plan.min_workers or 0) > plan.num_workers:
         raise UsageError(f"found --min-workers {plan.min_workers} with --workers {plan.num_workers}: it can't be more")

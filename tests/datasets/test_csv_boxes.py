@@ -108,7 +108,7 @@ def test_splits_are_the_files_of_the_root_and_the_label_files_of_images(tmp_path
 
 def test_a_folder_without_splits_says_what_was_expected(tmp_path):
     with pytest.raises(UsageError, match=r"Found no splits in .*Expected: <split>.csv"):
-        read_dataset(str(tmp_path / "absent"), "csv", "train")
+        read_dataset(str(tmp_path), "csv", "train")
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets import Annotation, Dataset, Record, list_splits, read_dataset, split_for_validation
+from locray.datasets import FORMATS, Annotation, Dataset, Record, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 
 
@@ -32,6 +32,22 @@ def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
         read_dataset(str(tmp_path), format_name, "train")
     with pytest.raises(UsageError, match=message):
         list_splits(str(tmp_path), format_name)
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+@pytest.mark.parametrize("name", ["absent", "absent.zip"])
+def test_data_that_is_not_there_is_told_as_such(tmp_path, format_name, name):
+    with pytest.raises(UsageError, match=f"{name} does not exist"):
+        read_dataset(str(tmp_path / name), format_name, "train")
+    with pytest.raises(UsageError, match=f"{name} does not exist"):
+        list_splits(str(tmp_path / name), format_name)
+
+
+@pytest.mark.s3
+def test_a_prefix_that_is_not_there_is_told_as_such(s3_bucket):
+    for name in ("absent", "absent.zip"):
+        with pytest.raises(UsageError, match=f"{name} does not exist"):
+            read_dataset(f"{s3_bucket.uri}/{name}", "voc", "train")
 
 
 def test_an_unknown_split_names_those_there_are(real_data):

@@ -116,7 +116,7 @@ def test_strict_minds_failures_and_not_the_score_that_was_asked_for(tmp_path):
 
 def test_what_is_no_predictions_table(tmp_path):
     with pytest.raises(UsageError, match=r"Found no splits in .*Expected: a predictions table"):
-        read_dataset(str(tmp_path / "absent"), "predictions", "train")
+        read_dataset(str(tmp_path), "predictions", "train")
     write_deltalake(str(tmp_path / "other"), pa.table({schema.IMAGE_URI: ["a"]}))
     with pytest.raises(UsageError, match=r"other is a Delta table without the columns etag, .*Expected a predictions"):
         read_dataset(str(tmp_path / "other"), "predictions", "train")
@@ -127,4 +127,4 @@ def test_a_table_in_a_bucket(s3_bucket):
     uri = make_table(f"{s3_bucket.uri}/table", row("a", [detection(0.9)]))
     assert list_splits(uri, "predictions") == ["train"]
     assert labels(read_dataset(uri, "predictions", "train")) == {"a": ["cow"]}
-    assert list_splits(f"{s3_bucket.uri}/absent", "predictions") == []
+    assert list_splits(s3_bucket.uri, "predictions") == []

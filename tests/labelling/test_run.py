@@ -78,8 +78,8 @@ def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path:
     third = label(str(images), artifact, table)
     assert (third["listed"], third["planned"], third["ok"]) == (50, 2, 2)
     assert Counter(rows_of(table)[schema.IMAGE_URI])[str(images / "000.jpg")] == 2
-    left = [path for path in (tmp_path / "table" / "_locray").rglob("*") if path.is_file()]
-    assert left == []
+    (of_the_model,) = (tmp_path / "table" / "_locray").iterdir()
+    assert list(of_the_model.iterdir()) == []
 
 
 def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str) -> None:
@@ -129,6 +129,26 @@ def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bu
     assert not [key for key in list(s3_bucket.keys()) if "_locray" in key]
 
 
+@pytest.mark.s3
+def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_bucket: S3Bucket, artifact: str) -> None:
+    table = f"{s3_bucket.uri}/out"
+    arguments = ("--images", f"{s3_bucket.uri}/in", "--model", artifact, "--table", table)
+    for verb in ("plan", "label"):
+        done = locray(verb, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert f"no object lies below {s3_bucket.uri}/in/" in done.stderr
+    assert s3_bucket.keys() == []
+    s3_bucket.put("in/a.jpg", picture(0))
+    of_one_unit = label(f"{s3_bucket.uri}/in", artifact, table)
+    assert (of_one_unit["ok"], of_one_unit["images_per_s_steady"]) == (1, None)
+    s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="in/a.jpg")
+    for verb in ("plan", "label"):
+        done = locray(verb, *arguments)
+        assert done.returncode == 0, done
+        assert f"There is no image in {s3_bucket.uri}/in: nothing to label." in done.stderr
+    assert len(rows_of(table)) == 1
+
+
 def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
@@ -157,10 +177,18 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     images.mkdir()
     for number in range(600):
         (images / f"{number:04d}.jpg").write_bytes(b"no image")
-    summary = label(str(images), artifact, table, "--unit-size", "50", exit_code=3)
-    assert summary["ok"] == 0
-    assert summary["failed"] == len(rows_of(table))
-    assert summary["deferred"] > 0
+    done = locray(
+        "label", "--images", str(images), "--model", artifact, "--table", table, "--json", "--unit-size", "50"
+    )
+    assert done.returncode == 3, done
+    summary = json.loads(done.stdout.splitlines()[-1])
+    failed, deferred = summary["failed"], summary["deferred"]
+    assert (summary["planned"], summary["ok"], failed + deferred) == (600, 0, 600)
+    assert 200 <= failed == len(rows_of(table)) < 600
+    told = " ".join(done.stderr.split())
+    assert f"{failed} of {failed} images failed (unsupported_format {failed}), more than --max-failure-rate" in told
+    assert f"{deferred} images were deferred: the next run takes them up again. The reason: the run was given" in told
+    assert f"none of the first {failed} images could be labelled" in told
 
 
 def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 from labelling.rows import predicted
 from s3_server import S3Bucket, S3Server
 
-from locray import schema
+from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter, open_table
@@ -34,7 +34,12 @@ def committer(
 
 
 def rows_of(uri: str) -> pa.Table:
-    return DeltaTable(uri).to_pyarrow_dataset().to_table().sort_by(schema.IMAGE_URI)
+    return (
+        DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+        .to_pyarrow_dataset()
+        .to_table()
+        .sort_by(schema.IMAGE_URI)
+    )
 
 
 def test_rows_come_back_as_they_were_with_the_documented_schema(tmp_path: Path) -> None:
@@ -177,7 +182,7 @@ def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> 
     scratch.write_bytes(b"of a crashed run")
     assert TableWriter.claim(uri, MODEL_ID).clean_up() == 2
     assert not orphan.exists()
-    assert not scratch.exists()
+    assert not scratch.parent.exists()
     assert someone_elses.exists()
     assert rows_of(uri).num_rows == 2
 
@@ -265,3 +270,44 @@ def test_a_bucket_that_is_not_there_or_denied_or_may_only_be_read(
         monkeypatch.setenv(name, value)
     with pytest.raises(StoreAccessError, match="denied"):
         open_table(f"{s3_bucket.uri}/table")
+
+
+def use_keys(monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]) -> None:
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.s3
+def test_keys_that_change_in_mid_run_are_taken_up(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is opened with keys that may not write to it, as keys that have run out may not."""
+    uri = f"{s3_bucket.uri}/table"
+    number = TableWriter.claim(uri, MODEL_ID).number
+    use_keys(monkeypatch, s3_server.reader)
+    table = open_table(uri)
+    assert table is not None
+    writer = TableWriter(uri, MODEL_ID, number, table, storage.delta_storage_options(uri))
+    assert "secret" not in repr(writer)
+    use_keys(monkeypatch, s3_server.owner)
+    for replace in (False, True):
+        commits = committer(writer, replace=replace)
+        commits.add(predicted([int(replace)]))
+        commits.flush()
+    assert rows_of(uri).num_rows == 2
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("replace", [False, True])
+def test_new_keys_do_not_hide_the_claim_of_another_run(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    uri = f"{s3_bucket.uri}/table"
+    old = TableWriter.claim(uri, MODEL_ID)
+    TableWriter.claim(uri, MODEL_ID)
+    use_keys(monkeypatch, s3_server.successor)
+    commits = committer(old, replace=replace)
+    commits.add(predicted([0]))
+    with pytest.raises(FencedError):
+        commits.flush()
+    assert rows_of(uri).num_rows == 0

@@ -1,5 +1,6 @@
 """Prefixes of a real S3 server, against boto3's own listing."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -48,9 +49,28 @@ def fill(bucket: S3Bucket, keys: list[str]) -> None:
         list(threads.map(lambda key: bucket.put(key, key.encode()), keys))
 
 
-def test_an_empty_bucket_and_an_empty_prefix_list_nothing(s3_bucket: S3Bucket) -> None:
-    assert listed(open_source(s3_bucket.uri)) == []
-    assert listed(open_source(f"{s3_bucket.uri}/nothing")) == []
+def test_a_place_without_objects_is_told_unless_something_was_there_before(s3_bucket: S3Bucket) -> None:
+    with pytest.raises(UsageError, match=rf"no object lies below {s3_bucket.uri}/?: {s3_bucket.uri} is empty"):
+        open_source(s3_bucket.uri).check()
+    fill(s3_bucket, ["photos/2024/a.jpg", "listing.csv"])
+    hints = {
+        "phots": f"{s3_bucket.uri} has no 'phots'; did you mean 'photos'?",
+        "photos/2042/x": f"{s3_bucket.uri}/photos has no '2042'; did you mean '2024'?",
+        "listing.cvs": "did you mean 'listing.csv'?",
+        "phot": "did you mean 'photos'?",
+        "nothing": "has no 'nothing'. Check the name",
+    }
+    for name, hint in hints.items():
+        source = open_source(f"{s3_bucket.uri}/{name}")
+        with pytest.raises(UsageError, match=re.escape(hint)):
+            source.check()
+        source.check(may_be_empty=True)
+        assert list(source.listing()) == []
+
+
+def test_a_folder_of_which_only_the_marker_is_there_lists_nothing(s3_bucket: S3Bucket) -> None:
+    s3_bucket.put("photos/", b"")
+    assert listed(open_source(f"{s3_bucket.uri}/photos")) == []
 
 
 def test_odd_keys_are_listed_as_they_are(s3_bucket: S3Bucket) -> None:

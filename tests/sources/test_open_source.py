@@ -8,6 +8,7 @@ from locray.errors import UsageError
 from locray.sources import SOURCES, Source, open_source
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
+from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.uri_table import UriTableSource
 
@@ -27,10 +28,12 @@ def test_each_kind_is_recognised(tmp_path: Path) -> None:
     assert {name: type(open_source(str(tmp_path / name))) for name in expected} == {
         str(name): kind for name, kind in expected.items()
     }
-    assert open_source("s3://b/photos/*") == ObjectStoreSource("b", "photos/*/")
+    assert open_source("s3://b/photos/*") == ObjectGlobSource(
+        "s3://b/photos/*", ObjectStoreSource("b", "photos/"), ("*",)
+    )
     assert open_source("s3://b") == ObjectStoreSource("b", "")
     assert open_source("s3://b/list.parquet") == UriTableSource("s3://b/list.parquet", None)
-    assert len(SOURCES) == 4
+    assert len(SOURCES) == 5
 
 
 def test_a_path_that_exists_as_it_is_written_is_no_pattern(tmp_path: Path) -> None:
@@ -69,6 +72,9 @@ def test_a_uri_column_needs_a_table(tmp_path: Path) -> None:
         (FolderSource("/"), "/photos/t", "s3://photos/t"),
         (GlobSource("/photos", ("*", "*.jpg")), "/photos/a/b.jpg", "/photos/a/deep/b.jpg"),
         (ObjectStoreSource("bucket", "photos/"), "s3://bucket/photos/t", "s3://bucket/photos2/t"),
+        (open_source("s3://bucket/photos/*.jpg"), "s3://bucket/photos/t.jpg", "s3://bucket/photos/deep/t.jpg"),
+        (open_source("s3://bucket/[x]"), "s3://bucket/[x]/t", "s3://bucket/[x]2/t"),
+        (open_source("s3://bucket/**"), "s3://bucket/a/b/t", "s3://bucket2/t"),
         (ObjectStoreSource("bucket", ""), "s3://bucket/t", "s3://bucket2/t"),
     ],
 )

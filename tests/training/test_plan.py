@@ -65,6 +65,12 @@ def test_wrong_options_are_told(data, changes, message):
         make_plan(config(data, **changes))
 
 
+def test_an_output_that_is_a_file_is_told(data, tmp_path):
+    (tmp_path / "model").write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"--output .*/model is a file: give a folder"):
+        make_plan(config(data, output=str(tmp_path / "model")))
+
+
 def test_weights_that_are_not_there_are_told_before_the_run(data, tmp_path):
     chosen = config(data, model="localizer/resnet18", weights=str(tmp_path / "no.pth"))
     with pytest.raises(Exception, match=r"no\.pth does not exist"):
