@@ -30,6 +30,13 @@ from locray.training.supervision import supervise
 from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
+# Left alone, glibc gives the memory of each large tensor back to the system, and takes it page by page for the next.
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
 _BYTES_AHEAD = 64 << 20
 _SECONDS_BETWEEN_STEPS = 0.02
 # Without a GPU, training and the making of batches share the processors: where workers hold whole slots, Ray Data
@@ -135,6 +142,7 @@ def _run_config(plan: TrainPlan) -> Any:
         storage_path=path,
         storage_filesystem=filesystem,
         failure_config=train.FailureConfig(max_failures=plan.max_failures),
+        worker_runtime_env={"env_vars": _ALLOCATOR},
     )
 
 

@@ -53,9 +53,9 @@ def build_optimiser(
         groups.setdefault((factors.get(id(parameter), 1.0), decay), []).append(parameter)
     described = [{"params": group, "weight_decay": decay, FACTOR: factor} for (factor, decay), group in groups.items()]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(described, lr=settings.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True)
+        return torch.optim.SGD(described, lr=settings.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True, fused=True)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(described, lr=settings.learning_rate)
+    return kind(described, lr=settings.learning_rate, fused=True)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, settings: OptimiserSettings, step: int, num_steps: int) -> float:
