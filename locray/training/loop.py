@@ -137,13 +137,15 @@ def _run_config(plan: TrainPlan) -> Any:
     path, filesystem = plan.checkpoints_uri, None
     if storage.is_remote(path):
         path, filesystem = _s3_filesystem(path)
-    return train.RunConfig(
-        name=plan.run_name,
-        storage_path=path,
-        storage_filesystem=filesystem,
-        failure_config=train.FailureConfig(max_failures=plan.max_failures),
-        worker_runtime_env={"env_vars": _ALLOCATOR},
-    )
+    # As a dictionary: type checkers see the configuration of Ray Train's first version.
+    options: dict[str, Any] = {
+        "name": plan.run_name,
+        "storage_path": path,
+        "storage_filesystem": filesystem,
+        "failure_config": train.FailureConfig(max_failures=plan.max_failures),
+        "worker_runtime_env": {"env_vars": _ALLOCATOR},
+    }
+    return train.RunConfig(**options)
 
 
 def _s3_filesystem(uri: str) -> tuple[str, Any]:
