@@ -18,6 +18,8 @@ _ENVIRONMENT = {
 _HARMLESS = (
     # Of every pool of actors: https://github.com/ray-project/ray/issues/53727
     b"has constructor arguments in the object store and max_restarts > 0",
+    # A process for each small actor is what training and labelling are made of.
+    b"PYTHON worker processes have been started on node",
 )
 _stderr_is_quiet = False
 
@@ -34,6 +36,7 @@ def start_ray(*, verbose: bool) -> None:
         ray.init(**_init_arguments(verbose=verbose))
     if not verbose:
         _quiet_loggers()
+        _quiet_messages()
         _quiet_stderr()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
@@ -64,6 +67,21 @@ def _quiet_loggers() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
+
+
+def _quiet_messages() -> None:
+    """Sends what Ray's nodes tell the driver to stderr, and drops what concerns no user.
+
+    Ray prints it to stdout, which is for the command's result, and knows no setting against that.
+    """
+    from ray._private import worker
+
+    def pass_on(data: dict[str, Any], **_: Any) -> None:
+        for line in data["lines"]:
+            if not any(harmless in line.encode() for harmless in _HARMLESS):
+                print(line, file=sys.stderr)  # noqa: T201
+
+    worker.print_to_stdstream = pass_on  # type: ignore[assignment]
 
 
 def _quiet_stderr() -> None:

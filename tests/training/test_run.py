@@ -37,7 +37,7 @@ def arguments(data: Path | str, output: Path | str, *more: str, epochs: int = 4)
     return ["train", *flags, "--batch-size", "16", "--json", *more]
 
 
-LONG = 25
+LONG = 60
 """Epochs of a run that must still be under way when its first checkpoint is seen: one takes a fraction of a second."""
 
 
