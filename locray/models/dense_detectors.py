@@ -4,6 +4,7 @@ Each takes torchvision's model apart: trunk, neck and head run here, on square b
 the assignment of objects to anchors, box coder and losses are torchvision's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def anchors_xyxy_px(generator: nn.Module, input_size_px: int, sides: Sequence[in
     return anchors
 
 
-class DenseDetector(nn.Module):
+class DenseDetector(nn.Module, ABC):
     """A trunk, a neck, and a head over all cells of the neck's maps.
 
     Args:
@@ -99,18 +100,18 @@ class DenseDetector(nn.Module):
         parts = {_PARTS[name]: part for name, part in self._losses(outputs, anchors, targets).items()}
         return {LOSS: torch.stack(list(parts.values())).sum(), **parts}
 
+    @abstractmethod
     def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Scores (B, A, C) in [0, 1]."""
-        raise NotImplementedError
 
     def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
         """Boxes (B, N, 4) of what the head says (B, N, 4) of anchors (B, N, 4)."""
         decoded: Tensor = self.rules.box_coder.decode_single(offsets.flatten(0, 1), anchors.flatten(0, 1))
         return decoded.view_as(offsets)
 
+    @abstractmethod
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The losses by torchvision's names."""
-        raise NotImplementedError
 
 
 class Fcos(DenseDetector):
