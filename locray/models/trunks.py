@@ -39,12 +39,12 @@ class Trunk(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.strides = tuple(wanted)
         self.channels = tuple(channels[strides.index(stride)] for stride in wanted)
-        self._gives = tuple(stride in wanted for stride in strides)
+        self.gives = tuple(stride in wanted for stride in strides)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, S, S) normalised images to (B, `channels`, S/stride, S/stride), finest first."""
         maps, found = images, []
-        for stage, gives in zip(self.stages, self._gives, strict=True):
+        for stage, gives in zip(self.stages, self.gives, strict=True):
             maps = stage(maps)
             if gives:
                 found.append(maps)
@@ -77,7 +77,7 @@ def build_trunk(name: str, weights: str | None, strides: Sequence[int] = (16, 32
         choices = torchvision.models.get_model_weights(name).__members__
         state = read_state(weights) if is_file(weights) else torchvision_state(name, weights, choices)
         fill(model, name, state, weights, _CLASSIFIERS)
-    return split(model, name, strides)
+    return pool_first(split(model, name, strides))
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
@@ -94,6 +94,20 @@ def _layers(model: nn.Module) -> list[nn.Module]:
 def _is_unit(layer: nn.Sequential) -> bool:
     """Whether a sequence is one step of a network (convolution, norm, activation), which a cut must not divide."""
     return isinstance(layer, torchvision.ops.misc.ConvNormActivation)
+
+
+def pool_first(trunk: Trunk) -> Trunk:
+    """The same trunk, with a ReLU before a max-pool moved after it, where no map between the two is given.
+
+    The largest of several numbers cut at zero is the largest number, cut at zero: outputs and gradients are equal,
+    and a ReLU on the stem's map, which is as large as all of the next stage's, costs a twentieth of a training step.
+    """
+    for stage, after, gives in zip(trunk.stages, trunk.stages[1:], trunk.gives, strict=False):
+        assert isinstance(stage, nn.Sequential)
+        assert isinstance(after, nn.Sequential)
+        if isinstance(stage[-1], nn.ReLU) and isinstance(after[0], nn.MaxPool2d) and not gives:
+            after.insert(1, stage.pop(-1))
+    return trunk
 
 
 @torch.no_grad()

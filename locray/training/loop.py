@@ -210,8 +210,10 @@ class _BatchActor:
     A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
     """
 
-    def __init__(self, plan: TrainPlan, worker: int) -> None:
+    def __init__(self, plan: TrainPlan, worker: int, *, stand_back: bool) -> None:
         torch.set_num_threads(1)
+        if stand_back:
+            _stand_back()
         self._plan = plan
         self._worker = worker
 
@@ -222,6 +224,18 @@ class _BatchActor:
         if step < train.order.num_steps:
             return train(epoch, step, self._worker)
         return val(epoch, step - train.order.num_steps, self._worker)
+
+
+def _stand_back() -> None:
+    """Leaves the processors to the training from now on, where that runs on them: batches are made in its gaps.
+
+    Threads of a network wait for each other after every layer, so that a core taken from one of them is taken from
+    all. A lower priority (nice) isn't enough: it still interrupts.
+    """
+    if not hasattr(os, "SCHED_IDLE"):
+        return
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
 
 
 class _Breather:
@@ -251,10 +265,12 @@ class _Feeder:
     In the worker's own process the executor's threads hold Python's lock whenever the training wants to go on.
     """
 
-    def batches(self, plan: TrainPlan, place: Place, rank: int) -> Iterator[dict[str, Any]]:
+    def batches(self, plan: TrainPlan, place: Place, rank: int, *, stand_back: bool) -> Iterator[dict[str, Any]]:
         """The batches of one worker from a place to the end of the run, in order; made while the network learns."""
         import ray.data
 
+        if stand_back:
+            _stand_back()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         # Batches made far ahead would take the processors from the training that they are for.
@@ -271,6 +287,7 @@ class _Feeder:
             made = ray.data.from_arrow(units).map_batches(
                 _BatchActor,
                 fn_constructor_args=(plan, rank),
+                fn_constructor_kwargs={"stand_back": stand_back},
                 batch_size=None,
                 num_cpus=0,
                 compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
@@ -286,7 +303,7 @@ def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Te
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Feeder).remote()
     stream = feeder.batches.options(num_returns="streaming", _generator_backpressure_num_objects=_BATCHES_READY).remote(
-        plan, place, team.rank
+        plan, place, team.rank, stand_back=team.device.type == "cpu"
     )
     for reference in stream:
         batch: dict[str, Any] = ray.get(reference)
