@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.feed import Feed
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import TrainPlan
@@ -44,7 +46,8 @@ _SECONDS_BETWEEN_STEPS = 0.02
 _SLOTS_OF_CPU_WORKER = 0.01
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
-_BATCHES_READY = 3
+_UNITS_READY = 2
+_START, _END = "start", "end"
 
 
 @dataclass(frozen=True)
@@ -210,20 +213,15 @@ class _BatchActor:
     A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
     """
 
-    def __init__(self, plan: TrainPlan, worker: int, *, stand_back: bool) -> None:
+    def __init__(self, feed: Feed, *, stand_back: bool) -> None:
         torch.set_num_threads(1)
         if stand_back:
             _stand_back()
-        self._plan = plan
-        self._worker = worker
+        self._feed = feed
 
     def __call__(self, block: dict[str, Any]) -> Any:
-        """The batch of one unit: an epoch's steps of training, then those of validation, then the next epoch's."""
-        train, val = self._plan.train, self._plan.val
-        epoch, step = divmod(int(block["id"][0]), train.order.num_steps + val.order.num_steps)
-        if step < train.order.num_steps:
-            return train(epoch, step, self._worker)
-        return val(epoch, step - train.order.num_steps, self._worker)
+        """The batches of one unit."""
+        return self._feed.make(range(int(block[_START][0]), int(block[_END][0])))
 
 
 def _stand_back() -> None:
@@ -265,8 +263,8 @@ class _Feeder:
     In the worker's own process the executor's threads hold Python's lock whenever the training wants to go on.
     """
 
-    def batches(self, plan: TrainPlan, place: Place, rank: int, *, stand_back: bool) -> Iterator[dict[str, Any]]:
-        """The batches of one worker from a place to the end of the run, in order; made while the network learns."""
+    def units(self, feed: Feed, place: Place, *, stand_back: bool) -> Iterator[dict[str, Any]]:
+        """The batches from a place to the end of the run, unit by unit; made while the network learns."""
         import ray.data
 
         if stand_back:
@@ -279,36 +277,35 @@ class _Feeder:
         context.custom_execution_callback_classes = [_Breather]  # type: ignore[list-item]
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        units_an_epoch = plan.train.order.num_steps + plan.val.order.num_steps
-        end_of_run = units_an_epoch * plan.epochs
-        first = units_an_epoch * place.epoch + place.step
-        for start in range(first, end_of_run, _UNITS_AT_ONCE):
-            units = [pa.table({"id": [unit]}) for unit in range(start, min(end_of_run, start + _UNITS_AT_ONCE))]
-            made = ray.data.from_arrow(units).map_batches(
+        units = feed.units(place)
+        while some := list(islice(units, _UNITS_AT_ONCE)):
+            blocks = [pa.table({_START: [unit.start], _END: [unit.stop]}) for unit in some]
+            made = ray.data.from_arrow(blocks).map_batches(
                 _BatchActor,
-                fn_constructor_args=(plan, rank),
+                fn_constructor_args=(feed,),
                 fn_constructor_kwargs={"stand_back": stand_back},
                 batch_size=None,
                 num_cpus=0,
-                compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(plan.num_workers)),
+                compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(feed.plan.num_workers)),
             )
             yield from made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
 
 
 def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
-    """What the worker's feeder gives, as tensors; a few batches wait ready-made."""
+    """What the worker's feeder gives, as tensors; a few units wait ready-made."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Feeder).remote()
-    stream = feeder.batches.options(num_returns="streaming", _generator_backpressure_num_objects=_BATCHES_READY).remote(
-        plan, place, team.rank, stand_back=team.device.type == "cpu"
+    feed = Feed(plan, team.rank)
+    stream = feeder.units.options(num_returns="streaming", _generator_backpressure_num_objects=_UNITS_READY).remote(
+        feed, place, stand_back=team.device.type == "cpu"
     )
-    for reference in stream:
-        batch: dict[str, Any] = ray.get(reference)
-        # Copied: what lies in the object store can't be written to, which torch wants to be able to.
-        yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
+    for unit, reference in zip(feed.units(place), stream, strict=True):
+        for batch in feed.cut(ray.get(reference), unit):
+            # Copied: what lies in the object store can't be written to, which torch wants to be able to.
+            yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
 
 
 def _num_batch_actors(num_workers: int) -> int:

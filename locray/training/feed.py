@@ -1,0 +1,90 @@
+"""Which batches are made together, and how they are taken apart again. Called by the loop.
+
+A task of Ray Data costs some tens of milliseconds, as much as a batch of small images: several batches share one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from locray.models.contract import NO_OBJECT
+from locray.training.checkpoints import Place
+from locray.training.plan import TrainPlan
+from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES, Batch, BatchMaker
+
+_BYTES_TOGETHER = 16 << 20
+_MOST_STEPS_TOGETHER = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """The batches of one worker, numbered over the whole run: an epoch's steps of training, then of validation."""
+
+    plan: TrainPlan
+    worker: int
+
+    def units(self, place: Place) -> Iterator[range]:
+        """The steps from a place to the end of the run, as ranges to be made at once."""
+        first = self._steps_an_epoch * place.epoch + place.step
+        end = self._steps_an_epoch * self.plan.epochs
+        together = self._steps_together
+        for start in range(first, end, together):
+            yield range(start, min(end, start + together))
+
+    def make(self, steps: range) -> Batch:
+        """The rows of these steps, one after the other; for a step without images, one row that `cut` leaves out."""
+        batches = [_never_empty(self._make_one(step)) for step in steps]
+        places = max(batch[LABEL_IDS].shape[1] for batch in batches)
+        roomy = [_with_room(batch, places) for batch in batches]
+        return {name: np.concatenate([batch[name] for batch in roomy]) for name in roomy[0]}
+
+    def cut(self, made: Batch, steps: range) -> Iterator[Batch]:
+        """The batches that `make` has put together, in order."""
+        start = 0
+        for step in steps:
+            maker, epoch, step_of_epoch = self._place(step)
+            size = len(maker.order.rows(epoch, step_of_epoch, self.worker))
+            yield {name: part[start : start + size] for name, part in made.items()}
+            start += max(1, size)
+
+    @property
+    def _steps_an_epoch(self) -> int:
+        return self.plan.train.order.num_steps + self.plan.val.order.num_steps
+
+    @property
+    def _steps_together(self) -> int:
+        order, side = self.plan.train.order, self.plan.input_size_px
+        bytes_a_step = order.batch_size // order.num_workers * side * side * 3
+        return max(1, min(_MOST_STEPS_TOGETHER, _BYTES_TOGETHER // max(1, bytes_a_step)))
+
+    def _make_one(self, number: int) -> Batch:
+        maker, epoch, step = self._place(number)
+        return maker(epoch, step, self.worker)
+
+    def _place(self, number: int) -> tuple[BatchMaker, int, int]:
+        """What makes a step, its epoch, and its number there."""
+        epoch, step = divmod(number, self._steps_an_epoch)
+        num_training_steps = self.plan.train.order.num_steps
+        if step < num_training_steps:
+            return self.plan.train, epoch, step
+        return self.plan.val, epoch, step - num_training_steps
+
+
+def _never_empty(batch: Batch) -> Batch:
+    """A batch with a row at least: Ray Data passes over blocks without rows."""
+    if len(batch[OUTCOMES]):
+        return batch
+    return {name: np.zeros((1, *part.shape[1:]), part.dtype) for name, part in batch.items()}
+
+
+def _with_room(batch: Batch, places: int) -> Batch:
+    """A batch with room for so many objects an image."""
+    missing = places - batch[LABEL_IDS].shape[1]
+    if not missing:
+        return batch
+    unused = {BOXES: 0, LABEL_IDS: NO_OBJECT, HAS_BOX: False}
+    return batch | {
+        name: np.pad(batch[name], [(0, 0), (0, missing)] + [(0, 0)] * (batch[name].ndim - 2), constant_values=value)
+        for name, value in unused.items()
+    }
