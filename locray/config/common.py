@@ -31,7 +31,8 @@ class Prediction(ImageLimits):
     """How a model is run over images."""
 
     score_threshold: Fraction | None = Field(
-        None, description="Keep detections that score at least this. Default: what the artifact says."
+        None,
+        description="Keep detections that score at least this. Default: what the artifact says; `evaluate` keeps all.",
     )
     unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
     batch_size: Positive = Field(32, description="Images in a batch of the network.")

@@ -64,12 +64,17 @@ class TrainConfig(DatasetUse, AugmentationUse):
         "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="What turns gradients into steps.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Peak of the learning-rate schedule.")
+    learning_rate: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Peak of the learning-rate schedule. Default: 0.002 with adamw, 0.001 with adam, 0.01 with sgd.",
+    )
     schedule: Literal["cosine", "one-cycle", "constant"] = Field(
         "cosine", description="How the learning rate moves after the warm-up."
     )
     warm_up: Fraction = Field(0.1, description="Share of the steps over which the learning rate rises.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.05, description="Weight decay of the optimizer.")
+    weight_decay: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Weight decay of the optimizer. Default: 0.05 with adamw, 0 with adam, 0.0001 with sgd."
+    )
     clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="Largest norm of the gradients of a step.")
     ema: Fraction = Field(
         0.04, description="Memory of the averaged weights, as a share of all steps; 0 uses the weights as they are."
@@ -85,7 +90,9 @@ class TrainConfig(DatasetUse, AugmentationUse):
         1.0, description="Learning rate of each pretrained stage, relative to the stage after it."
     )
     run_name: str | None = Field(None, description="Name to resume a run under. Default: derived from the options.")
-    score_threshold: Fraction = Field(0.0, description="Score threshold that the artifact carries.")
+    score_threshold: Fraction | None = Field(
+        None, description="Score threshold that the artifact carries. Default: a detector's best on validation, else 0."
+    )
 
 
 class PreviewConfig(DatasetUse, AugmentationUse):

@@ -88,6 +88,8 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     report(Progress("checking"))
     for output in (config.output, config.page):
         _check_is_no_folder(output)
+    # A curve of precision and recall needs what a table of predictions would leave out.
+    config = config.model_copy(update={"score_threshold": config.score_threshold or 0.0})
     # Without a table, the configuration makes sure that there is a model.
     identity = Identity.of(config.model or "", config) if config.table is None else None
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)

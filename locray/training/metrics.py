@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from locray.metrics.calibration import best_cut, judge
 from locray.metrics.detection import mean_average_precision
 from locray.metrics.localization import localization
 from locray.metrics.results import ImageResult
@@ -13,6 +14,8 @@ CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY = "class_accuracy", "mean_iou", 
 MAP_50_95, MAP_50 = "map_50_95", "map_50"
 SCORE = "score"
 """What the best epoch is chosen by."""
+BEST_CUT = "best_score_threshold"
+"""The score threshold with the highest F1, of networks that find many objects."""
 
 METRICS = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY, MAP_50_95, MAP_50)
 SHOWN = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY, MAP_50)
@@ -43,7 +46,7 @@ def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, 
     """The metrics of a split. `one_object`: the network finds one object an image.
 
     The score is then the mean of the three localization metrics (one alone moves in coarse steps on a small split),
-    or class accuracy where no box is known; for a detector it is mAP@[.5:.95].
+    or class accuracy where no box is known; for a detector it is mAP@[.5:.95], and the score to cut at comes with it.
     """
     found = localization(results)
     metrics = {CLASS_ACCURACY: found.class_accuracy}
@@ -56,5 +59,8 @@ def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, 
         MAP_50_95: map_50_95,
         MAP_50: map_50,
     }
+    if not one_object:
+        cut = best_cut(judge(results))
+        return metrics | {SCORE: map_50_95, BEST_CUT: cut.score_threshold if cut else 0.0}
     three = (found.class_accuracy, found.mean_iou, found.localization_accuracy)
-    return metrics | {SCORE: sum(three) / len(three) if one_object else map_50_95}
+    return metrics | {SCORE: sum(three) / len(three)}

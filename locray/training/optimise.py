@@ -3,14 +3,20 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import nn
 
+from locray.config import TrainConfig
+
 FACTOR = "factor"
 """Key of a parameter group: what its learning rate is multiplied with."""
+
+_LEARNING_RATE = {"adamw": 2e-3, "adam": 1e-3, "sgd": 1e-2}
+_WEIGHT_DECAY = {"adamw": 5e-2, "adam": 0.0, "sgd": 1e-4}
+"""Only AdamW's is apart from the gradients: as much of it would keep the others from learning at all."""
 
 _ONE_CYCLE_START = 1 / 25
 _ONE_CYCLE_MOMENTUM = (0.95, 0.85)
@@ -30,6 +36,15 @@ class OptimiserSettings:
     ema: float
     pretrained_rate: float
     layer_decay: float
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "OptimiserSettings":
+        """As the options of a command say, and what suits the optimiser where they say nothing."""
+        settings = {field.name: getattr(config, field.name) for field in fields(cls)}
+        for name, usual in (("learning_rate", _LEARNING_RATE), ("weight_decay", _WEIGHT_DECAY)):
+            if settings[name] is None:
+                settings[name] = usual[config.optimizer]
+        return cls(**settings)
 
 
 def build_optimiser(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from locray import storage
@@ -33,7 +33,6 @@ _NOT_IDENTITY = {
     "score_threshold",
     "strict",
 }
-OPTIMISER_OPTIONS = [field.name for field in fields(OptimiserSettings)]
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         max_failures=config.max_failures,
         accumulate=config.accumulate,
         precision=config.precision,
-        optimiser=OptimiserSettings(**{name: getattr(config, name) for name in OPTIMISER_OPTIONS}),
+        optimiser=OptimiserSettings.of(config),
         pretrained=config.weights is not None,
         freeze_epochs=config.freeze_epochs,
         seed=config.seed,

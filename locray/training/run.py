@@ -12,7 +12,7 @@ from locray.models.artifact import ArtifactDescription, ArtifactInfo, has_artifa
 from locray.progress import Progress, Report
 from locray.training.history import read_history
 from locray.training.loop import Fitted, fit
-from locray.training.metrics import METRICS
+from locray.training.metrics import BEST_CUT, METRICS
 from locray.training.plan import TrainPlan, initial_model, make_plan
 
 _RUN_NAME, _IDENTITY, _BEST_EPOCH = "run_name", "run_identity", "best_epoch"
@@ -89,11 +89,15 @@ def _claim_run_name(plan: TrainPlan) -> None:
 def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
     import torch
 
+    threshold = config.score_threshold
+    if threshold is None:
+        # A detector finds something weak in every corner; a localizer's one object is never too weak to be told.
+        threshold = fitted.best.get(BEST_CUT, 0.0)
     return ArtifactInfo(
         architecture=plan.architecture,
         classes=list(plan.classes),
         input_size=plan.input_size_px,
-        score_threshold=config.score_threshold,
+        score_threshold=threshold,
         provenance={
             _RUN_NAME: plan.run_name,
             _IDENTITY: plan.identity,

@@ -221,7 +221,10 @@ def test_metrics_count_images_that_show_an_object():
     assert metrics["mean_iou"] == pytest.approx((1 + 1 + 0.4) / 3)
     assert metrics["localization_accuracy"] == pytest.approx(1 / 3)
     assert metrics["score"] == pytest.approx((2 / 3 + 2.4 / 3 + 1 / 3) / 3)
-    assert summarise(results, one_object=False)["score"] == metrics["map_50_95"] > 0
+    many = summarise(results, one_object=False)
+    assert many["score"] == metrics["map_50_95"] > 0
+    assert many["best_score_threshold"] > 0
+    assert "best_score_threshold" not in metrics
     assert summarise([], one_object=True)["score"] == 0
 
 
