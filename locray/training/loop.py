@@ -41,9 +41,10 @@ _ALLOCATOR = {
 }
 _BYTES_AHEAD = 64 << 20
 _SECONDS_BETWEEN_STEPS = 0.02
-# Without a GPU, training and the making of batches share the processors: where workers hold whole slots, Ray Data
-# starts no actor, not even one that takes none.
-_SLOTS_OF_CPU_WORKER = 0.01
+# Without a GPU, training and the making of batches share the processors. A worker that held a slot of them, or the
+# hundredth part of one, would keep Ray Data's own small tasks from starting where there is one processor; and nothing
+# at all can't be asked for.
+_HELD_BY_CPU_WORKER = {"memory": float(1 << 20)}
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
 _UNITS_READY = 2
@@ -100,7 +101,8 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, rep
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # On the driver's node: a node that is lost must not take it along.
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(Board).remote()
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config={"plan": plan, "weights": ray.put(model.state_dict()), "board": board, "store": store},
@@ -130,7 +132,7 @@ def _scaling_config(plan: TrainPlan) -> Any:
     if resources.get("GPU", 0) >= (plan.min_workers or plan.num_workers):
         return train.ScalingConfig(num_workers=num_workers, use_gpu=True)
     return train.ScalingConfig(
-        num_workers=num_workers, resources_per_worker={"CPU": _SLOTS_OF_CPU_WORKER}, placement_strategy="SPREAD"
+        num_workers=num_workers, resources_per_worker=_HELD_BY_CPU_WORKER, placement_strategy="SPREAD"
     )
 
 
@@ -294,10 +296,8 @@ class _Feeder:
 def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
     """What the worker's feeder gives, as tensors; a few units wait ready-made."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Feeder).remote()
+    feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(_Feeder).remote()
     feed = Feed(plan, team.rank)
     stream = feeder.units.options(num_returns="streaming", _generator_backpressure_num_objects=_UNITS_READY).remote(
         feed, place, stand_back=team.device.type == "cpu"
@@ -306,6 +306,13 @@ def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Te
         for batch in feed.cut(ray.get(reference), unit):
             # Copied: what lies in the object store can't be written to, which torch wants to be able to.
             yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
+
+
+def _on_this_node() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _num_batch_actors(num_workers: int) -> int:

@@ -1,13 +1,5 @@
-"""What tests of networks share."""
+"""What tests of this folder share."""
 
-import pytest
-import torch
+from one_thread import one_thread
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small networks gain nothing from a second thread, and wait for it where others compute too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+__all__ = ["one_thread"]
