@@ -37,6 +37,9 @@ class Prediction(ImageLimits):
     unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
     batch_size: Positive = Field(32, description="Images in a batch of the network.")
     concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
+    decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="Seconds after which the decoder of an image counts as hanging."
+    )
     predictors: Positive | None = Field(
         None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
     )

@@ -1,8 +1,10 @@
 """The first stage: from a unit of the worklist to square uint8 images. Run by the pipeline's tasks, and by `plan`.
 
 A plain callable that knows nothing of Ray. One image never raises: it gets pixels, an error code, or is deferred.
+An image that is the end of its process costs its unit one more run, in which a child does the decoding.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,8 +16,14 @@ from locray import schema
 from locray.boxes import Letterbox
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
+from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import letterbox_image
 from locray.labelling.worklist import Worklist
+
+MAX_DEATHS = 5
+"""So many processes may die over a unit, by no decoder's fault, before its images are left to the next run."""
+
+Decode = Callable[[bytes], DecodedImage | ImageFailure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,8 @@ class DecodeSettings:
     input_size_px: int
     limits: DecodeLimits
     concurrent_gets: int
+    timeout_s: float
+    """For the decoding of one image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +44,20 @@ class FetchDecode:
     worklist: Worklist
     settings: DecodeSettings
 
-    def __call__(self, unit: int) -> pa.Table:
-        """The unit's images as a table of `schema.decoded_schema`, in the worklist's order."""
-        return decode_rows(self.worklist.read_unit(unit), self.settings)
+    def __call__(self, unit: int, deaths: int = 0) -> pa.Table:
+        """The unit's images as a table of `schema.decoded_schema`, in the worklist's order.
+
+        Args:
+            unit: Its number.
+            deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
+        """
+        rows, limits, timeout_s = self.worklist.read_unit(unit), self.settings.limits, self.settings.timeout_s
+        if deaths == 0:
+            return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s))
+        if deaths < MAX_DEATHS:
+            with IsolatedDecoder(limits, timeout_s) as decode:
+                return decode_rows(rows, self.settings, decode)
+        return _defer(rows, self.settings, f"{deaths} processes died over it: too little memory, or a node that fails")
 
 
 @dataclass(slots=True)
@@ -54,24 +75,44 @@ class _Outcome:
     error_message: str | None = None
 
 
-def decode_rows(rows: pa.Table, settings: DecodeSettings) -> pa.Table:
-    """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching."""
-    size = settings.input_size_px
-    listed = [rows[name].to_pylist() for name in schema.LISTING_SCHEMA.names]
-    images = np.zeros((len(rows), size, size, 3), dtype=np.uint8)
-    outcomes = [
-        _Outcome(etag=etag, size_bytes=size_bytes, last_modified=last_modified)
-        for _, etag, size_bytes, last_modified in zip(*listed, strict=True)
-    ]
-    requests = [FetchRequest(uri, etag, size_bytes) for uri, etag, size_bytes, _ in zip(*listed, strict=True)]
+def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None = None) -> pa.Table:
+    """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching.
+
+    Args:
+        rows: The images.
+        settings: How they are fetched, and the size that they become.
+        decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
+    """
     limits = settings.limits
+    decode = decode or (lambda data: decode_image(data, limits))
+    outcomes, images = _untried(rows, settings)
+    names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
+    requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
     for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
-        _settle(outcomes[index], fetched, images[index], settings)
+        _settle(outcomes[index], fetched, images[index], decode)
     return _as_table(rows, outcomes, images)
 
 
+def _defer(rows: pa.Table, settings: DecodeSettings, reason: str) -> pa.Table:
+    outcomes, images = _untried(rows, settings)
+    for outcome in outcomes:
+        outcome.error_message = reason
+    return _as_table(rows, outcomes, images)
+
+
+def _untried(rows: pa.Table, settings: DecodeSettings) -> tuple[list[_Outcome], NDArray[np.uint8]]:
+    """What the listing knows of each image, and room for its pixels."""
+    names = (schema.ETAG, schema.SIZE_BYTES, schema.LAST_MODIFIED)
+    listed = zip(*(rows[name].to_pylist() for name in names), strict=True)
+    outcomes = [
+        _Outcome(etag=etag, size_bytes=size_bytes, last_modified=last_modified)
+        for etag, size_bytes, last_modified in listed
+    ]
+    return outcomes, np.zeros((len(rows), settings.input_size_px, settings.input_size_px, 3), dtype=np.uint8)
+
+
 def _settle(
-    outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], settings: DecodeSettings
+    outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], decode: Decode
 ) -> None:
     if isinstance(fetched, Deferred):
         outcome.error_message = fetched.reason
@@ -79,13 +120,17 @@ def _settle(
     if isinstance(fetched, Fetched):
         outcome.etag, outcome.size_bytes = fetched.etag, fetched.size_bytes
         outcome.last_modified = fetched.last_modified
-        decoded = decode_image(fetched.data, settings.limits)
+        try:
+            decoded = decode(fetched.data)
+        except OSError as error:
+            outcome.error_message = f"no process to decode it in: {error}"
+            return
     else:
         decoded = fetched
     outcome.width, outcome.height, outcome.format = decoded.width_px, decoded.height_px, decoded.format
     if isinstance(decoded, DecodedImage):
         outcome.status = schema.STATUS_OK
-        letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, settings.input_size_px)
+        letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, image.shape[0])
         letterbox_image(decoded.image_hwc_u8, letterbox, out=image)
     else:
         outcome.status = schema.STATUS_FAILED

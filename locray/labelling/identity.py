@@ -34,6 +34,6 @@ class Identity:
         return cls(
             model_id=artifact.model_id,
             config_hash=config.answer_settings(size, threshold),
-            decode=DecodeSettings(size, limits, config.concurrent_gets),
+            decode=DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s),
             predict=PredictorSettings(model_uri, threshold, config.batch_size),
         )

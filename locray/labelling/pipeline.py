@@ -54,7 +54,7 @@ class Pipeline:
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
             try:
-                return fetch_decode(first_unit + int(block[_UNIT][0]))
+                return fetch_decode(first_unit + int(block[_UNIT][0]), _deaths())
             except LocrayError as error:
                 return _block_of(error)
 
@@ -74,6 +74,13 @@ class Pipeline:
             if _ERROR in rows.column_names:
                 raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
             yield rows
+
+
+def _deaths() -> int:
+    """How often the task that this is has been begun before: Ray starts it again, without end, when its worker dies."""
+    from ray._private.worker import global_worker
+
+    return int(global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]
 
 
 class _PredictStage:

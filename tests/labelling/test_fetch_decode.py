@@ -1,22 +1,35 @@
 """The first stage on images that were made to break decoders: one row each, whatever they are."""
 
+import os
+import signal
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
+from commands import PROJECT_ROOT
+from poison import install_broken_decoder, poison
 
 from locray import schema
 from locray.images.decode import DecodeLimits
-from locray.labelling.fetch_decode import DecodeSettings, decode_rows
+from locray.labelling.fetch_decode import MAX_DEATHS, DecodeSettings, FetchDecode, decode_rows
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
 
-SETTINGS = DecodeSettings(32, DecodeLimits(max_bytes=50_000_000, max_pixels=10_000_000), concurrent_gets=16)
+SETTINGS = DecodeSettings(
+    32, DecodeLimits(max_bytes=50_000_000, max_pixels=10_000_000), concurrent_gets=16, timeout_s=60
+)
+
+
+def worklist_of(folder: Path) -> InlineWorklist:
+    listing = pa.Table.from_batches(walk(str(folder)), schema.LISTING_SCHEMA)
+    return InlineWorklist.of(listing, len(listing))
 
 
 def decoded(folder: Path) -> pa.Table:
-    listing = pa.Table.from_batches(walk(str(folder)), schema.LISTING_SCHEMA)
-    return decode_rows(InlineWorklist.of(listing, len(listing)).read_unit(0), SETTINGS)
+    return decode_rows(worklist_of(folder).read_unit(0), SETTINGS)
 
 
 def test_every_broken_image_becomes_a_row(real_data: Path) -> None:
@@ -33,3 +46,55 @@ def test_a_size_that_no_column_holds_is_unknown(tmp_path: Path) -> None:
     (row,) = decoded(tmp_path).drop_columns([schema.IMAGE]).to_pylist()
     assert (row[schema.ERROR_CODE], row[schema.WIDTH], row[schema.FORMAT]) == ("too_many_pixels", None, "bmp")
     assert "4294967169 x 64" in row[schema.ERROR_MESSAGE]
+
+
+FIRST_RUN = """
+import sys
+from pathlib import Path
+from locray.images.decode import DecodeLimits
+from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
+from test_fetch_decode import worklist_of
+FetchDecode(worklist_of(Path(sys.argv[1])), DecodeSettings(32, DecodeLimits(10**6, 10**6), 1, timeout_s=1))(0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("deed", "died_of"),
+    [("crash", signal.SIGSEGV), ("hang", signal.SIGALRM), ("hang with the lock", signal.SIGALRM)],
+)
+def test_a_poisonous_image_is_the_end_of_the_first_process(tmp_path: Path, deed: str, died_of: signal.Signals) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").write_bytes(poison(deed))
+    folders = [
+        install_broken_decoder(tmp_path / "decoder"),
+        PROJECT_ROOT,
+        PROJECT_ROOT / "tests",
+        Path(__file__).parent,
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_RUN, str(tmp_path / "images")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == -died_of, done
+
+
+def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(install_broken_decoder(tmp_path / "decoder"))
+    images = tmp_path / "images"
+    images.mkdir()
+    deeds = {"a": "nothing", "b": "crash", "c": "hang with the lock", "d": "nothing", "e": "crash", "f": "nothing"}
+    for name, deed in deeds.items():
+        (images / name).write_bytes(poison(deed))
+    settings = DecodeSettings(32, SETTINGS.limits, concurrent_gets=1, timeout_s=1)
+    again = FetchDecode(worklist_of(images), settings)
+    rows = again(0, deaths=1)
+    names = [os.path.basename(uri) for uri in rows[schema.IMAGE_URI].to_pylist()]
+    code_of = {"nothing": None, "crash": "decoder_crash", "hang with the lock": "decoder_timeout"}
+    assert sorted(names) == sorted(deeds)
+    assert rows[schema.ERROR_CODE].to_pylist() == [code_of[deeds[name]] for name in names]
+
+    given_up = again(0, deaths=MAX_DEATHS)
+    assert given_up[schema.ORDINAL] == rows[schema.ORDINAL]
+    assert set(given_up[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
+    assert given_up[schema.ERROR_MESSAGE][0].as_py().startswith("5 processes died over it")

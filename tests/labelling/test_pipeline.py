@@ -23,7 +23,7 @@ runs = [(StoredWorklist(f"{absent}/worklist", 3, 1), artifact), (InlineWorklist.
 for worklist, model in runs:
     settings = PredictorSettings(model, score_threshold=0.5, batch_size=1)
     try:
-        list(Pipeline(DecodeSettings(32, DecodeLimits(99, 99), 1), settings, num_predictors=1).rows(worklist))
+        list(Pipeline(DecodeSettings(32, DecodeLimits(99, 99), 1, 60), settings, num_predictors=1).rows(worklist))
     except LocrayError as error:
         print(type(error).__name__, error)
 """

@@ -1,0 +1,246 @@
+"""Decoding that outlives its decoder: in a child process that an image may crash or hang. Called by the decode stage.
+
+A child has a deadline an image, a memory limit, no inherited files and an environment without credentials. It decodes
+image after image until one is its end; the next gets a new child. This file is both ends: a parent imports it, a child
+runs it. What a child answers is JSON and pixels, never a pickle: it may be under the control of what it decoded.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from locray.errors import ErrorCode
+from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
+from locray.images.sniff import sniff_format
+
+_KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR")
+"""All that a child gets to see of the environment, beside where modules lie. Everything else may be a secret."""
+
+_MEMORY_OF_PYTHON_BYTES = 256 * 2**20
+_MEMORY_A_FILE_BYTE = 4
+_MEMORY_A_PIXEL_BYTES = 48
+"""The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
+
+_START_TIMEOUT_S = 120
+_ORPHANS_DEADLINE = 2
+"""A child whose parent died while it hung ends itself after this many times the deadline."""
+
+_READY = b"!"
+_LENGTH = struct.Struct("!Q")
+_MAX_HEADER_BYTES = 2**20
+
+
+def decode_or_die(data: bytes, limits: DecodeLimits, timeout_s: float) -> DecodedImage | ImageFailure:
+    """`decode_image`, but a decoder that is not done in time is the end of this process, by SIGALRM.
+
+    The kernel sees to it, so it does not matter what the decoder does or whether it holds the interpreter's lock. Costs
+    a microsecond. The timer is the process's: one call at a time.
+    """
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    try:
+        return decode_image(data, limits)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+class IsolatedDecoder:
+    """Decodes in a child process; a context that leaves no process behind."""
+
+    def __init__(self, limits: DecodeLimits, timeout_s: float) -> None:
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._child: _Child | None = None
+
+    def __call__(self, data: bytes) -> DecodedImage | ImageFailure:
+        """What `decode_image` says of one image, or `decoder_crash`, or `decoder_timeout`.
+
+        Raises:
+            OSError: no child can be started, which says nothing about the image.
+        """
+        if self._child is not None:
+            with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
+                return self._ask(self._child, data)
+        self._child = _Child(self._limits, self._timeout_s)
+        try:
+            return self._ask(self._child, data)
+        except _ChildDiedError as death:
+            return ImageFailure(death.code, str(death), sniff_format(data))
+
+    def _ask(self, child: "_Child", data: bytes) -> DecodedImage | ImageFailure:
+        try:
+            return child.decode(data)
+        except _ChildDiedError:
+            self._child = None
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+
+
+class _ChildDiedError(Exception):
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Child:
+    """The parent's side of one child, from its start to its end."""
+
+    def __init__(self, limits: DecodeLimits, timeout_s: float) -> None:
+        self._limits = limits
+        self._timeout_s = timeout_s
+        self._socket, theirs = socket.socketpair()
+        arguments = (theirs.fileno(), limits.max_bytes, limits.max_pixels, timeout_s)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(  # noqa: S603 (ourselves)
+                    [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
+                    env=_environment(),
+                    cwd="/",
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+        except OSError:
+            self._socket.close()
+            raise
+        try:
+            _receive(self._socket, len(_READY), time.monotonic() + _START_TIMEOUT_S)
+        except (EOFError, OSError) as error:
+            told = f"{_how_it_ended(self.end())} before it was ready"
+            raise ChildProcessError(f"the decoder {told}; `python -m {__name__}` shows why") from error
+
+    def decode(self, data: bytes) -> DecodedImage | ImageFailure:
+        """Raises `_ChildDiedError` once the child is no more."""
+        until = time.monotonic() + self._timeout_s
+        try:
+            self._socket.settimeout(self._timeout_s)
+            self._socket.sendall(_LENGTH.pack(len(data)))
+            self._socket.sendall(data)
+            return self._answer(until)
+        except TimeoutError:
+            self.end()
+            message = f"the decoder was not done after {self._timeout_s:g} s"
+            raise _ChildDiedError(ErrorCode.DECODER_TIMEOUT, message) from None
+        except (EOFError, OSError):
+            message = f"the decoder {_how_it_ended(self.end())}"
+            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
+        except (ValueError, TypeError, KeyError):
+            self.end()
+            message = "the decoder's memory is damaged: its answer can't be read"
+            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
+
+    def end(self) -> int:
+        """Kills and reaps the child. Its return code is what it died of, if it was dead before."""
+        self._process.kill()
+        self._socket.close()
+        return self._process.wait()
+
+    def _answer(self, until: float) -> DecodedImage | ImageFailure:
+        (length,) = _LENGTH.unpack(_receive(self._socket, _LENGTH.size, until))
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(length)
+        facts: dict[str, Any] = json.loads(_receive(self._socket, length, until))
+        if "code" in facts:
+            return ImageFailure(ErrorCode(facts.pop("code")), **facts)
+        height, width = facts.pop("shape")
+        if height * width > self._limits.max_pixels:
+            raise ValueError(height, width)
+        image = np.empty((height, width, 3), dtype=np.uint8)
+        _receive_into(self._socket, image.data.cast("B"), until)
+        return DecodedImage(image, **facts)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    return kept | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+
+
+def _how_it_ended(return_code: int) -> str:
+    return f"died of {signal.Signals(-return_code).name}" if return_code < 0 else f"ended with code {return_code}"
+
+
+def _receive(connection: socket.socket, num_bytes: int, until: float | None = None) -> bytes:
+    """Raises `EOFError` when the other side is gone, `TimeoutError` at the (monotonic) time given."""
+    data = bytearray(num_bytes)
+    _receive_into(connection, memoryview(data), until)
+    return bytes(data)
+
+
+def _receive_into(connection: socket.socket, rest: memoryview, until: float | None) -> None:
+    while rest:
+        if until is not None:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            connection.settimeout(left_s)
+        num_bytes = connection.recv_into(rest)
+        if not num_bytes:
+            raise EOFError
+        rest = rest[num_bytes:]
+
+
+def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float) -> None:
+    """The child's side: images in, answers out, until the parent hangs up."""
+    connection.sendall(_READY)
+    while True:
+        try:
+            (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
+        except EOFError:
+            return
+        outcome = decode_or_die(_receive(connection, length), limits, timeout_s * _ORPHANS_DEADLINE)
+        if isinstance(outcome, ImageFailure):
+            _send_header(connection, asdict(outcome))
+        else:
+            image = outcome.image_hwc_u8
+            facts = {name: getattr(outcome, name) for name in ("width_px", "height_px", "format", "orientation")}
+            _send_header(connection, {"shape": image.shape[:2], **facts})
+            connection.sendall(image.data.cast("B"))
+
+
+def _send_header(connection: socket.socket, facts: dict[str, Any]) -> None:
+    header = json.dumps(facts).encode()
+    connection.sendall(_LENGTH.pack(len(header)) + header)
+
+
+def _lower(limit: int, value: int) -> None:
+    """Sets a limit of this process for good, unless a stricter one is in force."""
+    _, hard = resource.getrlimit(limit)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (value, value))
+
+
+def _main(arguments: Sequence[str]) -> None:
+    descriptor, max_bytes, max_pixels = map(int, arguments[:3])
+    timeout_s = float(arguments[3])
+    memory_bytes = _MEMORY_OF_PYTHON_BYTES + _MEMORY_A_FILE_BYTE * max_bytes + _MEMORY_A_PIXEL_BYTES * max_pixels
+    _lower(resource.RLIMIT_AS, memory_bytes)
+    _lower(resource.RLIMIT_CORE, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    with socket.socket(fileno=descriptor) as connection:
+        _serve(connection, DecodeLimits(max_bytes, max_pixels), timeout_s)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])
