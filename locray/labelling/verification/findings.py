@@ -57,7 +57,7 @@ MEANING = {
     Check.IMAGE_CHANGED: "a listed image that the table has rows of other versions of only",
     Check.IMAGE_GONE: "an image that the table has a row of, and the listing has not",
     Check.FILE_REMOVED: "a file of an older version of the table, that a vacuum will delete in its time",
-    Check.FILE_UNREFERENCED: "a file in the folder that no version of the table refers to: of a crashed run, or foreign",
+    Check.FILE_UNREFERENCED: "a file in the folder that no version of the table refers to: a crashed run's, or foreign",
     Check.NOT_COMPARED: "an image of the sample that can't be had any more in the version of its row",
 }
 

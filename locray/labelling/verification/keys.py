@@ -19,6 +19,7 @@ Place = tuple[int, int]
 """The index of a file, and the number of a row in it."""
 
 _MEMORY_LIMIT = "1GB"
+_ROWS_AN_INSERT = 131_072
 _ROW_BITS = 32
 _URI, _ETAG = schema.IMAGE_URI, schema.ETAG
 
@@ -82,8 +83,8 @@ class Keys:
     def add_listing(self, listing: Iterable[pa.RecordBatch]) -> int:
         """Takes a listing to its end; an image that is listed twice counts once. Returns how many images there are."""
         self._connection.execute(f"CREATE TABLE stream (image UHUGEINT, {_URI} VARCHAR, {_ETAG} VARCHAR)")
-        for batch in listing:
-            self._insert("stream", pa.Table.from_batches([batch]), f"{_image_key(_URI)}, {_URI}, {_ETAG}")
+        for rows in _gathered(listing):
+            self._insert("stream", rows, f"{_image_key(_URI)}, {_URI}, {_ETAG}")
         self._connection.execute(
             f"""
             CREATE TABLE listed AS
@@ -142,6 +143,18 @@ class Keys:
     def _places(self, query: str) -> tuple[int, list[Place]]:
         count, places = self._first(query, "place")
         return count, [_place(place) for place in places]
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """The same rows in larger pieces: each insertion is written to the disk."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= _ROWS_AN_INSERT:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 def _place(number: int) -> Place:
