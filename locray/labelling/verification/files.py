@@ -43,7 +43,7 @@ def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
     files = [
         LoggedFile(
             uri=_file_uri(uri, action["path"]),
-            size_bytes=action["size_bytes"],
+            size_bytes=action[schema.SIZE_BYTES],  # deltalake has the same name for it
             num_rows=action.get("num_records"),
             model_id=action[f"partition.{schema.MODEL_ID}"],
             first_uri=action.get(f"min.{schema.IMAGE_URI}"),
