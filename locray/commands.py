@@ -13,6 +13,7 @@ from locray.config import (
     PreviewConfig,
     StatusConfig,
     TrainConfig,
+    VerifyConfig,
 )
 from locray.console import Console
 from locray.errors import ExitCode, LocrayError
@@ -136,6 +137,26 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
         lines[f"{one.run_date}  {one.model_id}"] = f"{counts}, last at {one.last_labelled_at}"
     console.result(found.to_dict(), lines)
     return ExitCode.DONE
+
+
+def verify(config: VerifyConfig, console: Console) -> ExitCode:
+    """`locray verify`."""
+    from locray.labelling.verification.findings import MEANING
+    from locray.labelling.verification.run import verify as run
+
+    found = run(config, console.report)
+    facts = found.to_dict()
+    kinds = ("faults", "pending", "notes")
+    lines = {name: _shown(value) for name, value in facts.items() if name not in kinds and value is not None}
+    each = found.faults | found.pending | found.notes
+    console.result(facts, lines | {check: _shown(finding.count) for check, finding in each.items()})
+    for check, finding in each.items():
+        more = finding.count - len(finding.first)
+        rest = [f"and {more:,} more"] if more else []
+        console.say("\n  ".join([f"{check}: {MEANING[check]}", *finding.first, *rest]))
+    if found.faults:
+        console.error(f"{found.table} is not what it should be: {', '.join(found.faults)}. See docs/verify.md")
+    return found.exit_code
 
 
 def benchmark(config: BenchmarkConfig, console: Console) -> ExitCode:

@@ -24,6 +24,8 @@ class ExitCode(IntEnum):
     FAILURE_RATE = 3
     DEFERRED = 4
     FENCED = 5
+    UNSOUND = 6
+    """Of `verify` alone: the table or its files are damaged, or rows contradict themselves or their model."""
 
 
 class ErrorCode(StrEnum):

@@ -11,13 +11,16 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from commands import PROJECT_ROOT
+from deltalake import DeltaTable, Field
 from PIL import Image
 
-from locray import commands
+from locray import commands, schema
 from locray.cli import main
 from locray.config import COMMANDS, option_names
+from locray.labelling.table import create_table
 
 
 @dataclass
@@ -124,6 +127,41 @@ def test_a_status_of_nothing(folder: Path) -> None:
     assert "no predictions table" in refused("status", "--table", f"{folder}/t")
 
 
+def test_verify_of_what_is_no_predictions_table(folder: Path) -> None:
+    assert "no predictions table" in refused("verify", "--table", f"{folder}/t")
+    (folder / "images" / "notes.txt").write_text("mine")
+    assert "no predictions table" in refused("verify", "--table", f"{folder}/images")
+    assert "is a file" in refused("verify", "--table", f"{folder}/images/notes.txt")
+    DeltaTable.create(f"{folder}/sales", schema=pa.schema([("price", pa.float64())]))
+    assert f"no column {schema.IMAGE_URI}" in refused("verify", "--table", f"{folder}/sales")
+
+
+def test_verify_with_images_or_a_model_that_are_not_there(folder: Path) -> None:
+    create_table(f"{folder}/t")
+    assert f"{folder} has no 'absent'" in refused("verify", "--table", f"{folder}/t", "--images", f"{folder}/absent")
+    assert "model.json" in refused("verify", "--table", f"{folder}/t", "--model", f"{folder}/images")
+    assert "--images" in refused("verify", "--table", f"{folder}/t", "--uri-column", "uri")
+
+
+def test_verify_tells_by_its_exit_code(folder: Path) -> None:
+    create_table(f"{folder}/t")
+    arguments = ("verify", "--table", f"{folder}/t", "--json")
+    sound = locray(*arguments)
+    assert (sound.returncode, json.loads(sound.stdout)["faults"]) == (0, {})
+    Image.new("RGB", (8, 8)).save(folder / "images" / "a.jpg")
+    pending = locray(*arguments, "--images", f"{folder}/images")
+    assert pending.returncode == 4, pending
+    finding = {"count": 1, "first": [f"{folder}/images/a.jpg"]}
+    assert json.loads(pending.stdout)["pending"] == {"image_without_row": finding}
+    DeltaTable(f"{folder}/t").alter.add_columns([Field("extra", "integer")])
+    damaged = locray(*arguments)
+    assert damaged.returncode == 6, damaged
+    assert json.loads(damaged.stdout)["faults"]["schema"]["count"] == 1
+    told = " ".join(damaged.stderr.split())
+    assert "schema: the table, or a file, has other columns" in told
+    assert f"{folder}/t is not what it should be: schema" in told
+
+
 def test_a_bad_configuration_file(folder: Path) -> None:
     (folder / "c.yaml").write_text("tabel: x\n")
     assert "'table'" in refused("status", "--config", f"{folder}/c.yaml")
@@ -156,7 +194,7 @@ def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
 
 
 def test_jobs_take_the_same_options() -> None:
-    for verb in ("label", "train", "evaluate", "benchmark"):
+    for verb in ("label", "train", "evaluate", "benchmark", "verify"):
         command = [sys.executable, f"jobs/{verb}.py", "--help"]
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]

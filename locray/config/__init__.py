@@ -1,8 +1,8 @@
 """The configuration of every command: each option is defined here, once. Used by the command line, jobs and runs."""
 
 from locray.config.commands import COMMANDS, option_names
-from locray.config.common import CommandConfig, DatasetUse, ImageLimits, ModelUse, Prediction
-from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
+from locray.config.common import Answers, CommandConfig, DatasetUse, ImageLimits, ModelUse, Prediction
+from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config, nearest
 from locray.config.training import (
     AugmentationUse,
@@ -17,6 +17,7 @@ from locray.config.training import (
 __all__ = [
     "COMMANDS",
     "ENVIRONMENT_PREFIX",
+    "Answers",
     "AugmentationUse",
     "BenchmarkConfig",
     "CommandConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "PreviewConfig",
     "StatusConfig",
     "TrainConfig",
+    "VerifyConfig",
     "load_config",
     "nearest",
     "option_names",

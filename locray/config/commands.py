@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from locray.config.common import CommandConfig
-from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig
+from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
     BenchmarkConfig,
     DemoConfig,
@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "label": LabelConfig,
     "plan": PlanConfig,
     "status": StatusConfig,
+    "verify": VerifyConfig,
     "benchmark": BenchmarkConfig,
 }
 

@@ -27,21 +27,12 @@ class ImageLimits(CommandConfig):
     max_pixels: Positive = Field(178_956_970, description="Largest image, in pixels, by what its header declares.")
 
 
-class Prediction(ImageLimits):
-    """How a model is run over images."""
+class Answers(ImageLimits):
+    """What changes a model's answers."""
 
     score_threshold: Fraction | None = Field(
         None,
         description="Keep detections that score at least this. Default: what the artifact says; `evaluate` keeps all.",
-    )
-    unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
-    batch_size: Positive = Field(32, description="Images in a batch of the network.")
-    concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
-    decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        60, description="Seconds after which the decoder of an image counts as hanging."
-    )
-    predictors: Positive | None = Field(
-        None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
     )
 
     def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
@@ -54,6 +45,20 @@ class Prediction(ImageLimits):
             "score_threshold": round(score_threshold, 6),
         }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class Prediction(Answers):
+    """How a model is run over images."""
+
+    unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
+    batch_size: Positive = Field(32, description="Images in a batch of the network.")
+    concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
+    decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        60, description="Seconds after which the decoder of an image counts as hanging."
+    )
+    predictors: Positive | None = Field(
+        None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
+    )
 
 
 class ModelUse(Prediction):

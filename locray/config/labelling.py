@@ -1,11 +1,11 @@
 """The options of the commands that label images and read the table. Re-exported by `locray.config`."""
 
 from datetime import UTC, date, datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from locray.config.common import CommandConfig, Fraction, ModelUse, Positive
+from locray.config.common import Answers, CommandConfig, Fraction, ModelUse, NotNegative, Positive
 
 
 def today_utc() -> date:
@@ -42,3 +42,26 @@ class StatusConfig(CommandConfig):
     """`locray status`: what a predictions table holds."""
 
     table: str = Field(description="Folder or s3:// prefix of the predictions table.")
+
+
+class VerifyConfig(Answers):
+    """`locray verify`: whether a predictions table is what it should be. Writes nothing to it."""
+
+    table: str = Field(description="Folder or s3:// prefix of the predictions table.")
+    images: str | None = Field(
+        None, description="What the table was labelled from: each of these images should have its row."
+    )
+    uri_column: str | None = Field(None, description="Column of the image URIs, when --images is a table.")
+    model: str | None = Field(
+        None,
+        description="Folder or s3:// prefix of the artifact whose rows are meant, to predict some of them again; or "
+        "as ID or ID/CONFIGURATION. Default: the only model of the table.",
+    )
+    sample: NotNegative = Field(32, description="Rows to predict again, one image at a time, with --model.")
+    seed: int = Field(0, description="Seed of the choice of these rows.")
+
+    @model_validator(mode="after")
+    def _column_is_of_images(self) -> Self:
+        if self.uri_column is not None and self.images is None:
+            raise ValueError("--uri-column needs --images: a table of image URIs")
+        return self

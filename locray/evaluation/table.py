@@ -1,6 +1,5 @@
 """Predictions for a data set out of a predictions table. Called by `run`."""
 
-import re
 from collections import Counter
 from typing import Any
 
@@ -14,7 +13,7 @@ from locray.errors import UsageError
 from locray.evaluation.same_image import file_name, match_uris
 from locray.evaluation.truth import Evaluated, image_result
 from locray.images.decode import DecodeLimits
-from locray.labelling.identity import Identity
+from locray.labelling.identity import Identity, named_identity
 from locray.labelling.table import open_table
 
 _COLUMNS = (
@@ -26,9 +25,6 @@ _COLUMNS = (
     schema.MODEL_ID,
     schema.CONFIG_HASH,
 )
-_ID = re.compile(r"([A-Za-z0-9_.-]+@[0-9a-f]{12})(?:/([0-9a-f]{12}))?")
-"""A model as the table names it, and perhaps a configuration: `name@0123456789ab/ba9876543210`."""
-
 _NAMED = 3
 
 
@@ -114,9 +110,9 @@ def _choose(candidates: pa.Table, table_uri: str, config: EvaluateConfig) -> tup
 def _wanted(config: EvaluateConfig) -> tuple[str | None, str | None]:
     if config.model is None:
         return None, None
-    named = _ID.fullmatch(config.model)
-    if named:
-        return named[1], named[2]
+    named = named_identity(config.model)
+    if named is not None:
+        return named
     identity = Identity.of(config.model, config)
     return identity.model_id, identity.config_hash
 

@@ -28,7 +28,7 @@ from locray.storage.s3_errors import store_error
 WRITE_ID = "locray.write_id"
 ROWS_A_GROUP = 65_536
 _SCRATCH = "_locray"
-_FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
+FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
 
 
 def open_table(uri: str) -> DeltaTable | None:
@@ -155,7 +155,7 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was added.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.select(_FILE_SCHEMA.names).cast(_FILE_SCHEMA).sort_by(schema.IMAGE_URI)
+        rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
         path, size_bytes = self._write_file(rows, run_date, write_id)
         self._commit([self._add_action(path, size_bytes, rows, run_date)], write_id)
 
@@ -209,7 +209,7 @@ class TableWriter:
     def _write_file(self, rows: pa.Table, run_date: date, write_id: str) -> tuple[str, int]:
         path = f"{schema.MODEL_ID}={self.model_id}/{schema.RUN_DATE}={run_date}/part-{write_id}.parquet"
         buffer = pa.BufferOutputStream()
-        pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP)
+        pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
         data = buffer.getvalue().to_pybytes()
         storage.write_bytes(storage.join(self.uri, path), data)
         return path, len(data)

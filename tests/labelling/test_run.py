@@ -205,6 +205,11 @@ def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     (images / "0.jpg").write_bytes(picture(50))
     after = json.loads(locray("plan", *arguments).stdout)
     assert (after["new"], after["changed"], after["already_labelled"]) == (6, 1, 3)
+    verified = locray("verify", *arguments)
+    assert verified.returncode == 4, verified
+    found = json.loads(verified.stdout)
+    pending = {check: finding["count"] for check, finding in found["pending"].items()}
+    assert (found["faults"], pending, found["compared"]) == ({}, {"image_without_row": 6, "image_changed": 1}, 3)
     status = json.loads(locray("status", "--table", table, "--json").stdout)
     assert status["rows"] == 4
     assert [(run["run_date"], run["ok"], run["failed"]) for run in status["runs"]] == [("2026-01-02", 4, 0)]

@@ -1,0 +1,8 @@
+"""`locray verify` as a Ray job: `ray job submit --working-dir . -- python jobs/verify.py`. The same options."""
+
+import sys
+
+from locray.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["verify", *sys.argv[1:]]))

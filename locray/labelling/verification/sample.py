@@ -1,0 +1,123 @@
+"""Rows of a table beside what their model says of the same images, each alone. Called by `verify`.
+
+The rows were made in batches, perhaps on another device. Results of an image don't depend on its batch but for
+rounding: libraries add up in another order for another batch size. On a CPU, batches of 32 beside single images of
+noise differed by 2e-7 in scores and 5e-5 pixels in corners at most (small_cnn, mobilenet_v2, resnet18, FCOS). TF32,
+which cuDNN takes for convolutions, keeps ten bits: a relative 1e-3 an operation. The tolerances lie above both, and far
+below what a wrong model, decoder, colour order or letterbox changes.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from locray import schema
+from locray.errors import ErrorCode
+from locray.labelling.fetch_decode import decode_rows
+from locray.labelling.identity import Identity
+from locray.labelling.predictor import Predictor
+from locray.labelling.verification.findings import Check, Findings
+from locray.labelling.worklist import InlineWorklist, num_units
+from locray.progress import Progress, Report
+
+SCORE_TOLERANCE = 0.01
+BOX_TOLERANCE_PX = 1.0
+"""In pixels of the network's input: a corner may be as far off as one of them covers of the image."""
+
+_IMAGES_AT_ONCE = 32
+_CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
+_NOT_THERE = {str(code) for code in (ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED)}
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two predictions of one image may lie apart."""
+
+    box_px: float
+    """In pixels of the image."""
+    score: float
+    lowest_score: float
+    """A detection below this may be missing in one of the two: it may have been cut off by the threshold."""
+
+
+def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
+    """Fetches, decodes and predicts the images of ok rows one at a time, in this process, and compares.
+
+    Args:
+        rows: columns of a listing, size in pixels and detections.
+        identity: the model and the configuration that the rows were made with; its batch size must be 1.
+        findings: what is found.
+        report: is told how many are done.
+
+    Returns:
+        How many rows could be compared: of the others, the image is not there any more in that version.
+    """
+    assert identity.predict.batch_size == 1
+    if not len(rows):
+        return 0
+    predictor = Predictor(identity.predict, num_threads=len(os.sched_getaffinity(0)))
+    worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
+    compared = 0
+    for unit in range(num_units(worklist)):
+        again = predictor(decode_rows(worklist.read_unit(unit), identity.decode)).to_pylist()
+        before = rows.slice(unit * _IMAGES_AT_ONCE, _IMAGES_AT_ONCE).to_pylist()
+        for row, new in zip(before, again, strict=True):
+            if new[schema.STATUS] == schema.STATUS_DEFERRED or new[schema.ERROR_CODE] in _NOT_THERE:
+                findings.add(Check.NOT_COMPARED, 1, [f"{row[schema.IMAGE_URI]}: {new[schema.ERROR_MESSAGE]}"])
+                continue
+            compared += 1
+            differs = difference(row, new, identity)
+            findings.add(Check.PREDICTION, int(differs is not None), [f"{row[schema.IMAGE_URI]}: {differs}"])
+        report(Progress("predicting again", min((unit + 1) * _IMAGES_AT_ONCE, len(rows)), len(rows)))
+    return compared
+
+
+def difference(row: dict[str, Any], again: dict[str, Any], identity: Identity) -> str | None:
+    """In what an ok row and a new prediction of its image differ, or None.
+
+    Each detection must have its own in the other list: the same label, corners and score within the tolerances.
+    """
+    if again[schema.STATUS] != schema.STATUS_OK:
+        return f"now it fails: {again[schema.ERROR_CODE]}, {again[schema.ERROR_MESSAGE]}"
+    sides, sides_again = ((one[schema.WIDTH], one[schema.HEIGHT]) for one in (row, again))
+    if sides != sides_again:
+        return f"the row says {sides[0]} x {sides[1]} pixels, the image has {sides_again[0]} x {sides_again[1]}"
+    tolerance = Tolerance(
+        box_px=BOX_TOLERANCE_PX * max(sides) / identity.decode.input_size_px,
+        score=SCORE_TOLERANCE,
+        lowest_score=identity.predict.score_threshold + SCORE_TOLERANCE,
+    )
+    lost, added = unmatched(row[schema.DETECTIONS] or [], again[schema.DETECTIONS] or [], tolerance)
+    told = [f"the row alone has {_shown(one)}" for one in lost[:1]]
+    told += [f"the model now finds {_shown(one)}" for one in added[:1]]
+    return "; ".join(told) or None
+
+
+def unmatched(
+    before: list[dict[str, Any]], again: list[dict[str, Any]], tolerance: Tolerance
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The detections of either list without one of their own in the other, highest score first."""
+    left, lost = list(again), []
+    for one in before:
+        match = next((other for other in left if _is_same(one, other, tolerance)), None)
+        if match is None:
+            lost.append(one)
+        else:
+            left.remove(match)
+    lowest = tolerance.lowest_score
+    return [one for one in lost if one[schema.SCORE] > lowest], [one for one in left if one[schema.SCORE] > lowest]
+
+
+def _is_same(one: dict[str, Any], other: dict[str, Any], tolerance: Tolerance) -> bool:
+    return (
+        (one[schema.LABEL_ID], one[schema.LABEL]) == (other[schema.LABEL_ID], other[schema.LABEL])
+        and abs(one[schema.SCORE] - other[schema.SCORE]) <= tolerance.score
+        and all(abs(one[corner] - other[corner]) <= tolerance.box_px for corner in _CORNERS)
+    )
+
+
+def _shown(one: dict[str, Any]) -> str:
+    corners = ", ".join(f"{one[corner]:.1f}" for corner in _CORNERS)
+    return f"{one[schema.LABEL]!r} {one[schema.SCORE]:.3f} at ({corners})"
