@@ -1,18 +1,27 @@
-"""Which batches are made together, and how they are taken apart again. Called by the loop.
+"""What runs inside Ray Data: batches that are made together, and how they are taken apart again. Called by the loop.
 
-A task of Ray Data costs some tens of milliseconds, as much as a batch of small images: several batches share one.
+Knows nothing of Ray. A task of Ray Data costs some tens of milliseconds, as much as a batch of small images: several
+batches share one.
 """
 
-from collections.abc import Iterator
+import os
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from locray.models.contract import NO_OBJECT
 from locray.training.checkpoints import Place
 from locray.training.plan import TrainPlan
 from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES, Batch, BatchMaker
 
+START, END = "start", "end"
+"""The columns of a unit: its first step, and the one after its last."""
+
+_SECONDS_BETWEEN_STEPS = 0.02
 _BYTES_TOGETHER = 16 << 20
 _MOST_STEPS_TOGETHER = 16
 
@@ -88,3 +97,53 @@ def _with_room(batch: Batch, places: int) -> Batch:
         name: np.pad(batch[name], [(0, 0), (0, missing)] + [(0, 0)] * (batch[name].ndim - 2), constant_values=value)
         for name, value in unused.items()
     }
+
+
+class BatchActor:
+    """Makes batches in a process that stays.
+
+    A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
+    """
+
+    def __init__(self, feed: Feed, *, stand_back: bool) -> None:
+        torch.set_num_threads(1)
+        if stand_back:
+            stand_back_here()
+        self._feed = feed
+
+    def __call__(self, block: Mapping[str, Any]) -> Batch:
+        """The batches of one unit."""
+        return self._feed.make(range(int(block[START][0]), int(block[END][0])))
+
+
+class Breather:
+    """Lets the executor of Ray Data sleep between its steps.
+
+    With enough batches made, no task is under way, and Ray 2.60's executor then turns without waiting: its thread took
+    half of the processor of the training that it runs beside. This is an `ExecutionCallback`.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
+        """Sleeps."""
+        time.sleep(_SECONDS_BETWEEN_STEPS)
+
+    def after_execution_succeeds(self, executor: Any) -> None:
+        """Nothing to do."""
+
+    def after_execution_fails(self, executor: Any, error: Exception) -> None:
+        """Nothing to do."""
+
+
+def stand_back_here() -> None:
+    """Leaves the processors to the training from now on, where that runs on them: batches are made in its gaps.
+
+    Threads of a network wait for each other after every layer, so that a core taken from one of them is taken from
+    all. A lower priority (nice) isn't enough: it still interrupts.
+    """
+    if not hasattr(os, "SCHED_IDLE"):
+        return
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))

@@ -5,7 +5,6 @@ is decided by `samples.Order`, so that no row is dropped to make shares even and
 """
 
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -23,7 +22,7 @@ from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
-from locray.training.feed import Feed
+from locray.training.feed import END, START, BatchActor, Breather, Feed, stand_back_here
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import TrainPlan
@@ -40,7 +39,6 @@ _ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 _BYTES_AHEAD = 64 << 20
-_SECONDS_BETWEEN_STEPS = 0.02
 # Without a GPU, training and the making of batches share the processors. A worker that held a slot of them, or the
 # hundredth part of one, would keep Ray Data's own small tasks from starting where there is one processor; and nothing
 # at all can't be asked for.
@@ -48,7 +46,6 @@ _HELD_BY_CPU_WORKER = {"memory": float(1 << 20)}
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
 _UNITS_READY = 2
-_START, _END = "start", "end"
 
 
 @dataclass(frozen=True)
@@ -209,56 +206,6 @@ def _train_worker(config: dict[str, Any]) -> None:
     run.run(place, _batches(plan, place, team))
 
 
-class _BatchActor:
-    """Makes batches in a process that stays.
-
-    A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
-    """
-
-    def __init__(self, feed: Feed, *, stand_back: bool) -> None:
-        torch.set_num_threads(1)
-        if stand_back:
-            _stand_back()
-        self._feed = feed
-
-    def __call__(self, block: dict[str, Any]) -> Any:
-        """The batches of one unit."""
-        return self._feed.make(range(int(block[_START][0]), int(block[_END][0])))
-
-
-def _stand_back() -> None:
-    """Leaves the processors to the training from now on, where that runs on them: batches are made in its gaps.
-
-    Threads of a network wait for each other after every layer, so that a core taken from one of them is taken from
-    all. A lower priority (nice) isn't enough: it still interrupts.
-    """
-    if not hasattr(os, "SCHED_IDLE"):
-        return
-    for thread in os.listdir("/proc/self/task"):
-        os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))
-
-
-class _Breather:
-    """Lets the executor of Ray Data sleep between its steps.
-
-    With enough batches made, no task is under way, and Ray 2.60's executor then turns without waiting: its thread took
-    half of the processor of the training that it runs beside. This is an `ExecutionCallback`.
-    """
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
-        """Sleeps."""
-        time.sleep(_SECONDS_BETWEEN_STEPS)
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
-
-
 class _Feeder:
     """Runs Ray Data for one worker, in a process beside it.
 
@@ -270,20 +217,20 @@ class _Feeder:
         import ray.data
 
         if stand_back:
-            _stand_back()
+            stand_back_here()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         # Batches made far ahead would take the processors from the training that they are for.
         ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
         context.execution_options.resource_limits = ahead
-        context.custom_execution_callback_classes = [_Breather]  # type: ignore[list-item]
+        context.custom_execution_callback_classes = [Breather]  # type: ignore[list-item]
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         units = feed.units(place)
         while some := list(islice(units, _UNITS_AT_ONCE)):
-            blocks = [pa.table({_START: [unit.start], _END: [unit.stop]}) for unit in some]
+            blocks = [pa.table({START: [unit.start], END: [unit.stop]}) for unit in some]
             made = ray.data.from_arrow(blocks).map_batches(
-                _BatchActor,
+                BatchActor,
                 fn_constructor_args=(feed,),
                 fn_constructor_kwargs={"stand_back": stand_back},
                 batch_size=None,
