@@ -1,14 +1,13 @@
 """Bytes at URIs, local or `s3://`. Used by every layer above; nothing else of locray opens files or stores."""
 
+from locray.storage.bulk import delete, read_all
 from locray.storage.files import (
     check_readable_folder,
-    delete,
     exists,
     is_archive,
     list_uris,
     open_file,
     open_parquet,
-    read_all,
     read_bytes,
     write_bytes,
 )
