@@ -20,7 +20,8 @@ import obstore
 
 from locray.errors import ErrorCode, StoreError
 from locray.images.decode import ImageFailure
-from locray.storage.archives import MemberError, MemberTrouble, read_member
+from locray.storage.archive_directory import MemberError, MemberTrouble
+from locray.storage.archives import read_member
 from locray.storage.files import file_etag
 from locray.storage.s3 import DEFAULT_RETRIES, Retries, bare_etag, client, quoted_etag, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of

@@ -1,16 +1,14 @@
 """Bytes at URIs, local or `s3://`. Used by every layer above; nothing else of locray opens files or stores."""
 
+from locray.storage.bulk import delete, delete_folder, read_all
 from locray.storage.files import (
     check_readable_folder,
-    delete,
-    delete_folder,
     exists,
     folder_exists,
     is_archive,
     list_uris,
     open_file,
     open_parquet,
-    read_all,
     read_bytes,
     write_bytes,
 )

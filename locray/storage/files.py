@@ -4,11 +4,9 @@ All of it is for few and for small things: configuration, artifacts, reports, on
 millions go through `locray.sources` and `locray.images.fetch`.
 """
 
-import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,8 +31,6 @@ from locray.storage.uris import (
     split_s3,
 )
 
-_DELETE_THREADS = 16
-_READ_THREADS = 32
 Result = TypeVar("Result")
 
 
@@ -57,33 +53,10 @@ def read_bytes(uri: str) -> bytes:
         try:
             return Path(local_path(uri)).read_bytes()
         except OSError as error:
-            raise _local_error(uri, error) from error
+            raise local_error(uri, error) from error
     bucket, key = split_s3(uri)
     try:
         return bytes(client().get_object(Bucket=bucket, Key=key)["Body"].read())
-    except S3_ERRORS as error:
-        raise store_error(uri, error) from error
-
-
-def read_all(uris: Sequence[str]) -> list[bytes]:
-    """The contents of many small files, several at a time; raises as `read_bytes` does."""
-    if not any(map(_is_far, uris)):  # threads would only get into each other's way
-        return [read_bytes(uri) for uri in uris]
-    with ThreadPoolExecutor(_READ_THREADS) as threads:
-        return list(threads.map(_read_lightly, uris))
-
-
-def _is_far(uri: str) -> bool:
-    return is_remote(split_archive(uri)[0] if is_in_archive(uri) else uri)
-
-
-def _read_lightly(uri: str) -> bytes:
-    """As `read_bytes`; an object through obstore, at a tenth of the cost of boto3."""
-    if not is_remote(uri) or not is_plain_key(split_s3(uri)[1]):
-        return read_bytes(uri)
-    bucket, key = split_s3(uri)
-    try:
-        return bytes(obstore.get(store(bucket), key).bytes())
     except S3_ERRORS as error:
         raise store_error(uri, error) from error
 
@@ -95,10 +68,10 @@ def _in_archive(uri: str, use: Callable[[], Result]) -> Result:
         return use()
     except S3_ERRORS as error:
         if isinstance(error, FileNotFoundError) and not is_remote(archive_uri):
-            raise _local_error(archive_uri, error) from error
+            raise local_error(archive_uri, error) from error
         raise store_error(archive_uri, error) from error
     except OSError as error:
-        raise _local_error(archive_uri, error) from error
+        raise local_error(archive_uri, error) from error
 
 
 def write_bytes(uri: str, data: bytes) -> None:
@@ -114,7 +87,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         try:
             _write_local(Path(local_path(uri)), data)
         except OSError as error:
-            raise _local_error(uri, error) from error
+            raise local_error(uri, error) from error
         return
     bucket, key = split_s3(uri)
     try:
@@ -223,7 +196,7 @@ def is_archive(uri: str) -> bool:
 def _walk_local(folder_uri: str) -> Iterator[str]:
     def fail(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
-            raise _local_error(folder_uri, error) from error
+            raise local_error(folder_uri, error) from error
 
     for folder, _, names in os.walk(local_path(folder_uri), onerror=fail):
         for name in names:
@@ -253,48 +226,6 @@ def is_folder_marker(entry: dict[str, Any]) -> bool:
     return bool(entry["Size"] == 0 and entry["Key"].endswith("/"))
 
 
-def delete(uris: Iterable[str]) -> None:
-    """Deletes files and objects; those that are already gone are no error.
-
-    Raises:
-        StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
-    """
-    with ThreadPoolExecutor(_DELETE_THREADS) as threads:
-        for _ in threads.map(_delete_one, uris):
-            pass
-
-
-def _delete_one(uri: str) -> None:
-    if not is_remote(uri):
-        try:
-            Path(local_path(uri)).unlink(missing_ok=True)
-        except OSError as error:
-            raise _local_error(uri, error) from error
-        return
-    bucket, key = split_s3(uri)
-    try:
-        client().delete_object(Bucket=bucket, Key=key)
-    except S3_ERRORS as error:
-        raise store_error(uri, error) from error
-
-
-def delete_folder(uri: str) -> int:
-    """Deletes all files below a folder (returning how many), then the folders; what is put there meanwhile stays.
-
-    Raises:
-        StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
-    """
-    uris = list_uris(uri)
-    delete(uris)
-    if not is_remote(uri):
-        for folder, _, _ in os.walk(local_path(uri), topdown=False):
-            with contextlib.suppress(OSError):  # not empty: somebody else uses it
-                os.rmdir(folder)
-    return len(uris)
-
-
 def check_readable_folder(uri: str) -> None:
     """Makes sure, before work starts, that a folder or prefix can be listed. An empty one is fine.
 
@@ -309,7 +240,7 @@ def check_readable_folder(uri: str) -> None:
         try:
             os.scandir(path).close()
         except OSError as error:
-            raise _local_error(uri, error) from error
+            raise local_error(uri, error) from error
         return
     bucket, prefix = split_s3(uri)
     try:
@@ -331,7 +262,7 @@ def open_file(uri: str) -> pa.NativeFile:
         try:
             return pa.OSFile(os.fsencode(local_path(uri)))
         except OSError as error:
-            raise _local_error(uri, error) from error
+            raise local_error(uri, error) from error
     bucket, key = split_s3(uri)
     if not is_plain_key(key):
         return pa.BufferReader(read_bytes(uri))
@@ -353,7 +284,8 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     return pq.ParquetFile(open_file(uri), pre_buffer=True)
 
 
-def _local_error(uri: str, error: OSError) -> StoreError:
+def local_error(uri: str, error: OSError) -> StoreError:
+    """The error to raise for what the system said of a local file; says what to do."""
     if isinstance(error, FileNotFoundError):
         return StoreAccessError(f"{uri} does not exist: check the path")
     if isinstance(error, PermissionError):
