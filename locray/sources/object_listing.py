@@ -186,7 +186,7 @@ class ObjectListing:
 
     def _look(self, stream: "_Stream") -> Found:
         """Finds out where a listing may be cut, while it goes on."""
-        ends = cuts(stream.rest, _NUM_THREADS - 1)
+        ends = cuts(stream.rest, _NUM_THREADS - 1, wanted=lambda: stream.whole in self._ranges)
         if stream.whole in self._ranges:
             self._looked_at[stream.whole] = ends
         return Found()

@@ -5,6 +5,7 @@ key after any text: a few such questions find out how the names go on.
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ class KeyRange:
     until: str = ""
 
 
-def cuts(keys: KeyRange, most: int) -> list[str]:
+def cuts(keys: KeyRange, most: int, wanted: Callable[[], bool] = lambda: True) -> list[str]:
     """Existing keys in a range, ascending, each of which may end one part and begin the next; empty where none helps.
 
     The names of the keys ahead are a tree of letters. Its uppermost branching after `keys.after` is found by bisection
@@ -42,6 +43,7 @@ def cuts(keys: KeyRange, most: int) -> list[str]:
     Args:
         keys: What is ahead; `after` is a key that was listed.
         most: How many to return.
+        wanted: Whether to go on asking; with a no, the result is empty.
 
     Raises:
         StoreError: the listing failed, retries are spent.
@@ -51,7 +53,7 @@ def cuts(keys: KeyRange, most: int) -> list[str]:
     entry = _first_beyond(keys, last, highest)
     if entry is None:
         return []
-    while lowest < highest:
+    while lowest < highest and wanted():
         middle = (lowest + highest) // 2
         found = _first_beyond(keys, last, middle)
         if found is None:
@@ -59,7 +61,7 @@ def cuts(keys: KeyRange, most: int) -> list[str]:
         else:
             entry, highest = found, middle
     ends: list[str] = []
-    while entry is not None and len(ends) < most:
+    while entry is not None and len(ends) < most and wanted():
         key = str(entry["Key"])
         # obstore has to name it, and must not take it for a folder's marker.
         if is_plain_key(key) and entry["Size"] > 0:
@@ -67,7 +69,7 @@ def cuts(keys: KeyRange, most: int) -> list[str]:
         if key[:highest] != last[:highest] or len(key) == highest:
             break
         entry = _first_beyond(keys, key, highest)
-    return ends
+    return ends if wanted() else []
 
 
 def _first_beyond(keys: KeyRange, key: str, position: int) -> dict[str, Any] | None:

@@ -176,6 +176,7 @@ def test_cuts_are_keys_ahead_at_the_uppermost_letter_that_changes(s3_bucket: S3B
     assert cut("in/0001", "in/1000") == ["0100", "0250", "0400"]
     assert cut("in/0100", "in/0300") == ["0250"]
     assert cut("in/0001", "in/0002") == cut("in/2000") == []
+    assert cuts(KeyRange(s3_bucket.name, "in/", "in/0001"), 9, wanted=lambda: False) == []
 
 
 def test_folder_markers_are_left_out_and_empty_objects_are_not(s3_bucket: S3Bucket) -> None:
