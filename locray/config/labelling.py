@@ -16,7 +16,10 @@ def today_utc() -> date:
 class LabelConfig(ModelUse):
     """`locray label`: every image of a store becomes one row of a table."""
 
-    images: str = Field(description="Folder, s3:// prefix, pattern of either, or a CSV or Parquet table of image URIs.")
+    images: str = Field(
+        description="Folder, s3:// prefix, pattern of either, manifest.json of an S3 Inventory, or a CSV or Parquet "
+        "table of image URIs."
+    )
     table: str = Field(description="Folder or s3:// prefix of the predictions table; made when it is not there.")
     uri_column: str | None = Field(None, description="Column of the image URIs, when --images is a table.")
     run_date: date = Field(default_factory=today_utc, description="The run's date, YYYY-MM-DD. Default: today in UTC.")

@@ -60,7 +60,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     identity = Identity.of(config.model, config)
     report(Progress("listing"))
     with Difference.open(
-        source, table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed
+        source, table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed, report=report
     ) as difference:
         counts = difference.counts()
         sample = difference.sample(config.sample)

@@ -38,7 +38,7 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
     writer.clean_up()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with Difference.open(
-        source, writer.table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed
+        source, writer.table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed, report=report
     ) as difference:
         counts = difference.counts()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)

@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 from locray import schema, storage
 from locray.errors import LocrayError
 from locray.labelling.table import holds_rows
+from locray.progress import Progress, Report, ignore
 from locray.sources import Source
 
 UNITS_A_FILE = 64
@@ -121,7 +122,14 @@ class Difference:
     @classmethod
     @contextmanager
     def open(
-        cls, source: Source, table: DeltaTable | None, model_id: str, config_hash: str, *, redo_failed: bool = False
+        cls,
+        source: Source,
+        table: DeltaTable | None,
+        model_id: str,
+        config_hash: str,
+        *,
+        redo_failed: bool = False,
+        report: Report = ignore,
     ) -> Iterator["Difference"]:
         """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table."""
         with (
@@ -132,7 +140,7 @@ class Difference:
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
             _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
-            _load_listing(connection, source)
+            _load_listing(connection, source, report)
             _join(connection)
             yield cls(connection)
 
@@ -180,13 +188,17 @@ class Difference:
         return int(count)
 
 
-def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source) -> None:
+def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report: Report) -> None:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
     stopped_by: list[LocrayError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
+        listed = 0
         try:
-            yield from source.listing()
+            for batch in source.listing():
+                listed += len(batch)
+                report(Progress("listing", listed, facts={"listed": listed}))
+                yield batch
         except LocrayError as error:
             stopped_by.append(error)
             raise

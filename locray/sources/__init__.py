@@ -6,6 +6,7 @@ import os
 from locray.errors import UsageError
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
+from locray.sources.inventory import MANIFEST_NAME, InventorySource
 from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.source import Source
@@ -16,6 +17,7 @@ __all__ = ["SOURCES", "Source", "open_source"]
 
 SOURCES: dict[str, type[Source]] = {
     "table of URIs": UriTableSource,
+    "S3 Inventory": InventorySource,
     "folder": FolderSource,
     "pattern": GlobSource,
     "pattern in an object store": ObjectGlobSource,
@@ -30,7 +32,8 @@ def open_source(images: str, uri_column: str | None = None) -> Source:
     """The source that `--images` names. Nothing is asked of a store yet: `Source.check` does that.
 
     Args:
-        images: A folder, an `s3://` prefix, a pattern of either, or a CSV or Parquet table of URIs.
+        images: A folder, an `s3://` prefix, a pattern of either, the manifest.json of an S3 Inventory, or a CSV or
+            Parquet table of URIs.
         uri_column: The column of the URIs, for a table.
 
     Raises:
@@ -48,7 +51,8 @@ def open_source(images: str, uri_column: str | None = None) -> Source:
         return source
     raise UsageError(
         f"--images {images!r}: {_what_is_there(local_path(uri))}. Expected a folder, a pattern such as "
-        f"'photos/**/*.jpg', an s3://BUCKET/PREFIX, or a table of image URIs ({_TABLE_NAMES})"
+        f"'photos/**/*.jpg', an s3://BUCKET/PREFIX, an S3 Inventory's {MANIFEST_NAME}, or a table of image URIs "
+        f"({_TABLE_NAMES})"
     )
 
 

@@ -12,6 +12,7 @@ from locray import schema
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter
 from locray.labelling.worklist import Difference
+from locray.progress import Progress
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
 
@@ -35,3 +36,16 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
 
     with Difference.open(Slow(), writer.table, MODEL_ID, CONFIG_HASH) as difference:  # type: ignore[arg-type]
         assert (difference.counts().listed, difference.counts().to_do) == (2, 0)
+
+
+def test_a_listing_tells_how_far_it_is() -> None:
+    batch = predicted([0, 1]).select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA).to_batches()[0]
+
+    class InBatches:
+        def listing(self) -> Iterator[pa.RecordBatch]:
+            yield from [batch, batch, batch]
+
+    told: list[Progress] = []
+    with Difference.open(InBatches(), None, MODEL_ID, CONFIG_HASH, report=told.append) as difference:  # type: ignore[arg-type]
+        assert difference.counts().listed == 2
+    assert [(progress.stage, progress.facts["listed"]) for progress in told] == [("listing", n) for n in (2, 4, 6)]

@@ -9,8 +9,11 @@ from s3_server import S3Bucket, S3Server
 
 from locray.errors import StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
-from locray.sources import object_store, open_source
+from locray.sources import object_listing, open_source
+from locray.sources.object_listing import ObjectListing
+from locray.sources.object_ranges import KeyRange, cuts
 from locray.sources.object_store import ObjectStoreSource
+from locray.sources.steps import Step, run_steps
 
 pytestmark = pytest.mark.s3
 
@@ -47,6 +50,17 @@ def as_boto3_lists(bucket: S3Bucket, prefix: str = "") -> list[dict[str, object]
 def fill(bucket: S3Bucket, keys: list[str]) -> None:
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda key: bucket.put(key, key.encode()), keys))
+
+
+def uris_of(step: Step, num_threads: int = 8) -> list[str]:
+    return sorted(uri for batch in run_steps([step], num_threads) for uri in batch[IMAGE_URI].to_pylist())
+
+
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets short listings be cut as long ones are."""
+    monkeypatch.setattr(object_listing, "_MAX_PAGES", 1)
+    monkeypatch.setattr(object_listing, "_CHUNK_ROWS", 20)
+    monkeypatch.setattr(object_listing, "_ROWS_BETWEEN_LOOKS", 20)
 
 
 def test_a_place_without_objects_is_told_unless_something_was_there_before(s3_bucket: S3Bucket) -> None:
@@ -95,13 +109,74 @@ def test_an_odd_key_deep_in_a_prefix_that_is_listed_as_a_whole(
     s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Chunks of 50 rows, so that obstore has given some when it meets the key that it can't name.
-    monkeypatch.setattr(object_store, "_MAX_PAGES", 1)
-    monkeypatch.setattr(object_store, "BATCH_ROWS", 50)
+    monkeypatch.setattr(object_listing, "_MAX_PAGES", 1)
+    monkeypatch.setattr(object_listing, "_CHUNK_ROWS", 50)
     fill(s3_bucket, [f"in/{number:04d}" for number in range(1300)] + ["in/1200\n", "in/0-0", "in/0/0", "in/marker/"])
     source = open_source(f"{s3_bucket.uri}/in")
     rows = listed(source)
     assert rows == as_boto3_lists(s3_bucket)
     assert len(rows) == 1303
+
+
+def test_one_huge_folder_is_cut_and_listed_whole(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    look_often(monkeypatch)
+    numbers = [f"in/{number:06d}.jpg" for number in range(0, 90_000, 100)]
+    odd = [f"in/{key}{number}" for key in ("ünï 日本", "a+b", "100%20", "~", "\U0001f600") for number in range(80)]
+    fill(s3_bucket, [*numbers, *odd, "in/" + "/".join(["é" * 100] * 5) + "/" + "x" * 16])
+    assert max(len(key.encode()) for key in s3_bucket.entries()) == 1024
+    assert listed(open_source(s3_bucket.uri)) == as_boto3_lists(s3_bucket)
+    listing = ObjectListing(s3_bucket.name)  # in one thread, so that looks come in time
+    assert uris_of(lambda: listing._open("in/", 1), 1) == [row[IMAGE_URI] for row in as_boto3_lists(s3_bucket)]
+    assert len(listing._ends) > 8
+    assert not listing._ranges
+
+
+@pytest.mark.parametrize("obstore_names_them", [True, False])
+def test_a_prefix_whose_folders_the_store_lists_in_an_order_of_its_own(
+    s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, *, obstore_names_them: bool
+) -> None:
+    # The server of the tests lists a/1 before a-b and a b; S3 lists it after them.
+    look_often(monkeypatch)
+    folders = ("a/", "a-b/", "a b/", "a", "a/b-", "a0/x/", "")
+    odd = [] if obstore_names_them else ["in/a/05\n", "in/tab\t"]
+    fill(s3_bucket, [f"in/{folder}{number:02d}" for folder in folders for number in range(60)] + odd)
+    expected = [row[IMAGE_URI] for row in as_boto3_lists(s3_bucket)]
+    for num_threads in (1, 8):
+        assert uris_of(lambda: ObjectListing(s3_bucket.name)._list("in/"), num_threads) == expected
+    assert uris_of(lambda: ObjectListing(s3_bucket.name)._list("")) == expected
+
+
+def test_a_range_whose_end_was_deleted_goes_on_to_the_next(s3_bucket: S3Bucket) -> None:
+    keys = [f"in/{number:03d}" for number in range(60)]
+    fill(s3_bucket, keys)
+    listing = ObjectListing(s3_bucket.name)
+    listing._ends = ["in/019-deleted", "in/039"]
+    first, second = (
+        KeyRange(s3_bucket.name, "in/", after, until)
+        for after, until in (("", "in/019-deleted"), ("in/019-deleted", "in/039"))
+    )
+    assert uris_of(lambda: listing._start(object_listing._Stream(first, first, plain=True))) == [
+        f"{s3_bucket.uri}/{key}" for key in keys[:40]
+    ]
+    assert uris_of(lambda: listing._start(object_listing._Stream(second, second, plain=False))) == [
+        f"{s3_bucket.uri}/{key}" for key in keys[20:40]
+    ]
+
+
+def test_cuts_are_keys_ahead_at_the_uppermost_letter_that_changes(s3_bucket: S3Bucket) -> None:
+    for key in ("0001", "0002", "0100", "0250", "0251", "0300/", "0400", "1000", "2000"):
+        s3_bucket.put(f"in/{key}", b"" if key.endswith("/") else b"x")
+    s3_bucket.put("in2/3000", b"x")
+
+    def cut(after: str, until: str = "", most: int = 9) -> list[str]:
+        return [end.removeprefix("in/") for end in cuts(KeyRange(s3_bucket.name, "in/", after, until), most)]
+
+    assert cut("in/0001") == ["1000", "2000"]
+    assert cut("in/0001", most=1) == ["1000"]
+    assert cut("in/0001", "in/1000") == ["0100", "0250", "0400"]
+    assert cut("in/0100", "in/0300") == ["0250"]
+    assert cut("in/0001", "in/0002") == cut("in/2000") == []
+    assert cuts(KeyRange(s3_bucket.name, "in/", "in/0001"), 9, wanted=lambda: False) == []
 
 
 def test_folder_markers_are_left_out_and_empty_objects_are_not(s3_bucket: S3Bucket) -> None:
@@ -113,9 +188,7 @@ def test_folder_markers_are_left_out_and_empty_objects_are_not(s3_bucket: S3Buck
     source = ObjectStoreSource(s3_bucket.name, "in/")
     expected = [f"{s3_bucket.uri}/in/a/b/c/d/e/empty.jpg", f"{s3_bucket.uri}/in/a/empty.jpg"]
     assert uris(source) == expected
-    found = source._list("in/")
-    by_obstore = list(object_store.run_steps([lambda: found], 1))
-    assert sorted(uri for batch in by_obstore for uri in batch[IMAGE_URI].to_pylist()) == expected
+    assert uris_of(lambda: ObjectListing(s3_bucket.name)._list("in/")) == expected
 
 
 def test_a_single_object_is_no_prefix(s3_bucket: S3Bucket) -> None:
@@ -136,4 +209,4 @@ def test_no_bucket_and_no_access_are_told_before_work_starts(
     with pytest.raises(StoreAccessError, match="denied"):
         list(open_source(s3_bucket.uri).listing())
     with pytest.raises(StoreAccessError, match="denied"):
-        list(object_store.run_steps([lambda: ObjectStoreSource(s3_bucket.name, "in/")._list("in/")], 1))
+        uris_of(lambda: ObjectListing(s3_bucket.name)._list("in/"))

@@ -8,6 +8,7 @@ from locray.errors import UsageError
 from locray.sources import SOURCES, Source, open_source
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
+from locray.sources.inventory import InventorySource
 from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.uri_table import UriTableSource
@@ -17,10 +18,14 @@ def test_each_kind_is_recognised(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "list.CSV").write_text("uri\n")
     (tmp_path / "odd.csv").mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "folder-manifest.json").mkdir()
     expected = {
         "photos": FolderSource,
         "photos/": FolderSource,
         "odd.csv": FolderSource,
+        "manifest.json": InventorySource,
+        "folder-manifest.json": FolderSource,
         "list.CSV": UriTableSource,
         "photos/*.jpg": GlobSource,
         "no/such/**": GlobSource,
@@ -33,7 +38,10 @@ def test_each_kind_is_recognised(tmp_path: Path) -> None:
     )
     assert open_source("s3://b") == ObjectStoreSource("b", "")
     assert open_source("s3://b/list.parquet") == UriTableSource("s3://b/list.parquet", None)
-    assert len(SOURCES) == 5
+    assert open_source("s3://b/inventory/2024-05-06/manifest.json") == InventorySource(
+        "s3://b/inventory/2024-05-06/manifest.json"
+    )
+    assert len(SOURCES) == 6
 
 
 def test_a_path_that_exists_as_it_is_written_is_no_pattern(tmp_path: Path) -> None:
