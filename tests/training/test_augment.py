@@ -192,8 +192,7 @@ def test_after_the_whole_chain_boxes_bound_their_objects(five, is_mosaic, is_pas
     assert (seen.objects.boxes_xyxy_px <= 96).all()
     assert 0 in seen.objects.label_ids
     for label_id, box in zip(seen.objects.label_ids, seen.objects.boxes_xyxy_px, strict=True):
-        # A square turned by 15 degrees loses 5.9 % at its corners.
-        assert share_inside(seen.image_hwc_u8, label_id, box + WIDENED) >= 0.94
+        assert share_inside(seen.image_hwc_u8, label_id, box + WIDENED) >= 0.97
 
 
 @given(scenes(), SEEDS)
