@@ -1,7 +1,7 @@
 """What runs inside Ray Data: batches that are made together, and how they are taken apart again. Called by the loop.
 
-Knows nothing of Ray. A task of Ray Data costs some tens of milliseconds, as much as a batch of small images: several
-batches share one.
+Knows nothing of Ray. A task of Ray Data costs time of several processes beside the batch that it makes: small batches
+share one.
 """
 
 import os
