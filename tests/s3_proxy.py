@@ -1,0 +1,137 @@
+"""A proxy before the S3 server, which does to requests what a network and an overloaded store do. Used by tests of faults.
+
+The server checks signatures against the `Host` header, which the proxy hands on as it came: the client's view is whole.
+"""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it arrives, before the server knows of it."""
+
+    method: str
+    path: str
+    """Bucket and key, decoded: `/bucket/key`."""
+    query: str
+    body: bytes = field(repr=False)
+
+    @property
+    def changes_the_store(self) -> bool:
+        """Whether the store is another one after it."""
+        return self.method in {"PUT", "POST", "DELETE"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client gets; `status` 0 is a connection that is closed without an answer."""
+
+    status: int
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+CLOSED = Answer(0)
+BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>")
+
+Forward = Callable[[], Answer]
+Fault = Callable[[Request, Forward], Answer]
+"""Says what the client gets; calls its second argument, once, for the server's own answer."""
+
+
+def honest(request: Request, forward: Forward) -> Answer:  # noqa: ARG001 (the shape of a fault)
+    """No fault at all."""
+    return forward()
+
+
+@dataclass
+class S3Proxy:
+    """A running proxy. `fault` may be set at any time; it runs in the thread of each request."""
+
+    endpoint_url: str
+    fault: Fault = honest
+    requests: list[Request] = field(default_factory=list)
+    """All requests so far, in the order of their arrival."""
+
+
+@contextmanager
+def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
+    """A proxy before the server, until the block ends."""
+    server = urlsplit(server_url)
+    assert server.hostname and server.port
+    proxy = S3Proxy("")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.upstream = HTTPConnection(server.hostname or "", server.port, timeout=120)
+
+        def finish(self) -> None:
+            self.upstream.close()
+            super().finish()
+
+        def do_ANY(self) -> None:
+            split = urlsplit(self.path)
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            request = Request(self.command, unquote(split.path), split.query, body)
+            proxy.requests.append(request)
+            self._give(proxy.fault(request, lambda: self._forward(body)))
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_ANY  # noqa: N815 (names that http.server asks for)
+
+        def _forward(self, body: bytes) -> Answer:
+            self.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                self.upstream.putheader(name, value)
+            self.upstream.endheaders(body or None)
+            response: HTTPResponse = self.upstream.getresponse()
+            return Answer(response.status, response.read(), tuple(response.getheaders()))
+
+        def _give(self, answer: Answer) -> None:
+            if not answer.status:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.send_response_only(answer.status)
+            length = str(len(answer.body))
+            for name, value in answer.headers:
+                if name.lower() == "content-length":
+                    length = value  # a HEAD has a length and no body
+                elif name.lower() not in HOP_BY_HOP:
+                    self.send_header(name, value)
+            self.send_header("Content-Length", length)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(answer.body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing: tests look at `requests`."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """Clients that go away, killed by a test, are no news."""
+
+    with Server(("127.0.0.1", 0), Handler) as listening:
+        proxy.endpoint_url = f"http://127.0.0.1:{listening.server_address[1]}"
+        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield proxy
+        finally:
+            listening.shutdown()
+            thread.join()
