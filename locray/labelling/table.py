@@ -233,11 +233,7 @@ class TableWriter:
                 if isinstance(error, StoreAccessError) or pause_s is None:
                     raise
             time.sleep(pause_s)
-        self.table.update_incremental()
-        # The snapshot just taken may hold the claim of another run: going on from it would defeat the check of Delta.
-        if self.table.transaction_version(_app_id(self.model_id)) != number:
-            raise self._overtaken()
-        self.number = number
+        self._refresh(number)
 
     def _try_commit(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties) -> None:
         with _explained(self.uri):
@@ -248,6 +244,15 @@ class TableWriter:
                 partition_by=schema.PARTITION_COLUMNS,
                 commit_properties=properties,
             )
+
+    def _refresh(self, number: int) -> None:
+        """Takes the snapshot that the next commit is to be made from: with the last one, of that number, in it."""
+        with _explained(self.uri):
+            self.table.update_incremental()
+        # It may hold the claim of another run, too: going on from it would defeat the check of Delta.
+        if self.table.transaction_version(_app_id(self.model_id)) != number:
+            raise self._overtaken()
+        self.number = number
 
     def _has_landed(self, write_id: str) -> bool:
         """Whether the commit is in the table. Leaves the snapshot that it was tried from as it is."""

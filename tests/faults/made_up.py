@@ -1,5 +1,6 @@
 """`locray label` with made-up rows in the place of Ray and the network: all that touches the table is the real thing."""
 
+import json
 import os
 import signal
 import sys
@@ -78,6 +79,7 @@ class Driver:
     def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         self.log = log
+        log.write_bytes(b"")
         self._process = _processes.Process(target=run_made_up, args=(arguments, aws | environment, str(log)))
         self._process.start()
 
@@ -91,6 +93,10 @@ class Driver:
         self._process.join(ENDS_WITHIN_S)
         assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
         return self._process.exitcode
+
+    def summary(self) -> dict[str, Any]:
+        """What it has printed at its end, with --json."""
+        return dict(json.loads(self.log.read_text().splitlines()[-1]))
 
     def kill(self) -> None:
         """Ends it at once; returns when it is no more."""
