@@ -92,7 +92,7 @@ def create_table(uri: str) -> DeltaTable:
                 name="predictions",
                 storage_options=storage.delta_storage_options(uri),
             )
-    except (CommitFailedError, StoreError) as error:
+    except (DeltaError, StoreError) as error:
         table = open_table(uri)  # another run's, or this one's whose answer was lost
         if table is None:
             raise StoreAccessError(f"no table can be made at {uri}: {_in_one_line(error)}") from error

@@ -48,9 +48,8 @@ RETRY = Scenario(
 )
 WITH_CHECKPOINTS = Scenario(
     "with checkpoints",
-    ("claim", "checkpoint", "last checkpoint", "worklist", "file", "commit", "file", "commit", "checkpoint",
-     "last checkpoint", "scratch"),
-)  # fmt: skip
+    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
+)
 SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
 
 def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:

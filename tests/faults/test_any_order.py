@@ -134,7 +134,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             Listed(), driver.writer.table, MODEL_ID, CONFIG_HASH, redo_failed=driver.retries  # type: ignore[arg-type]
         ) as difference:
             batches = list(difference.batches(None, 100))
-        rows = pa.Table.from_batches(batches, schema.LISTING_SCHEMA) if batches else LISTING.schema.empty_table()
+        rows = pa.Table.from_batches(batches) if batches else LISTING.schema.empty_table()
         driver.worklist = InlineWorklist.of(rows, UNIT_SIZE)
         driver.committer = Committer(
             driver.writer,
