@@ -134,9 +134,7 @@ def _is_replaced(old: pa.Table, new: pa.Table) -> pa.ChunkedArray:
     """
     place = pc.index_in(old[schema.IMAGE_URI], value_set=new[schema.IMAGE_URI])
     same_config = pc.equal(old[schema.CONFIG_HASH], new[schema.CONFIG_HASH].take(place))
-    same_version = pc.or_kleene(
-        pc.is_null(old[schema.ETAG]), pc.equal(old[schema.ETAG], new[schema.ETAG].take(place))
-    )
+    same_version = pc.or_kleene(pc.is_null(old[schema.ETAG]), pc.equal(old[schema.ETAG], new[schema.ETAG].take(place)))
     failed = pc.equal(old[schema.STATUS], schema.STATUS_FAILED)
     replaced = pc.and_kleene(pc.and_kleene(failed, same_config), same_version)
     return pc.fill_null(replaced, False)

@@ -52,6 +52,7 @@ WITH_CHECKPOINTS = Scenario(
 )
 SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
 
+
 def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
     """Where in the scenario such requests are; all of them where no kind is named."""
     return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
@@ -61,22 +62,25 @@ def named(value: object) -> str:
     return str(value).replace(" ", "-")
 
 
+_KINDS = {
+    r"DELETE .*/_locray/.*": "scratch",
+    r"PUT .*/_locray/.*": "worklist",
+    r"PUT .*/_delta_log/_last_checkpoint": "last checkpoint",
+    r"PUT .*/_delta_log/.*\.checkpoint.*": "checkpoint",
+    r"PUT .*/_delta_log/0+\.json": "table",
+    r"PUT .*/_delta_log/\d+\.json": "commit",
+    r"PUT .*\.parquet": "file",
+    r"DELETE .*\.parquet": "orphan",
+}
+
+
 def kind_of(request: Request) -> str | None:
     """What the request changes in the folder of a table; None if nothing."""
     if not request.changes_the_store:
         return None
-    if "/_locray/" in request.path:
-        return "scratch" if request.method == "DELETE" else "worklist"
-    if request.path.endswith("/_last_checkpoint"):
-        return "last checkpoint"
-    if ".checkpoint" in request.path:
-        return "checkpoint"
-    entry = re.search(r"/_delta_log/(\d+)\.json$", request.path)
-    if entry and int(entry[1]) == 0:
-        return "table"
-    if entry:
-        return "commit" if b'"add"' in request.body else "claim"
-    return "orphan" if request.method == "DELETE" else "file"
+    said = f"{request.method} {request.path}"
+    kind = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, said)), said)
+    return "claim" if kind == "commit" and b'"add"' not in request.body else kind
 
 
 class AtMutation:

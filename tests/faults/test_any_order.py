@@ -1,4 +1,4 @@
-"""Drivers of one model in any order, over a store that misbehaves: whatever happens, no row twice, lost or half there."""
+"""Drivers of one model in any order, over a store that misbehaves: no row is there twice, is lost or changes."""
 
 import shutil
 import tempfile
@@ -131,7 +131,11 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             return
         driver.writer.clean_up()
         with Difference.open(
-            Listed(), driver.writer.table, MODEL_ID, CONFIG_HASH, redo_failed=driver.retries  # type: ignore[arg-type]
+            Listed(),
+            driver.writer.table,
+            MODEL_ID,
+            CONFIG_HASH,
+            redo_failed=driver.retries,  # type: ignore[arg-type]
         ) as difference:
             batches = list(difference.batches(None, 100))
         rows = pa.Table.from_batches(batches) if batches else LISTING.schema.empty_table()
