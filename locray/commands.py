@@ -19,6 +19,7 @@ from locray.console import Console
 from locray.errors import ExitCode, LocrayError
 
 if TYPE_CHECKING:
+    from locray.labelling.summary import LabelSummary
     from locray.training.run import TrainSummary
 
 
@@ -94,20 +95,31 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     """`locray label`."""
     from locray.labelling.run import label as run
 
-    summary = run(config, console.report)
+    summary = run(config, console.report, lambda so_far: _show_labelling(so_far, console))
+    _show_labelling(summary, console)
     exit_code = summary.exit_code(config.max_failure_rate)
-    facts = summary.to_dict()
-    console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
     _say_if_nothing_is_listed(config, summary.listed, console)
     if exit_code is ExitCode.FAILURE_RATE:
         console.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
             f"--max-failure-rate {config.max_failure_rate:g} allows. The column {schema.ERROR_MESSAGE} says why."
         )
+    return exit_code
+
+
+def _show_labelling(summary: "LabelSummary", console: Console) -> None:
+    facts = summary.to_dict()
+    not_shown = {"deferred_examples", "deferred_reason"}
+    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in not_shown}
+    console.result(facts, lines)
     if summary.deferred:
         reason = f" The reason: {summary.deferred_reason}." if summary.deferred_reason else ""
-        console.error(f"{summary.deferred} images were deferred: the next run takes them up again.{reason}")
-    return exit_code
+        console.error(
+            f"{summary.deferred} images were deferred ({_shown(summary.deferred_causes)}): the next run takes them up "
+            f"again.{reason}"
+        )
+        for uri, why in summary.deferred_examples.items():
+            console.say(f"  {uri}: {why}")
 
 
 def plan(config: PlanConfig, console: Console) -> ExitCode:

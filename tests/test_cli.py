@@ -91,6 +91,14 @@ def test_a_folder_that_is_not_there(folder: Path) -> None:
     assert not (folder / "t").exists()
 
 
+def test_codes_to_retry_are_an_option_that_may_stand_alone(folder: Path) -> None:
+    arguments = ("label", "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    for accepted in (["--retry-failed"], ["--retry-failed", "corrupt,not_found"], ["--retry-failed", "--verbose"]):
+        assert f"{folder}/absent" in refused(*arguments, *accepted)
+    assert "did you mean 'corrupt'" in refused(*arguments, "--retry-failed", "corupt")
+    assert "--retry-failed [CODE,...]" in locray("label", "--help").stdout
+
+
 def test_a_model_that_is_no_artifact(folder: Path) -> None:
     (folder / "m").mkdir()
     message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
