@@ -2,7 +2,7 @@
 
 from locray.config.commands import COMMANDS, option_names
 from locray.config.common import Answers, CommandConfig, DatasetUse, ImageLimits, ModelUse, Prediction
-from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig, VerifyConfig
+from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config, nearest
 from locray.config.training import (
     AugmentationUse,
@@ -28,6 +28,7 @@ __all__ = [
     "ImageLimits",
     "LabelConfig",
     "ModelUse",
+    "NightlyConfig",
     "PlanConfig",
     "Prediction",
     "PreviewConfig",

@@ -12,14 +12,19 @@ from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
-from locray.sources import open_source
+from locray.sources import Source, open_source
 
 PROBATION_IMAGES = 200
 """Images to try before a run is given up because not one of them can be labelled."""
 
 
-def label(config: LabelConfig, report: Report) -> LabelSummary:
+def label(config: LabelConfig, report: Report, source: Source | None = None) -> LabelSummary:
     """Labels every image of the source that the table doesn't hold yet; each image gets exactly one row.
+
+    Args:
+        config: the run's.
+        report: is told how far the run is.
+        source: what `config.images` names, where it is open already.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -27,7 +32,7 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
     """
     clock = Clock()
     report(Progress("checking"))
-    source = open_source(config.images, config.uri_column)
+    source = source or open_source(config.images, config.uri_column)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
@@ -75,6 +80,8 @@ def label(config: LabelConfig, report: Report) -> LabelSummary:
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
         deferred_reason=_given_up(committer) if untried and not committer.ok else committer.deferred_reason,
+        config_hash=identity.config_hash,
+        transaction=writer.number,
     )
 
 

@@ -63,6 +63,9 @@ class LabelSummary:
     images_per_s_steady: float | None = None
     commits: int = 0
     deferred_reason: str | None = None
+    config_hash: str = ""
+    transaction: int = 0
+    """The number that the run's last commit carried: whoever goes on with it is this run's heir."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded for reading."""

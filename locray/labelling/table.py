@@ -7,8 +7,7 @@ commit under the same application id, so a writer that was overtaken can add not
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
@@ -17,17 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.labelling.delta_errors import explained, in_one_line
 from locray.labelling.statistics import file_statistics
 from locray.sources import Source
-from locray.storage.s3_errors import store_error
 
 WRITE_ID = "locray.write_id"
 ROWS_A_GROUP = 65_536
 _SCRATCH = "_locray"
+RECORDS = f"{_SCRATCH}/nights"
+"""Where nightly runs keep their records below the table. No model's scratch has this name: ids of models hold an @."""
 FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
 
 
@@ -41,7 +42,7 @@ def open_table(uri: str) -> DeltaTable | None:
     if storage.is_remote(uri) or storage.exists(uri):
         storage.check_readable_folder(uri)
     try:
-        with _explained(uri):
+        with explained(uri):
             table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
     except TableNotFoundError:
         if storage.list_uris(uri):
@@ -82,7 +83,7 @@ def create_table(uri: str) -> DeltaTable:
     Raises:
         StoreAccessError: nothing may be written there.
     """
-    with _explained(uri):
+    with explained(uri):
         try:
             return DeltaTable.create(
                 uri,
@@ -94,29 +95,8 @@ def create_table(uri: str) -> DeltaTable:
         except DeltaError as error:
             table = open_table(uri)
             if table is None:
-                raise StoreAccessError(f"no table can be made at {uri}: {_in_one_line(error)}") from error
+                raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
             return table
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Raises what deltalake raises of a store or of a damaged log as an error that a user can act on."""
-    try:
-        yield
-    except (CommitFailedError, TableNotFoundError):
-        raise  # answers, which the callers read
-    except (DeltaError, OSError) as error:
-        if storage.is_remote(uri) and isinstance(error, OSError):
-            raise store_error(uri, error) from error
-        raise StoreAccessError(
-            f"the table at {uri} can't be used: {_in_one_line(error)}. Make its folder accessible if it is not, "
-            "restore its _delta_log if that is damaged, or give another --table"
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """The message without the backtrace and the line breaks that deltalake puts into it."""
-    return " ".join(str(error).split("\n   0: ")[0].split())
 
 
 @dataclass
@@ -146,6 +126,26 @@ class TableWriter:
         table = open_table(uri) or create_table(uri)
         writer = cls(uri, model_id, (table.transaction_version(_app_id(model_id)) or 0), table, options)
         writer._commit([], uuid.uuid4().hex)
+        return writer
+
+    @classmethod
+    def resume(cls, uri: str, model_id: str, number: int) -> "TableWriter":
+        """Goes on where a writer of this process has ended, without a claim that would fence whoever came after it.
+
+        Args:
+            uri: the table, normalised.
+            model_id: the model whose rows are written.
+            number: the transaction number of that writer's last commit.
+
+        Raises:
+            FencedError: another run has claimed the table since.
+        """
+        options = storage.delta_storage_options(uri)
+        table = open_table(uri)
+        assert table is not None, uri
+        writer = cls(uri, model_id, number, table, options)
+        if table.transaction_version(_app_id(model_id)) != number:
+            raise writer._overtaken()
         return writer
 
     def append(self, rows: pa.Table, run_date: date) -> None:
@@ -188,6 +188,23 @@ class TableWriter:
 
         self._fenced(merge, write_id)
 
+    def rewrite(self, rows: pa.Table, run_date: date, replaced: Sequence[RemoveAction]) -> None:
+        """Commits one file, sorted by image URI, in the place of those that held the same rows.
+
+        Args:
+            rows: columns of `FILE_SCHEMA`; all rows of the replaced files, and no other.
+            run_date: the partition of them all.
+            replaced: the files that go, with `data_change` false: readers of changes see none.
+
+        Raises:
+            FencedError: another run has claimed the table; nothing was changed.
+        """
+        write_id = uuid.uuid4().hex
+        rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
+        path, size_bytes = self._write_file(rows, run_date, write_id)
+        add = self._add_action(path, size_bytes, rows, run_date, data_change=False)
+        self._commit([add, *replaced], write_id)
+
     def clean_up(self) -> int:
         """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
         committed = {entry[WRITE_ID] for entry in self.table.history() if WRITE_ID in entry}
@@ -214,17 +231,19 @@ class TableWriter:
         storage.write_bytes(storage.join(self.uri, path), data)
         return path, len(data)
 
-    def _add_action(self, path: str, size_bytes: int, rows: pa.Table, run_date: date) -> AddAction:
+    def _add_action(
+        self, path: str, size_bytes: int, rows: pa.Table, run_date: date, *, data_change: bool = True
+    ) -> AddAction:
         return AddAction(
             path=path,
             size=size_bytes,
             partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
             modification_time=int(datetime.now(UTC).timestamp() * 1000),
-            data_change=True,
+            data_change=data_change,
             stats=json.dumps(file_statistics(rows)),
         )
 
-    def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
+    def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
         def append(properties: CommitProperties) -> None:
             self.table.create_write_transaction(
                 list(actions),
@@ -247,7 +266,7 @@ class TableWriter:
             custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
         )
         try:
-            with _explained(self.uri):
+            with explained(self.uri):
                 commit(properties)
         except CommitFailedError:
             self.table.update_incremental()
@@ -267,7 +286,7 @@ class TableWriter:
         options = storage.delta_storage_options(self.uri)
         if options == self.options:
             return
-        with _explained(self.uri):
+        with explained(self.uri):
             self.table = DeltaTable(self.uri, version=self.table.version(), storage_options=options)
         self.options = options
 

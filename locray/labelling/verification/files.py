@@ -4,6 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import date
 from itertools import accumulate, groupby
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import StoreAccessError
-from locray.labelling.table import FILE_SCHEMA
+from locray.labelling.table import FILE_SCHEMA, RECORDS
 from locray.labelling.verification.findings import Check, Findings
 
 BATCH_ROWS = 65_536
@@ -28,9 +29,12 @@ class LoggedFile:
     """A data file as the log knows it. What the log says nothing of is None."""
 
     uri: str
+    path: str
+    """Its name in the log."""
     size_bytes: int
     num_rows: int | None
     model_id: str
+    run_date: date
     first_uri: str | None
     """No image URI in it comes before this one."""
     last_uri: str | None
@@ -43,9 +47,11 @@ def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
     files = [
         LoggedFile(
             uri=_file_uri(uri, action["path"]),
+            path=action["path"],
             size_bytes=action[schema.SIZE_BYTES],  # deltalake has the same name for it
             num_rows=action.get("num_records"),
             model_id=action[f"partition.{schema.MODEL_ID}"],
+            run_date=action[f"partition.{schema.RUN_DATE}"],
             first_uri=action.get(f"min.{schema.IMAGE_URI}"),
             last_uri=action.get(f"max.{schema.IMAGE_URI}"),
         )
@@ -62,11 +68,11 @@ def check_folder(table: DeltaTable, uri: str, files: Sequence[LoggedFile], findi
     """
     here = set(storage.list_uris(uri))
     logged = {file.uri for file in files}
-    log = storage.join(uri, _LOG) + "/"
+    beside = tuple(f"{storage.join(uri, folder)}/" for folder in (_LOG, RECORDS))
     # Names what older versions consisted of; a dry run deletes nothing and, unless it is a full one, lists nothing.
     removed = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
     once_logged = {storage.join(uri, path) for path in removed}
-    others = sorted(name for name in here - logged if not name.startswith(log))
+    others = sorted(name for name in here - logged if not name.startswith(beside))
     missing = sorted(logged - here)
     findings.add(Check.FILE_MISSING, len(missing), missing)
     for check, names in (
