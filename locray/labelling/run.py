@@ -20,11 +20,14 @@ from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
-from locray.sources import open_source
+from locray.sources import Source, open_source
 
 
 def label(
-    config: LabelConfig, report: Report, on_error: Callable[[LabelSummary], None] = lambda _: None
+    config: LabelConfig,
+    report: Report,
+    on_error: Callable[[LabelSummary], None] = lambda _: None,
+    source: Source | None = None,
 ) -> LabelSummary:
     """Labels every image of the source that the table doesn't hold yet; each image gets exactly one row.
 
@@ -34,6 +37,7 @@ def label(
         config: What to label, with what, into which table.
         report: Is told how far the run is.
         on_error: Is told how far the run came, before an error that stopped it is raised.
+        source: What `config.images` names, where it is open already.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -41,7 +45,7 @@ def label(
     """
     clock = Clock()
     report(Progress("checking"))
-    source = open_source(config.images, config.uri_column)
+    source = source or open_source(config.images, config.uri_column)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
@@ -69,7 +73,13 @@ def label(
         vouch=control.lost,
     )
     summary = LabelSummary(
-        run_id, identity.model_id, table_uri, counts.listed, counts.already_labelled, worklist.num_images
+        run_id=run_id,
+        model_id=identity.model_id,
+        config_hash=identity.config_hash,
+        table=table_uri,
+        listed=counts.listed,
+        already_labelled=counts.already_labelled,
+        planned=worklist.num_images,
     )
     if worklist.num_images:
         report(Progress("starting", planned=worklist.num_images))
@@ -130,4 +140,5 @@ def _completed(summary: LabelSummary, committer: Committer, clock: Clock) -> Lab
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
+        transaction=committer.writer.number,
     )

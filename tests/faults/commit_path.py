@@ -53,6 +53,7 @@ WITH_CHECKPOINTS = Scenario(
 )  # fmt: skip
 SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
 
+
 def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
     """Where in the scenario such requests are; all of them where no kind is named."""
     return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]

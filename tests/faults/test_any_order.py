@@ -131,7 +131,11 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             return
         driver.writer.clean_up()
         with Difference.open(
-            Listed(), driver.writer.table, MODEL_ID, CONFIG_HASH, redo_failed=driver.retries  # type: ignore[arg-type]
+            Listed(),
+            driver.writer.table,
+            MODEL_ID,
+            CONFIG_HASH,
+            redo_failed=driver.retries,  # type: ignore[arg-type]
         ) as difference:
             batches = list(difference.batches(None, 100))
         rows = pa.Table.from_batches(batches, schema.LISTING_SCHEMA) if batches else LISTING.schema.empty_table()

@@ -195,7 +195,9 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
         model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
         unclaimed = open_table(bench.uri)
         assert unclaimed
-        writer = TableWriter.claim(bench.uri, model_id) if guard else TableWriter(bench.uri, model_id, 0, unclaimed, None)
+        writer = (
+            TableWriter.claim(bench.uri, model_id) if guard else TableWriter(bench.uri, model_id, 0, unclaimed, None)
+        )
         writer.clean_up()
 
     bench.during_a_commit(before=clean_up)
