@@ -8,24 +8,25 @@ commit under the same application id, so a writer that was overtaken can add not
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, StoreError, UsageError
-from locray.labelling.data_files import files_to_replace, logged_files, remove_file, write_file
+from locray.labelling.data_files import LoggedFile, files_to_replace, logged_files, remove_file, write_file
+from locray.labelling.delta_errors import explained, in_one_line
 from locray.sources import Source
-from locray.storage.s3_errors import store_error
 
 WRITE_ID = "locray.write_id"
 _SCRATCH = "_locray"
+RECORDS = f"{_SCRATCH}/nights"
+"""Where nightly runs keep their records below the table. No model's scratch has this name: ids of models hold an @."""
 _OWN_FILE = re.compile(r"part-([0-9a-f]{32})(?:-\d+)?\.parquet|\.locray-[0-9a-f]+\.tmp")
 """What a writer puts into its partition: data files with the write id of their commit, and those being written."""
 _PAUSES_S = (0.2, 1.0, 5.0)
@@ -42,7 +43,7 @@ def open_table(uri: str) -> DeltaTable | None:
     if storage.is_remote(uri) or storage.exists(uri):
         storage.check_readable_folder(uri)
     try:
-        with _explained(uri):
+        with explained(uri):
             table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
     except TableNotFoundError:
         if storage.list_uris(uri):
@@ -84,7 +85,7 @@ def create_table(uri: str) -> DeltaTable:
         StoreAccessError: nothing may be written there.
     """
     try:
-        with _explained(uri):
+        with explained(uri):
             return DeltaTable.create(
                 uri,
                 schema=schema.PREDICTIONS_SCHEMA,
@@ -95,29 +96,8 @@ def create_table(uri: str) -> DeltaTable:
     except (DeltaError, StoreError) as error:
         table = open_table(uri)  # another run's, or this one's whose answer was lost
         if table is None:
-            raise StoreAccessError(f"no table can be made at {uri}: {_in_one_line(error)}") from error
+            raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
         return table
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Raises what deltalake raises of a store or of a damaged log as an error that a user can act on."""
-    try:
-        yield
-    except (CommitFailedError, TableNotFoundError):
-        raise  # answers, which the callers read
-    except (DeltaError, OSError) as error:
-        if storage.is_remote(uri) and isinstance(error, OSError):
-            raise store_error(uri, error) from error
-        raise StoreAccessError(
-            f"the table at {uri} can't be used: {_in_one_line(error)}. Make its folder accessible if it is not, "
-            "restore its _delta_log if that is damaged, or give another --table"
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """The message without the backtrace and the line breaks that deltalake puts into it."""
-    return " ".join(str(error).split("\n   0: ")[0].split())
 
 
 @dataclass
@@ -149,6 +129,26 @@ class TableWriter:
         writer._commit([], uuid.uuid4().hex)
         return writer
 
+    @classmethod
+    def resume(cls, uri: str, model_id: str, number: int) -> "TableWriter":
+        """Goes on where a writer of this process has ended, without a claim that would fence whoever came after it.
+
+        Args:
+            uri: the table, normalised.
+            model_id: the model whose rows are written.
+            number: the transaction number of that writer's last commit.
+
+        Raises:
+            FencedError: another run has claimed the table since.
+        """
+        options = storage.delta_storage_options(uri)
+        table = open_table(uri)
+        assert table is not None, uri
+        writer = cls(uri, model_id, number, table, options)
+        if table.transaction_version(_app_id(model_id)) != number:
+            raise writer._overtaken()
+        return writer
+
     def append(self, rows: pa.Table, run_date: date) -> None:
         """Commits rows (`PREDICTIONS_SCHEMA` without the partition columns) as one file, sorted by image URI.
 
@@ -175,6 +175,20 @@ class TableWriter:
             if len(others):
                 actions.append(self._write(others, file.run_date, f"part-{write_id}-{number}"))
         self._commit(actions, write_id)
+
+    def rewrite(self, rows: pa.Table, files: Sequence[LoggedFile]) -> None:
+        """Commits one file, sorted by image URI, in the place of those that held the same rows.
+
+        Args:
+            rows: columns of `FILE_SCHEMA`; all rows of the files, and no other.
+            files: the ones that go, all of one partition of this model. Readers of changes see none.
+
+        Raises:
+            FencedError: another run has claimed the table; nothing was changed.
+        """
+        write_id = uuid.uuid4().hex
+        add = self._write(rows, files[0].run_date, f"part-{write_id}", changes_data=False)
+        self._commit([add, *(remove_file(file, changes_data=False) for file in files)], write_id)
 
     def clean_up(self) -> int:
         """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
@@ -203,9 +217,9 @@ class TableWriter:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
-    def _write(self, rows: pa.Table, run_date: str, name: str) -> AddAction:
+    def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
         try:
-            return write_file(self.uri, rows, self.model_id, run_date, name)
+            return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
         except StoreError:
             self.check_claim()  # the run that took over has cleaned up
             raise
@@ -236,7 +250,7 @@ class TableWriter:
         self._refresh(number)
 
     def _try_commit(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties) -> None:
-        with _explained(self.uri):
+        with explained(self.uri):
             self.table.create_write_transaction(
                 list(actions),
                 mode="append",
@@ -247,7 +261,7 @@ class TableWriter:
 
     def _refresh(self, number: int) -> None:
         """Takes the snapshot that the next commit is to be made from: with the last one, of that number, in it."""
-        with _explained(self.uri):
+        with explained(self.uri):
             self.table.update_incremental()
         # It may hold the claim of another run, too: going on from it would defeat the check of Delta.
         if self.table.transaction_version(_app_id(self.model_id)) != number:
@@ -261,7 +275,7 @@ class TableWriter:
         return news > 0 and any(entry.get(WRITE_ID) == write_id for entry in latest.history(news))
 
     def _latest(self) -> DeltaTable:
-        with _explained(self.uri):
+        with explained(self.uri):
             return DeltaTable(self.uri, storage_options=storage.delta_storage_options(self.uri))
 
     def _renew_credentials(self) -> None:
@@ -272,7 +286,7 @@ class TableWriter:
         options = storage.delta_storage_options(self.uri)
         if options == self.options:
             return
-        with _explained(self.uri):
+        with explained(self.uri):
             self.table = DeltaTable(self.uri, version=self.table.version(), storage_options=options)
         self.options = options
 
