@@ -54,8 +54,9 @@ SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
 
 
 def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
-    """Where in the scenario such requests are; all of them where no kind is named."""
-    return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
+    """Where in the scenario the last request of each kind is; of all kinds where none is named."""
+    last = {kind: index for index, kind in enumerate(scenario.mutations)}
+    return [(scenario, last[kind]) for kind in kinds or last]
 
 
 def named(value: object) -> str:
@@ -195,13 +196,17 @@ class Place:
         return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
 
     def finish(self, scenario: Scenario) -> None:
-        """Runs the command to its end, then once more, and checks that it had nothing to do."""
+        """Runs the command to its end, cleaning up; the table is whole then."""
         driver = self.start(scenario)
         assert driver.wait() == 0, driver.log.read_text()
+        self.check()
+
+    def do_nothing(self) -> None:
+        """Runs the command once more: no row is labelled again."""
         rows = self.rows()
-        again = self.start(FIRST_NIGHT)
-        assert again.wait() == 0, again.log.read_text()
-        assert again.summary()["planned"] == 0
+        driver = self.start(FIRST_NIGHT)
+        assert driver.wait() == 0, driver.log.read_text()
+        assert driver.summary()["planned"] == 0
         assert self.rows() == rows
         self.check()
 
