@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -84,6 +84,14 @@ def kind_of(request: Request) -> str | None:
     return "claim" if kind == "commit" and b'"add"' not in request.body else kind
 
 
+class Victim(Protocol):
+    """A process that things happen to."""
+
+    def kill(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+
 class AtMutation:
     """A fault of the proxy: what is to happen at one of the requests that change the store; honest otherwise.
 
@@ -91,7 +99,7 @@ class AtMutation:
     """
 
     def __init__(self, index: int, deed: "Deed") -> None:
-        self.driver: Future[Driver] = Future()
+        self.driver: Future[Victim] = Future()
         self.kinds: list[str] = []
         self.happened = threading.Event()
         self.over = threading.Event()
