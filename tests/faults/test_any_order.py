@@ -231,4 +231,4 @@ class DriversInAnyOrder(RuleBasedStateMachine):
 
 
 TestDriversInAnyOrder = DriversInAnyOrder.TestCase
-TestDriversInAnyOrder.settings = settings(max_examples=25, stateful_step_count=25)
+TestDriversInAnyOrder.settings = settings(max_examples=15, stateful_step_count=25)
