@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _ENVIRONMENT = {
@@ -12,6 +15,9 @@ _ENVIRONMENT = {
     # Ray ends idle workers beyond one a CPU after a second. Actors that take no CPU slot count too, so that on a
     # small machine every task of ours would start a process and import everything anew.
     "RAY_num_workers_soft_limit": "64",
+    # Ray gives its workers the priority of background jobs, at which everything else on the machine interrupts a
+    # network in training, also the making of its batches, which is to fill its gaps.
+    "RAY_worker_niceness": "0",
 }
 """What Ray reads when it is imported and started. What the user has set stays."""
 
@@ -33,7 +39,8 @@ def start_ray(*, verbose: bool) -> None:
     import ray.train
 
     if not ray.is_initialized():
-        ray.init(**_init_arguments(verbose=verbose))
+        with _handler_kept(signal.SIGTERM):
+            ray.init(**_init_arguments(verbose=verbose))
     if not verbose:
         _quiet_loggers()
         _quiet_messages()
@@ -41,6 +48,15 @@ def start_ray(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
+
+
+@contextmanager
+def _handler_kept(number: signal.Signals) -> Iterator[None]:
+    """Leaves a signal to whom it was left before: Ray makes SIGTERM the end of the process, with exit code 15."""
+    before = signal.getsignal(number)
+    yield
+    if before is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(number, before)
 
 
 def _init_arguments(*, verbose: bool) -> dict[str, Any]:

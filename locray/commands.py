@@ -9,6 +9,7 @@ from locray.config import (
     EvaluateConfig,
     ExportModelConfig,
     LabelConfig,
+    NightlyConfig,
     PlanConfig,
     PreviewConfig,
     StatusConfig,
@@ -20,6 +21,7 @@ from locray.errors import ExitCode, LocrayError
 
 if TYPE_CHECKING:
     from locray.labelling.summary import LabelSummary
+    from locray.labelling.verification.run import Verification
     from locray.training.run import TrainSummary
 
 
@@ -95,23 +97,26 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     """`locray label`."""
     from locray.labelling.run import label as run
 
-    summary = run(config, console.report, lambda so_far: _show_labelling(so_far, console))
-    _show_labelling(summary, console)
-    exit_code = summary.exit_code(config.max_failure_rate)
+    summary = run(config, console.report, lambda so_far: _show_labelling(config, so_far, console))
+    _show_labelling(config, summary, console)
+    return summary.exit_code(config.max_failure_rate)
+
+
+def _show_labelling(config: LabelConfig, summary: "LabelSummary", console: Console) -> None:
+    facts = summary.to_dict()
+    not_shown = {"deferred_examples", "deferred_reason", "transaction"}
+    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in not_shown}
+    console.result(facts, lines)
+    _say_what_is_left(config, summary, console)
+
+
+def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Console) -> None:
     _say_if_nothing_is_listed(config, summary.listed, console)
-    if exit_code is ExitCode.FAILURE_RATE:
+    if summary.exit_code(config.max_failure_rate) is ExitCode.FAILURE_RATE:
         console.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({_shown(summary.errors)}), more than "
             f"--max-failure-rate {config.max_failure_rate:g} allows. The column {schema.ERROR_MESSAGE} says why."
         )
-    return exit_code
-
-
-def _show_labelling(summary: "LabelSummary", console: Console) -> None:
-    facts = summary.to_dict()
-    not_shown = {"deferred_examples", "deferred_reason"}
-    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in not_shown}
-    console.result(facts, lines)
     if summary.deferred:
         reason = f" The reason: {summary.deferred_reason}." if summary.deferred_reason else ""
         console.error(
@@ -120,6 +125,40 @@ def _show_labelling(summary: "LabelSummary", console: Console) -> None:
         )
         for uri, why in summary.deferred_examples.items():
             console.say(f"  {uri}: {why}")
+
+
+def nightly(config: NightlyConfig, console: Console) -> ExitCode:
+    """`locray nightly`."""
+    from locray.labelling.nightly.run import nightly as run
+    from locray.report.nightly import write_night_page
+
+    night = run(config, console.report)
+    page = night.attempt("page", lambda: write_night_page(night))
+    facts = night.to_dict() | {"page": page}
+    console.result(facts, _lines_of_a_night(facts))
+    _say_what_is_left(config, night.label, console)
+    if night.verify is not None:
+        _say_what_was_found(night.verify, console)
+    for step, message in night.failed.items():
+        console.error(f"{step}: {message}")
+    return night.exit_code
+
+
+def _lines_of_a_night(facts: dict[str, Any]) -> dict[str, str]:
+    """The figures that a person looks for."""
+    labelled, deleted, compaction = facts["label"], facts["deleted"], facts["compaction"]
+    names = ("run_id", "listed", "already_labelled", "planned", "ok", "failed", "deferred", "images_per_s")
+    lines = {name: labelled[name] for name in names}
+    if labelled["errors"]:
+        lines["errors"] = labelled["errors"]
+    if deleted:
+        lines |= {"deleted images": deleted["images"], "their list": deleted["list_uri"]}
+    if facts["vacuumed"] is not None:
+        lines["old files deleted"] = facts["vacuumed"]
+    if compaction:
+        lines["files of the model"] = f"{compaction['files_after']:,}, before {compaction['files_before']:,}"
+    lines |= {"wall_s": facts["wall_s"], "page": facts["page"] or "none", "exit code": facts["exit_code"]}
+    return {name: _shown(value) for name, value in lines.items()}
 
 
 def plan(config: PlanConfig, console: Console) -> ExitCode:
@@ -142,18 +181,25 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
     from locray.labelling.status import status as run
 
     found = run(config)
-    lines = {"table": found.table, "version": str(found.version), "files": str(found.files), "rows": f"{found.rows:,}"}
+    lines = {
+        "table": found.table,
+        "version": str(found.version),
+        "files": f"{found.files:,} of {found.size_bytes / 2**20:,.1f} MiB in all, {found.small_files:,} of them small",
+        "rows": f"{found.rows:,}",
+    }
     for one in found.runs:
         errors = f" ({_shown(one.errors)})" if one.errors else ""
         counts = f"{one.ok:,} ok, {one.failed:,} failed{errors}, {one.detections:,} detections"
-        lines[f"{one.run_date}  {one.model_id}"] = f"{counts}, last at {one.last_labelled_at}"
+        lines[f"{one.run_date}  {one.model_id}/{one.config_hash}"] = f"{counts}, last at {one.last_labelled_at}"
+    for night in found.nights:
+        owner = f"{night[schema.MODEL_ID]}/{night[schema.CONFIG_HASH]}"
+        lines[f"last night  {owner}"] = f"{night[schema.RUN_ID]}, exit code {night['exit_code']}"
     console.result(found.to_dict(), lines)
     return ExitCode.DONE
 
 
 def verify(config: VerifyConfig, console: Console) -> ExitCode:
     """`locray verify`."""
-    from locray.labelling.verification.findings import MEANING
     from locray.labelling.verification.run import verify as run
 
     found = run(config, console.report)
@@ -162,13 +208,19 @@ def verify(config: VerifyConfig, console: Console) -> ExitCode:
     lines = {name: _shown(value) for name, value in facts.items() if name not in kinds and value is not None}
     each = found.faults | found.pending | found.notes
     console.result(facts, lines | {check: _shown(finding.count) for check, finding in each.items()})
-    for check, finding in each.items():
+    _say_what_was_found(found, console)
+    return found.exit_code
+
+
+def _say_what_was_found(found: "Verification", console: Console) -> None:
+    from locray.labelling.verification.findings import MEANING
+
+    for check, finding in (found.faults | found.pending | found.notes).items():
         more = finding.count - len(finding.first)
         rest = [f"and {more:,} more"] if more else []
         console.say("\n  ".join([f"{check}: {MEANING[check]}", *finding.first, *rest]))
     if found.faults:
         console.error(f"{found.table} is not what it should be: {', '.join(found.faults)}. See docs/verify.md")
-    return found.exit_code
 
 
 def benchmark(config: BenchmarkConfig, console: Console) -> ExitCode:

@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
     DEFERRED = 4
     FENCED = 5
     UNSOUND = 6
-    """Of `verify` alone: the table or its files are damaged, or rows contradict themselves or their model."""
+    """Of `verify` and `nightly`: the table or its files are damaged, or rows contradict themselves or their model."""
 
 
 class ErrorCode(StrEnum):

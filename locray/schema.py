@@ -19,6 +19,8 @@ RUN_ID = "run_id"
 RUN_DATE = "run_date"
 LABELLED_AT = "labelled_at"
 
+MISSING_SINCE = "missing_since"
+
 ORDINAL = "ordinal"
 IMAGE = "image"
 
@@ -91,6 +93,11 @@ PREDICTIONS_SCHEMA = pa.schema(
     ]
 )
 """The predictions table: one row for every image, model and configuration."""
+
+DELETED_SCHEMA = pa.schema(
+    [pa.field(IMAGE_URI, pa.string(), nullable=False), pa.field(MISSING_SINCE, pa.date32(), nullable=False)]
+)
+"""Images that have rows and are not listed any more, and the date of the first night that missed them."""
 
 ANNOTATION = pa.struct(
     [

@@ -14,7 +14,7 @@ from labelling.rows import predicted
 
 from locray import schema
 from locray.labelling.committer import Committer
-from locray.labelling.stopping import Judge
+from locray.labelling.judge import Judge
 from locray.labelling.table import TableWriter
 
 UNIT_SIZE = 250

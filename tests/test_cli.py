@@ -85,8 +85,9 @@ def test_missing_options_are_named() -> None:
     assert "--table is required" in message
 
 
-def test_a_folder_that_is_not_there(folder: Path) -> None:
-    message = refused("label", "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
+@pytest.mark.parametrize("verb", ["label", "nightly"])
+def test_a_folder_that_is_not_there(folder: Path, verb: str) -> None:
+    message = refused(verb, "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
     assert f"{folder}/absent" in message
     assert not (folder / "t").exists()
 
@@ -99,23 +100,25 @@ def test_codes_to_retry_are_an_option_that_may_stand_alone(folder: Path) -> None
     assert "--retry-failed [CODE,...]" in locray("label", "--help").stdout
 
 
-def test_a_model_that_is_no_artifact(folder: Path) -> None:
+@pytest.mark.parametrize("verb", ["label", "nightly"])
+def test_a_model_that_is_no_artifact(folder: Path, verb: str) -> None:
     (folder / "m").mkdir()
-    message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    message = refused(verb, "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
     assert "model.json" in message
     assert not (folder / "t").exists()
 
 
-def test_a_model_whose_weights_are_damaged(folder: Path, artifact: str) -> None:
+@pytest.mark.parametrize("verb", ["label", "nightly"])
+def test_a_model_whose_weights_are_damaged(folder: Path, verb: str, artifact: str) -> None:
     shutil.copytree(artifact, folder / "m")
     with (folder / "m" / "model.safetensors").open("r+b") as file:
         file.truncate(1000)
-    message = refused("label", "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    message = refused(verb, "--images", f"{folder}/images", "--model", f"{folder}/m", "--table", f"{folder}/t")
     assert "model.safetensors" in message
     assert not (folder / "t").exists()
 
 
-@pytest.mark.parametrize("verb", ["label", "plan"])
+@pytest.mark.parametrize("verb", ["label", "plan", "nightly"])
 @pytest.mark.parametrize("images", ["images", "images/**", "**/*.parquet"])
 def test_a_table_among_its_images(folder: Path, artifact: str, verb: str, images: str) -> None:
     (folder / "images" / "old.parquet").write_bytes(b"")
@@ -202,7 +205,7 @@ def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
 
 
 def test_jobs_take_the_same_options() -> None:
-    for verb in ("label", "train", "evaluate", "benchmark", "verify"):
+    for verb in ("label", "train", "evaluate", "benchmark", "verify", "nightly"):
         command = [sys.executable, f"jobs/{verb}.py", "--help"]
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]

@@ -11,7 +11,7 @@ from locray.config.common import (
     WhenAlone,
     nearest,
 )
-from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig, VerifyConfig
+from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationUse,
@@ -37,6 +37,7 @@ __all__ = [
     "ImageLimits",
     "LabelConfig",
     "ModelUse",
+    "NightlyConfig",
     "PlanConfig",
     "Prediction",
     "PreviewConfig",

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from locray.config.common import CommandConfig
-from locray.config.labelling import LabelConfig, PlanConfig, StatusConfig, VerifyConfig
+from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
     BenchmarkConfig,
     DemoConfig,
@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "export-model": ExportModelConfig,
     "label": LabelConfig,
     "plan": PlanConfig,
+    "nightly": NightlyConfig,
     "status": StatusConfig,
     "verify": VerifyConfig,
     "benchmark": BenchmarkConfig,

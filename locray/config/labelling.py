@@ -18,6 +18,9 @@ from locray.config.common import (
 )
 from locray.errors import ErrorCode
 
+TARGET_FILE_BYTES = 64 * 2**20
+"""Some million rows, which fit into the driver's memory to be sorted, and which readers take in one piece."""
+
 
 def today_utc() -> date:
     """The date of now, in UTC."""
@@ -69,6 +72,25 @@ class LabelConfig(ModelUse):
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(60, description="Seconds after which rows are committed.")
 
 
+class Sampling(CommandConfig):
+    """How much of a table is predicted again to verify it."""
+
+    sample: NotNegative = Field(32, description="Rows of the model to predict again, one image at a time.")
+
+
+class NightlyConfig(LabelConfig, Sampling):
+    """`locray nightly`: labels what is new or changed, verifies the table, tidies it up and reports."""
+
+    retention_hours: NotNegative = Field(
+        168,
+        description="Hours for which files of older versions of the table are kept: the longest that a query of it "
+        "may take.",
+    )
+    target_file_bytes: Positive = Field(
+        TARGET_FILE_BYTES, description="Size up to which small files of a model and date are made into one."
+    )
+
+
 class PlanConfig(LabelConfig):
     """`locray plan`: what `locray label` would do. Writes nothing."""
 
@@ -84,7 +106,7 @@ class StatusConfig(CommandConfig):
     table: str = Field(description="Folder or s3:// prefix of the predictions table.")
 
 
-class VerifyConfig(Answers):
+class VerifyConfig(Answers, Sampling):
     """`locray verify`: whether a predictions table is what it should be. Writes nothing to it."""
 
     table: str = Field(description="Folder or s3:// prefix of the predictions table.")
@@ -97,8 +119,7 @@ class VerifyConfig(Answers):
         description="Folder or s3:// prefix of the artifact whose rows are meant, to predict some of them again; or "
         "as ID or ID/CONFIGURATION. Default: the only model of the table.",
     )
-    sample: NotNegative = Field(32, description="Rows to predict again, one image at a time, with --model.")
-    seed: int = Field(0, description="Seed of the choice of these rows.")
+    seed: int = Field(0, description="Seed of the choice of the rows to predict again.")
 
     @model_validator(mode="after")
     def _column_is_of_images(self) -> Self:

@@ -73,6 +73,7 @@ class Committer:
         replace: bool = False,
         vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
+        self.writer = writer
         self._write = writer.replace if replace else writer.append
         self._seen = Bitmap(num_images)
         self._stamp = stamp
@@ -117,28 +118,37 @@ class Committer:
             self.flush()
 
     def flush(self) -> None:
-        """Commits what is pending and beyond doubt."""
+        """Commits what is pending and beyond doubt: once. After an error nobody knows here whether it was committed.
+
+        The next run does; here it counts as deferred.
+        """
         if self._pending:
             pending = pa.concat_tables(self._pending)
             doubted_codes = pa.array(self._doubted(_codes(pending)), pa.string())
             is_doubted = pc.is_in(pending[schema.ERROR_CODE], value_set=doubted_codes)
-            rows, self._pending = pending.filter(pc.invert(is_doubted)), [pending]
-            if len(rows):
-                self._write(rows, self._run_date)
-                self.commits += 1
-            doubted = pending.filter(is_doubted)
+            rows, doubted = pending.filter(pc.invert(is_doubted)), pending.filter(is_doubted)
             self._pending = [doubted] if len(doubted) else []
+            if len(rows):
+                self._commit(rows)
         self._num_pending = 0
         self._last_commit = time.monotonic()
 
     def close(self) -> None:
-        """Commits what is pending and beyond doubt. Whatever else is pending, also after an error, is deferred."""
+        """Commits what is pending and beyond doubt. What is left in doubt, also after an error, is deferred."""
         try:
             self.flush()
+        finally:
+            for rows in self._pending:
+                self._take_back(rows, None)
+            self._pending, self._num_pending = [], 0
+
+    def _commit(self, rows: pa.Table) -> None:
+        try:
+            self._write(rows, self._run_date)
         except BaseException:
-            self._take_back(DeferralCause.NOT_COMMITTED)
+            self._take_back(rows, DeferralCause.NOT_COMMITTED)
             raise
-        self._take_back(None)
+        self.commits += 1
 
     def _doubted(self, codes: list[str]) -> list[str]:
         """Which of these codes may be ours."""
@@ -148,16 +158,14 @@ class Committer:
         doubted = pending_of_the_store if self.doubt or not num_fetched else frozenset()
         return sorted(doubted if self.ok else doubted | MODEL_CODES)
 
-    def _take_back(self, cause: DeferralCause | None) -> None:
-        """Defers what is pending, for this cause; None: for its own code."""
-        for rows in self._pending:
-            codes = _codes(rows)
-            self.errors.subtract(codes)
-            self.failed -= len(codes)
-            self.ok -= len(rows) - len(codes)
-            self._defer(rows, cause)
+    def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
+        """Defers rows that were counted already, for this cause; None: for their own codes."""
+        codes = _codes(rows)
+        self.errors.subtract(codes)
         self.errors = +self.errors
-        self._pending, self._num_pending = [], 0
+        self.failed -= len(codes)
+        self.ok -= len(rows) - len(codes)
+        self._defer(rows, cause)
 
     def _defer(self, rows: pa.Table, cause: DeferralCause | None = None) -> None:
         self.deferred += len(rows)

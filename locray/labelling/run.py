@@ -7,23 +7,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from locray import cluster, schema, storage
+from locray import schema, storage
 from locray.config import LabelConfig
-from locray.errors import DeferralCause
+from locray.errors import DeferralCause, StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.control import Control
 from locray.labelling.identity import Identity
+from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.stopping import Judge, StopRequest, why_none
+from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
-from locray.sources import open_source
+from locray.sources import Source, open_source
 
 
 def label(
-    config: LabelConfig, report: Report, on_error: Callable[[LabelSummary], None] = lambda _: None
+    config: LabelConfig,
+    report: Report,
+    on_error: Callable[[LabelSummary], None] = lambda _: None,
+    source: Source | None = None,
 ) -> LabelSummary:
     """Labels every image of the source that the table doesn't hold yet; each image gets exactly one row.
 
@@ -33,6 +37,7 @@ def label(
         config: What to label, with what, into which table.
         report: Is told how far the run is.
         on_error: Is told how far the run came, before an error that stopped it is raised.
+        source: What `config.images` names, where it is open already.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -40,7 +45,7 @@ def label(
     """
     clock = Clock()
     report(Progress("checking"))
-    source = open_source(config.images, config.uri_column)
+    source = source or open_source(config.images, config.uri_column)
     table_uri = storage.normalise(config.table)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
@@ -68,7 +73,13 @@ def label(
         vouch=control.lost,
     )
     summary = LabelSummary(
-        run_id, identity.model_id, table_uri, counts.listed, counts.already_labelled, worklist.num_images
+        run_id=run_id,
+        model_id=identity.model_id,
+        config_hash=identity.config_hash,
+        table=table_uri,
+        listed=counts.listed,
+        already_labelled=counts.already_labelled,
+        planned=worklist.num_images,
     )
     if worklist.num_images:
         report(Progress("starting", planned=worklist.num_images))
@@ -90,22 +101,25 @@ def _label_worklist(
 
     Returns why images were deferred, where there is one reason for it.
     """
-    cluster.start_ray(verbose=pipeline.verbose)  # sets signal handlers of its own
-    request, judge, verdict = StopRequest(), Judge(), None
-    try:
-        for rows in request.until(pipeline.rows(worklist)):
-            control.note(rows)
-            committer.add(rows)
-            clock.tick(committer.answered)
-            facts = {"failed": committer.failed, **clock.speed()}
-            report(Progress("labelling", committer.answered, worklist.num_images, facts))
-            verdict = judge.verdict(committer, time.monotonic())
-            if verdict is not None:
-                break
-    finally:
-        committer.close()
-    if request.signal_name is not None:
-        return f"the run was asked to stop ({request.signal_name})"
+    judge, verdict = Judge(), None
+    with stop_requests() as stop:
+        try:
+            for rows in stop.until_asked(pipeline.rows(worklist)):
+                control.note(rows)
+                committer.add(rows)
+                clock.tick(committer.answered)
+                facts = {"failed": committer.failed, **clock.speed()}
+                report(Progress("labelling", committer.answered, worklist.num_images, facts))
+                verdict = judge.verdict(committer, time.monotonic())
+                if verdict is not None:
+                    break
+        except StoreError:
+            committer.writer.check_claim()  # a run that took over has deleted this one's worklist
+            raise
+        finally:
+            committer.close()
+    if stop.asked_by is not None:
+        return f"the run was asked to stop ({stop.asked_by})"
     return verdict or (why_none(committer) if committer.deferred and not committer.ok else None)
 
 
@@ -126,4 +140,5 @@ def _completed(summary: LabelSummary, committer: Committer, clock: Clock) -> Lab
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
+        transaction=committer.writer.number,
     )

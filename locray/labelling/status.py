@@ -7,16 +7,22 @@ import duckdb
 
 from locray import schema, storage
 from locray.config import StatusConfig
+from locray.config.labelling import TARGET_FILE_BYTES
 from locray.errors import UsageError
+from locray.labelling.data_files import logged_files
+from locray.labelling.nightly.compaction import groups_to_merge
+from locray.labelling.nightly.records import last_records
 from locray.labelling.table import open_table
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """The rows of one model on one date."""
+    """The rows of one model and configuration on one date."""
 
     model_id: str
+    config_hash: str
     run_date: str
+    last_run_id: str
     ok: int
     failed: int
     detections: int
@@ -32,7 +38,12 @@ class TableStatus:
     version: int
     files: int
     rows: int
+    size_bytes: int
+    small_files: int
+    """Files that a nightly run would make into fewer ones."""
     runs: list[RunStatus]
+    nights: list[dict[str, Any]]
+    """What the last nightly run of each model and configuration wrote down."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -40,44 +51,56 @@ class TableStatus:
 
 
 def status(config: StatusConfig) -> TableStatus:
-    """Counts the table's rows by model, date and error.
+    """Counts the table's rows by model, configuration, date and error. Reads the table and its records alone.
 
     Raises:
         UsageError: there is no predictions table.
+        StoreError: the store does not answer.
     """
     uri = storage.normalise(config.table)
     table = open_table(uri)
     if table is None:
         raise UsageError(f"there is no predictions table at {uri}; `locray label --table {uri} ...` makes one")
-    files = table.file_uris()
+    files = logged_files(table, uri)
     runs = _runs(table.to_pyarrow_dataset()) if files else []
-    return TableStatus(uri, table.version(), len(files), sum(run.ok + run.failed for run in runs), runs)
+    return TableStatus(
+        table=uri,
+        version=table.version(),
+        files=len(files),
+        rows=sum(run.ok + run.failed for run in runs),
+        size_bytes=sum(file.size_bytes for file in files),
+        small_files=sum(map(len, groups_to_merge(files, TARGET_FILE_BYTES))),
+        runs=runs,
+        nights=last_records(uri),
+    )
 
 
 def _runs(predictions: Any) -> list[RunStatus]:
     connection = duckdb.connect()
     connection.register("predictions", predictions)
-    group = f"{schema.MODEL_ID}, {schema.RUN_DATE}::VARCHAR AS {schema.RUN_DATE}"
+    group = f"{schema.MODEL_ID}, {schema.CONFIG_HASH}, {schema.RUN_DATE}::VARCHAR AS {schema.RUN_DATE}"
     rows = connection.execute(
         f"""
         SELECT {group}, {schema.ERROR_CODE}, count(*), sum(len({schema.DETECTIONS}))::BIGINT,
-               strftime(max(epoch_ms(epoch_ms({schema.LABELLED_AT}))), '%Y-%m-%dT%H:%M:%SZ')
+               strftime(max(epoch_ms(epoch_ms({schema.LABELLED_AT}))), '%Y-%m-%dT%H:%M:%SZ'),
+               arg_max({schema.RUN_ID}, {schema.LABELLED_AT})
         FROM predictions GROUP BY ALL ORDER BY ALL
         """
     ).fetchall()
-    grouped: dict[tuple[str, str], list[tuple[Any, ...]]] = {}
-    for model_id, run_date, *rest in rows:
-        grouped.setdefault((model_id, run_date), []).append(tuple(rest))
-    return [_run_status(model_id, run_date, counts) for (model_id, run_date), counts in grouped.items()]
+    grouped: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+    for model_id, config_hash, run_date, *rest in rows:
+        grouped.setdefault((model_id, config_hash, run_date), []).append(tuple(rest))
+    return [_run_status(names, counts) for names, counts in grouped.items()]
 
 
-def _run_status(model_id: str, run_date: str, counts: list[tuple[Any, ...]]) -> RunStatus:
+def _run_status(names: tuple[str, str, str], counts: list[tuple[Any, ...]]) -> RunStatus:
+    last_labelled_at, last_run_id = max((at, run_id) for *_, at, run_id in counts)
     return RunStatus(
-        model_id=model_id,
-        run_date=run_date,
-        ok=sum(count for code, count, _, _ in counts if code is None),
-        failed=sum(count for code, count, _, _ in counts if code is not None),
-        detections=sum(found or 0 for _, _, found, _ in counts),
-        errors={code: count for code, count, _, _ in counts if code is not None},
-        last_labelled_at=max(last for *_, last in counts),
+        *names,
+        last_run_id=last_run_id,
+        ok=sum(count for code, count, *_ in counts if code is None),
+        failed=sum(count for code, count, *_ in counts if code is not None),
+        detections=sum(found or 0 for _, _, found, *_ in counts),
+        errors={code: count for code, count, *_ in counts if code is not None},
+        last_labelled_at=last_labelled_at,
     )

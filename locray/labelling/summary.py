@@ -68,6 +68,9 @@ class LabelSummary:
     commits: int = 0
     deferred_reason: str | None = None
     """Why images were deferred, where there is one reason for it."""
+    config_hash: str = ""
+    transaction: int = 0
+    """The number that the run's last commit carried: whoever goes on with it is this run's heir."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded for reading."""

@@ -5,30 +5,32 @@ table holds; every commit carries the number that follows. Delta refuses a commi
 commit under the same application id, so a writer that was overtaken can add nothing.
 """
 
-import json
+import re
+import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import date
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
-from locray.errors import FencedError, StoreAccessError, UsageError
-from locray.labelling.statistics import file_statistics
+from locray.errors import FencedError, StoreAccessError, StoreError, UsageError
+from locray.labelling.data_files import LoggedFile, files_to_replace, logged_files, remove_file, write_file
+from locray.labelling.delta_errors import explained, in_one_line
 from locray.sources import Source
-from locray.storage.s3_errors import store_error
 
 WRITE_ID = "locray.write_id"
-ROWS_A_GROUP = 65_536
 _SCRATCH = "_locray"
-FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
+RECORDS = f"{_SCRATCH}/nights"
+"""Where nightly runs keep their records below the table. No model's scratch has this name: ids of models hold an @."""
+_OWN_FILE = re.compile(r"part-([0-9a-f]{32})(?:-\d+)?\.parquet|\.locray-[0-9a-f]+\.tmp")
+"""What a writer puts into its partition: data files with the write id of their commit, and those being written."""
+_PAUSES_S = (0.2, 1.0, 5.0)
+"""Between a commit that the store did not answer and the next attempt. Our stores retry what is safe to send twice."""
 
 
 def open_table(uri: str) -> DeltaTable | None:
@@ -41,7 +43,7 @@ def open_table(uri: str) -> DeltaTable | None:
     if storage.is_remote(uri) or storage.exists(uri):
         storage.check_readable_folder(uri)
     try:
-        with _explained(uri):
+        with explained(uri):
             table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
     except TableNotFoundError:
         if storage.list_uris(uri):
@@ -82,8 +84,8 @@ def create_table(uri: str) -> DeltaTable:
     Raises:
         StoreAccessError: nothing may be written there.
     """
-    with _explained(uri):
-        try:
+    try:
+        with explained(uri):
             return DeltaTable.create(
                 uri,
                 schema=schema.PREDICTIONS_SCHEMA,
@@ -91,32 +93,11 @@ def create_table(uri: str) -> DeltaTable:
                 name="predictions",
                 storage_options=storage.delta_storage_options(uri),
             )
-        except DeltaError as error:
-            table = open_table(uri)
-            if table is None:
-                raise StoreAccessError(f"no table can be made at {uri}: {_in_one_line(error)}") from error
-            return table
-
-
-@contextmanager
-def _explained(uri: str) -> Iterator[None]:
-    """Raises what deltalake raises of a store or of a damaged log as an error that a user can act on."""
-    try:
-        yield
-    except (CommitFailedError, TableNotFoundError):
-        raise  # answers, which the callers read
-    except (DeltaError, OSError) as error:
-        if storage.is_remote(uri) and isinstance(error, OSError):
-            raise store_error(uri, error) from error
-        raise StoreAccessError(
-            f"the table at {uri} can't be used: {_in_one_line(error)}. Make its folder accessible if it is not, "
-            "restore its _delta_log if that is damaged, or give another --table"
-        ) from error
-
-
-def _in_one_line(error: Exception) -> str:
-    """The message without the backtrace and the line breaks that deltalake puts into it."""
-    return " ".join(str(error).split("\n   0: ")[0].split())
+    except (CommitFailedError, StoreError) as error:
+        table = open_table(uri)  # another run's, or this one's whose answer was lost
+        if table is None:
+            raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
+        return table
 
 
 @dataclass
@@ -148,16 +129,35 @@ class TableWriter:
         writer._commit([], uuid.uuid4().hex)
         return writer
 
+    @classmethod
+    def resume(cls, uri: str, model_id: str, number: int) -> "TableWriter":
+        """Goes on where a writer of this process has ended, without a claim that would fence whoever came after it.
+
+        Args:
+            uri: the table, normalised.
+            model_id: the model whose rows are written.
+            number: the transaction number of that writer's last commit.
+
+        Raises:
+            FencedError: another run has claimed the table since.
+        """
+        options = storage.delta_storage_options(uri)
+        table = open_table(uri)
+        assert table is not None, uri
+        writer = cls(uri, model_id, number, table, options)
+        if table.transaction_version(_app_id(model_id)) != number:
+            raise writer._overtaken()
+        return writer
+
     def append(self, rows: pa.Table, run_date: date) -> None:
         """Commits rows (`PREDICTIONS_SCHEMA` without the partition columns) as one file, sorted by image URI.
 
         Raises:
             FencedError: another run has claimed the table; nothing was added.
+            StoreError: the store failed; perhaps all was added, which the next run sees, or nothing.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
-        path, size_bytes = self._write_file(rows, run_date, write_id)
-        self._commit([self._add_action(path, size_bytes, rows, run_date)], write_id)
+        self._commit([self._write(rows, str(run_date), f"part-{write_id}")], write_id)
 
     def replace(self, rows: pa.Table, run_date: date) -> None:
         """Commits rows in the place of the failed ones of the same image, version and configuration, if there are any.
@@ -168,25 +168,27 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was changed.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.append_column(pa.field(schema.MODEL_ID, pa.string()), pa.array([self.model_id] * len(rows)))
-        rows = rows.append_column(pa.field(schema.RUN_DATE, pa.date32()), pa.array([run_date] * len(rows)))
-        source = rows.select(schema.PREDICTIONS_SCHEMA.names).cast(schema.PREDICTIONS_SCHEMA)
-        same = [f"(old.{name} = new.{name})" for name in (schema.MODEL_ID, schema.CONFIG_HASH, schema.IMAGE_URI)]
-        predicate = " AND ".join(
-            [
-                f"(old.{schema.MODEL_ID} = '{self.model_id}')",
-                *same,
-                f"(old.{schema.STATUS} = '{schema.STATUS_FAILED}')",
-                f"(old.{schema.ETAG} = new.{schema.ETAG} OR old.{schema.ETAG} IS NULL)",
-            ]
-        )
+        files = [file for file in logged_files(self.table, self.uri) if file.model_id == self.model_id]
+        actions: list[AddAction | RemoveAction] = [self._write(rows, str(run_date), f"part-{write_id}")]
+        for number, (file, others) in enumerate(files_to_replace(files, rows)):
+            actions.append(remove_file(file))
+            if len(others):
+                actions.append(self._write(others, file.run_date, f"part-{write_id}-{number}"))
+        self._commit(actions, write_id)
 
-        def merge(properties: CommitProperties) -> None:
-            self.table.merge(
-                source, predicate, "new", "old", commit_properties=properties
-            ).when_matched_update_all().when_not_matched_insert_all().execute()
+    def rewrite(self, rows: pa.Table, files: Sequence[LoggedFile]) -> None:
+        """Commits one file, sorted by image URI, in the place of those that held the same rows.
 
-        self._fenced(merge, write_id)
+        Args:
+            rows: columns of `FILE_SCHEMA`; all rows of the files, and no other.
+            files: the ones that go, all of one partition of this model. Readers of changes see none.
+
+        Raises:
+            FencedError: another run has claimed the table; nothing was changed.
+        """
+        write_id = uuid.uuid4().hex
+        add = self._write(rows, files[0].run_date, f"part-{write_id}", changes_data=False)
+        self._commit([add, *(remove_file(file, changes_data=False) for file in files)], write_id)
 
     def clean_up(self) -> int:
         """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
@@ -195,37 +197,60 @@ class TableWriter:
         orphans = []
         for uri in storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}")):
             name = uri.rsplit("/", 1)[-1]
-            write_id = name.removeprefix("part-").removesuffix(".parquet")
-            if name.startswith("part-") and name not in live and write_id not in committed:
+            own = _OWN_FILE.fullmatch(name)
+            if own and name not in live and own[1] not in committed:
                 orphans.append(uri)
         storage.delete(orphans)
         return len(orphans) + storage.delete_folder(self.scratch_uri)
+
+    def check_claim(self) -> None:
+        """Makes sure that the model's rows are still this writer's: what it has written may be deleted otherwise.
+
+        Raises:
+            FencedError: another run has claimed the table.
+        """
+        if self._latest().transaction_version(_app_id(self.model_id)) != self.number:
+            raise self._overtaken()
 
     @property
     def scratch_uri(self) -> str:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
-    def _write_file(self, rows: pa.Table, run_date: date, write_id: str) -> tuple[str, int]:
-        path = f"{schema.MODEL_ID}={self.model_id}/{schema.RUN_DATE}={run_date}/part-{write_id}.parquet"
-        buffer = pa.BufferOutputStream()
-        pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
-        data = buffer.getvalue().to_pybytes()
-        storage.write_bytes(storage.join(self.uri, path), data)
-        return path, len(data)
+    def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
+        try:
+            return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
+        except StoreError:
+            self.check_claim()  # the run that took over has cleaned up
+            raise
 
-    def _add_action(self, path: str, size_bytes: int, rows: pa.Table, run_date: date) -> AddAction:
-        return AddAction(
-            path=path,
-            size=size_bytes,
-            partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
-            modification_time=int(datetime.now(UTC).timestamp() * 1000),
-            data_change=True,
-            stats=json.dumps(file_statistics(rows)),
+    def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
+        """Commits the actions under the next transaction number, and makes sure that it is this writer's.
+
+        A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells. So it does
+        where no answer came at all; such a commit is tried again, from the same snapshot, so that the fence holds.
+        """
+        self._renew_credentials()
+        number = self.number + 1
+        properties = CommitProperties(
+            custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
         )
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                self._try_commit(actions, properties)
+                break
+            except (CommitFailedError, StoreError) as error:
+                if self._has_landed(write_id):
+                    break
+                if isinstance(error, CommitFailedError):
+                    raise self._overtaken() from None
+                if isinstance(error, StoreAccessError) or pause_s is None:
+                    raise
+            time.sleep(pause_s)
+        self._refresh(number)
 
-    def _commit(self, actions: Sequence[AddAction], write_id: str) -> None:
-        def append(properties: CommitProperties) -> None:
+    def _try_commit(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties) -> None:
+        with explained(self.uri):
             self.table.create_write_transaction(
                 list(actions),
                 mode="append",
@@ -234,30 +259,24 @@ class TableWriter:
                 commit_properties=properties,
             )
 
-        self._fenced(append, write_id)
-
-    def _fenced(self, commit: Any, write_id: str) -> None:
-        """Runs a commit under the next transaction number, and makes sure that it is this writer's.
-
-        A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells.
-        """
-        self._renew_credentials()
-        number = self.number + 1
-        properties = CommitProperties(
-            custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
-        )
-        try:
-            with _explained(self.uri):
-                commit(properties)
-        except CommitFailedError:
+    def _refresh(self, number: int) -> None:
+        """Takes the snapshot that the next commit is to be made from: with the last one, of that number, in it."""
+        with explained(self.uri):
             self.table.update_incremental()
-            if not any(entry.get(WRITE_ID) == write_id for entry in self.table.history(100)):
-                raise self._overtaken() from None
-        self.table.update_incremental()
-        # The snapshot just taken may hold the claim of another run: going on from it would defeat the check of Delta.
+        # It may hold the claim of another run, too: going on from it would defeat the check of Delta.
         if self.table.transaction_version(_app_id(self.model_id)) != number:
             raise self._overtaken()
         self.number = number
+
+    def _has_landed(self, write_id: str) -> bool:
+        """Whether the commit is in the table. Leaves the snapshot that it was tried from as it is."""
+        latest = self._latest()
+        news = latest.version() - self.table.version()
+        return news > 0 and any(entry.get(WRITE_ID) == write_id for entry in latest.history(news))
+
+    def _latest(self) -> DeltaTable:
+        with explained(self.uri):
+            return DeltaTable(self.uri, storage_options=storage.delta_storage_options(self.uri))
 
     def _renew_credentials(self) -> None:
         """Opens the table again where the credentials are others by now: those of a role end within hours.
@@ -267,7 +286,7 @@ class TableWriter:
         options = storage.delta_storage_options(self.uri)
         if options == self.options:
             return
-        with _explained(self.uri):
+        with explained(self.uri):
             self.table = DeltaTable(self.uri, version=self.table.version(), storage_options=options)
         self.options = options
 

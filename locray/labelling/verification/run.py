@@ -13,7 +13,7 @@ from locray.labelling.verification.findings import Check, Finding, plain
 from locray.labelling.verification.sample import predict_again
 from locray.labelling.verification.table import Owner, check_table
 from locray.progress import Progress, Report
-from locray.sources import open_source
+from locray.sources import Source, open_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,13 @@ class Verification:
         return ExitCode.DEFERRED if self.pending else ExitCode.DONE
 
 
-def verify(config: VerifyConfig, report: Report) -> Verification:
+def verify(config: VerifyConfig, report: Report, source: Source | None = None) -> Verification:
     """Checks a predictions table; against the images' listing and against its model where they are given.
+
+    Args:
+        config: what to check.
+        report: is told how far it is.
+        source: what `config.images` names, where a run has labelled from it just now: its model may have no rows.
 
     Raises:
         UsageError: the table, the source or the model is not what it should be, or not the one of the table.
@@ -60,7 +65,9 @@ def verify(config: VerifyConfig, report: Report) -> Verification:
     clock = Clock()
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = None if config.images is None else open_source(config.images, config.uri_column)
+    was_labelled = source is not None
+    if source is None and config.images is not None:
+        source = open_source(config.images, config.uri_column)
     if source is not None:
         source.check(may_be_empty=holds_rows(open_table(table_uri)))
     owner, identity = _whose_rows(config)
@@ -70,6 +77,7 @@ def verify(config: VerifyConfig, report: Report) -> Verification:
         owner=owner,
         sample=config.sample if identity else 0,
         seed=config.seed,
+        may_lack_rows=was_labelled,
         report=report,
     )
     compared = predict_again(check.sample, identity, check.findings, report) if identity else 0

@@ -9,11 +9,10 @@ import pyarrow as pa
 
 from locray import schema
 from locray.errors import UsageError
+from locray.labelling.data_files import LoggedFile, logged_files
 from locray.labelling.table import open_table
 from locray.labelling.verification.files import (
-    LoggedFile,
     check_folder,
-    logged_files,
     read_file,
     rows_at,
     wrong_columns,
@@ -64,6 +63,7 @@ def check_table(
     owner: Owner | None = None,
     sample: int = 0,
     seed: int = 0,
+    may_lack_rows: bool = False,
     report: Report = ignore,
 ) -> TableCheck:
     """Checks a table against its log, its files and itself and, where there is one, against a listing.
@@ -76,6 +76,7 @@ def check_table(
         owner: whose rows. Not needed where the table holds those of one model and configuration.
         sample: how many of the owner's ok rows to draw; with a listing, of such whose version is listed.
         seed: draws the same ones again.
+        may_lack_rows: whether the owner may have no rows beside those of others, rather than be a mistake.
         report: is told how many rows are read.
 
     Raises:
@@ -97,7 +98,7 @@ def check_table(
         findings.add(Check.DUPLICATE, count, _names_at(files, places))
         chosen, number = None, _NOBODY
         if listing is not None or sample:
-            chosen, number = _choose(keys.owners(), owner, uri, findings)
+            chosen, number = _choose(keys.owners(), owner, uri, may_lack_rows or bool(findings.faults))
         num_listed = None
         if listing is not None:
             report(Progress("listing"))
@@ -142,7 +143,7 @@ def _names_at(files: list[LoggedFile], places: list[Place]) -> list[str]:
 
 
 def _choose(
-    held: dict[tuple[str, str], tuple[int, int]], wanted: Owner | None, uri: str, findings: Findings
+    held: dict[tuple[str, str], tuple[int, int]], wanted: Owner | None, uri: str, may_lack_rows: bool
 ) -> tuple[Owner | None, int]:
     """Whose rows are meant, and their number among the keys.
 
@@ -161,7 +162,7 @@ def _choose(
             f"{uri} holds rows of several models or configurations: {told}. Say which with --model: an artifact, or "
             "ID/CONFIGURATION"
         )
-    if held and not findings.faults:
+    if held and not may_lack_rows:
         raise UsageError(
             f"{uri} holds no rows of {wanted}. It holds: {told}. Expected the model and the options that the table was "
             "labelled with, or --model ID/CONFIGURATION"

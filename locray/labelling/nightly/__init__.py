@@ -1,0 +1,1 @@
+"""What is done every night: label, verify, tidy up, and keep a record."""

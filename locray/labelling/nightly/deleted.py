@@ -1,0 +1,114 @@
+"""The images that have rows and are not listed any more. Called by the nightly run.
+
+Their rows stay: what a model once saw is history, and an image may come back. The list is made anew every night from
+the table and the listing, so it is right whatever came before; of the list before it only the dates are taken over.
+"""
+
+import io
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import date
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from locray import schema, storage
+from locray.errors import StoreError
+from locray.labelling.table import holds_rows, open_table
+from locray.labelling.verification.table import Owner
+
+_MEMORY_LIMIT = "1GB"
+_BATCH_ROWS = 131_072
+_URI, _SINCE = schema.IMAGE_URI, schema.MISSING_SINCE
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What became of images that had been labelled."""
+
+    images: int
+    """Deleted ones that have rows."""
+    since_last_night: int
+    """Of those, what the list before this one had not."""
+    returned: int
+    """What that list had and is there again."""
+    list_uri: str
+    """The list: a Parquet file of `DELETED_SCHEMA`, by image URI."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def list_deleted(
+    table_uri: str, owner: Owner, listing: Iterable[pa.RecordBatch], list_uri: str, night: date
+) -> Deleted:
+    """Writes the list of the owner's deleted images in the place of the one before, in bounded memory but for itself.
+
+    Args:
+        table_uri: the predictions table, normalised.
+        owner: whose rows.
+        listing: batches of `LISTING_SCHEMA`.
+        list_uri: where the list is, or will be.
+        night: the date that newly missing images get.
+
+    Raises:
+        StoreError: the store failed, or what is at `list_uri` is no such list.
+    """
+    with tempfile.TemporaryDirectory(prefix="locray-") as folder, duckdb.connect(f"{folder}/d.duckdb") as connection:
+        connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+        connection.execute(f"SET temp_directory = '{folder}/spill'")
+        connection.execute("SET preserve_insertion_order = false")
+        listed = pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, iter(listing))
+        for name, rows in (("held", _held(table_uri, owner)), ("listed", listed), ("before", _list_before(list_uri))):
+            connection.register("stream", rows)
+            columns = f"{_URI}, any_value({_SINCE}) AS {_SINCE}" if name == "before" else _URI
+            connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM stream GROUP BY {_URI}")
+            connection.unregister("stream")
+        missing = f"(SELECT * FROM held ANTI JOIN listed USING ({_URI}))"
+        query = (
+            f"SELECT {_URI}, coalesce({_SINCE}, DATE '{night}') AS {_SINCE} "
+            f"FROM {missing} LEFT JOIN before USING ({_URI}) ORDER BY {_URI}"
+        )
+        images = _write_list(connection.sql(query).to_arrow_reader(_BATCH_ROWS), list_uri)
+        known = _count(connection, f"{missing} SEMI JOIN before USING ({_URI})")
+        returned = _count(connection, f"before SEMI JOIN listed USING ({_URI})")
+    return Deleted(images, images - known, returned, list_uri)
+
+
+def _held(table_uri: str, owner: Owner) -> pa.RecordBatchReader:
+    table = open_table(table_uri)
+    if table is None or not holds_rows(table):
+        return pa.schema([schema.LISTING_SCHEMA.field(_URI)]).empty_table().to_reader()
+    wanted = (ds.field(schema.MODEL_ID) == owner.model_id) & (ds.field(schema.CONFIG_HASH) == owner.config_hash)
+    return table.to_pyarrow_dataset().scanner(columns=[_URI], filter=wanted).to_reader()
+
+
+def _list_before(list_uri: str) -> pa.Table:
+    if not storage.exists(list_uri):
+        return schema.DELETED_SCHEMA.empty_table()
+    try:
+        return storage.open_parquet(list_uri).read(schema.DELETED_SCHEMA.names).cast(schema.DELETED_SCHEMA)
+    except (pa.ArrowException, ValueError) as error:
+        raise StoreError(
+            f"{list_uri} is no list of deleted images ({error}): delete it, and the dates begin anew"
+        ) from error
+
+
+def _write_list(rows: pa.RecordBatchReader, list_uri: str) -> int:
+    buffer, count = io.BytesIO(), 0
+    with pq.ParquetWriter(buffer, schema.DELETED_SCHEMA, compression="zstd", write_page_checksum=True) as file:
+        for batch in rows:
+            file.write_batch(batch.cast(schema.DELETED_SCHEMA))
+            count += len(batch)
+    storage.write_bytes(list_uri, buffer.getvalue())
+    return count
+
+
+def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:
+    ((count,),) = connection.execute(f"SELECT count(*) FROM {rows}").fetchall()
+    return int(count)

@@ -1,0 +1,153 @@
+"""A night, from configuration to record: the whole story in one function. Called by the command line.
+
+A step that fails is written down and the steps that don't depend on it are done; only what stops the labelling
+stops the night.
+"""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Any, TypeVar
+
+from locray.config import NightlyConfig, VerifyConfig
+from locray.errors import ExitCode, LocrayError
+from locray.labelling.nightly.compaction import Compaction, compact
+from locray.labelling.nightly.deleted import Deleted, list_deleted
+from locray.labelling.nightly.listing import KeptSource
+from locray.labelling.nightly.records import deleted_uri, records_uri, write_record
+from locray.labelling.nightly.vacuum import vacuum
+from locray.labelling.run import label
+from locray.labelling.summary import Clock, LabelSummary
+from locray.labelling.table import TableWriter
+from locray.labelling.verification.run import Verification, verify
+from locray.labelling.verification.table import Owner
+from locray.progress import Progress, Report
+from locray.sources import open_source
+
+Result = TypeVar("Result")
+
+_WORST_FIRST = (
+    ExitCode.UNSOUND,
+    ExitCode.USAGE,
+    ExitCode.UNEXPECTED,
+    ExitCode.FENCED,
+    ExitCode.FAILURE_RATE,
+    ExitCode.DEFERRED,
+    ExitCode.DONE,
+)
+
+
+def worst(*codes: ExitCode) -> ExitCode:
+    """What to tell the shell of several steps: damage before failures before what the next night takes up."""
+    return min(codes, key=_WORST_FIRST.index)
+
+
+@dataclass
+class Night:
+    """What a night did, as `--json` prints it. A step that was not done, or failed, is None."""
+
+    table: str
+    images: str
+    run_date: date
+    label: LabelSummary
+    exit_code: ExitCode
+    """The worst of the steps'."""
+    verify: Verification | None = None
+    deleted: Deleted | None = None
+    vacuumed: int | None = None
+    """Files of older versions that were deleted."""
+    compaction: Compaction | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    """What the steps that failed said."""
+    wall_s: float = 0.0
+
+    @property
+    def records(self) -> str:
+        """The folder of the records of this model and configuration."""
+        return records_uri(self.table, self.label.model_id, self.label.config_hash)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the table was verified and nothing is wrong with it."""
+        return self.verify is not None and not self.verify.faults
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded for reading."""
+        return {
+            "table": self.table,
+            "images": self.images,
+            "run_id": self.label.run_id,
+            "run_date": str(self.run_date),
+            "model_id": self.label.model_id,
+            "config_hash": self.label.config_hash,
+            "exit_code": int(self.exit_code),
+            "label": self.label.to_dict(),
+            "verify": self.verify and self.verify.to_dict(),
+            "deleted": self.deleted and self.deleted.to_dict(),
+            "vacuumed": self.vacuumed,
+            "compaction": self.compaction and self.compaction.to_dict(),
+            "failed": self.failed,
+            "wall_s": round(self.wall_s, 3),
+        }
+
+    def attempt(self, step: str, run: Callable[[], Result]) -> Result | None:
+        """What a step gives, or None where it fails: that is written down."""
+        try:
+            return run()
+        except LocrayError as error:
+            self.failed[step] = str(error)
+            self.exit_code = worst(self.exit_code, error.exit_code)
+            return None
+
+
+def nightly(config: NightlyConfig, report: Report) -> Night:
+    """Labels what is new or changed, verifies the table against the same listing, tidies it up, writes the night down.
+
+    A table in which the verification finds faults is left as it is: old files may be needed to mend it.
+
+    Raises:
+        UsageError: the source, the model or the table is not what it should be; nothing was written.
+        FencedError: another run took over while this one labelled; what was committed stays.
+    """
+    clock = Clock()
+    with tempfile.TemporaryDirectory(prefix="locray-") as folder:
+        source = KeptSource(open_source(config.images, config.uri_column), folder)
+        labelled = label(config, report, source=source)
+        night = Night(
+            table=labelled.table,
+            images=config.images,
+            run_date=config.run_date,
+            label=labelled,
+            exit_code=labelled.exit_code(config.max_failure_rate),
+        )
+        night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
+        if night.verify is not None:
+            night.exit_code = worst(night.exit_code, night.verify.exit_code)
+        if night.is_sound:
+            report(Progress("listing deleted images"))
+            night.deleted = night.attempt("deleted", lambda: _deleted(night, source))
+            report(Progress("vacuuming"))
+            night.vacuumed = night.attempt("vacuum", lambda: vacuum(night.table, config.retention_hours))
+            report(Progress("compacting"))
+            night.compaction = night.attempt("compact", lambda: _compacted(night, config.target_file_bytes, report))
+    night.wall_s = clock.wall_s
+    night.attempt("record", lambda: write_record(night.records, labelled.run_id, night.to_dict()))
+    return night
+
+
+def _verification(config: NightlyConfig) -> VerifyConfig:
+    """The verification of the rows of this model and configuration; each date draws a sample of its own."""
+    shared = config.model_dump(include=set(VerifyConfig.model_fields) & set(NightlyConfig.model_fields), by_alias=True)
+    return VerifyConfig(**shared, seed=config.run_date.toordinal())
+
+
+def _deleted(night: Night, source: KeptSource) -> Deleted:
+    owner = Owner(night.label.model_id, night.label.config_hash)
+    return list_deleted(night.table, owner, source.listing(), deleted_uri(night.records), night.run_date)
+
+
+def _compacted(night: Night, target_bytes: int, report: Report) -> Compaction:
+    """Under the number of the labelling: a run that has claimed the table since then goes first."""
+    writer = TableWriter.resume(night.table, night.label.model_id, night.label.transaction)
+    return compact(writer, target_bytes, report)

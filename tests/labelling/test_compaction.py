@@ -1,0 +1,302 @@
+"""Small files made into large ones and old files deleted: what the table holds stays, whatever happens in between."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from commands import PROJECT_ROOT
+from deltalake import DeltaTable
+from labelling.rows import predicted
+from s3_server import S3Bucket
+
+from locray import schema, storage
+from locray.errors import FencedError, StoreError
+from locray.labelling.committer import Committer
+from locray.labelling.data_files import LoggedFile
+from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
+from locray.labelling.nightly.vacuum import vacuum
+from locray.labelling.table import TableWriter
+from locray.labelling.verification.findings import Check
+from locray.labelling.verification.table import check_table
+from locray.progress import ignore
+
+MODEL_ID, OTHER = "net@0123456789ab", "other@000000000000"
+DATES = date(2026, 1, 2), date(2026, 1, 3)
+MIB = 2**20
+
+
+def commit(
+    uri: str, *parts: pa.Table, model_id: str = MODEL_ID, run_date: date = DATES[0], replace: bool = False
+) -> TableWriter:
+    """One file of rows, as a run of labelling writes it."""
+    writer = TableWriter.claim(uri, model_id)
+    stamp = {schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"}
+    commits = Committer(
+        writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
+    )
+    for part in parts:
+        commits.add(part)
+    commits.flush()
+    return writer
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> str:
+    """Of one model three files of the first night and one of the second; of another model two."""
+    uri = str(tmp_path / "table")
+    for model_id in (MODEL_ID, OTHER):
+        commit(uri, predicted([5, 1]), model_id=model_id)
+        commit(uri, predicted([4]), predicted([2], status=schema.STATUS_FAILED), model_id=model_id)
+    commit(uri, predicted([3, 0]))
+    commit(uri, predicted([0], etag="v2"), run_date=DATES[1])
+    return uri
+
+
+def opened(uri: str) -> DeltaTable:
+    return DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+
+
+def rows_of(uri: str) -> list[dict[str, Any]]:
+    """All that the table holds, in one order."""
+    keys = [(name, "ascending") for name in schema.KEY_COLUMNS]
+    return list(opened(uri).to_pyarrow_dataset().to_table().sort_by(keys).to_pylist())
+
+
+def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:
+    return sorted(file for file in opened(uri).file_uris() if model_id in file)
+
+
+def data_files(uri: str) -> set[str]:
+    """What lies in the table's folder, but for the log."""
+    return {file for file in storage.list_uris(uri) if "/_delta_log/" not in file}
+
+
+def test_small_files_become_one_that_is_as_if_written_at_once(table: str) -> None:
+    rows, others = rows_of(table), files_of(table, OTHER)
+    done = compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    assert done == Compaction(files_before=4, files_after=2, rows_rewritten=6)
+    assert rows_of(table) == rows
+    assert files_of(table, OTHER) == others
+    (merged,) = [file for file in files_of(table) if str(DATES[0]) in file]
+    held = pq.ParquetFile(merged)
+    uris = held.read()[schema.IMAGE_URI].to_pylist()
+    assert (len(uris), uris) == (6, sorted(uris))
+    assert {held.metadata.row_group(0).column(index).compression for index in range(13)} == {"ZSTD"}
+    check = check_table(table)
+    assert (check.findings.faults, check.num_rows) == ({}, len(rows))
+    assert check.findings.notes[Check.FILE_REMOVED].count == 3
+
+
+def test_a_filter_on_any_column_finds_the_rows_of_a_compacted_file(table: str) -> None:
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    predictions = opened(table).to_pyarrow_dataset()
+    for name in set(schema.PREDICTIONS_SCHEMA.names) - {schema.DETECTIONS}:
+        values = predictions.to_table(columns=[name])[name]
+        for value in values.unique():
+            wanted = ds.field(name) == value if value.is_valid else ds.field(name).is_null()
+            expected = sum(other == value for other in values) if value.is_valid else values.null_count
+            assert predictions.to_table(filter=wanted).num_rows == expected, (name, value)
+
+
+def test_a_flipped_byte_of_a_compacted_file_is_noticed(table: str) -> None:
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    flip_a_byte(files_of(table)[0])
+    assert check_table(table).findings.faults.keys() == {Check.FILE_UNREADABLE}
+
+
+def flip_a_byte(file: str) -> None:
+    """In the page of a column that neither keys nor listings are made of."""
+    chunk = pq.read_metadata(file).row_group(0).column(schema.PREDICTIONS_SCHEMA.get_field_index(schema.FORMAT))
+    data = bytearray(Path(file).read_bytes())
+    start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
+    data[start + chunk.total_compressed_size - 1] ^= 1
+    Path(file).write_bytes(data)
+
+
+def test_a_compacted_table_is_left_alone(table: str) -> None:
+    writer = TableWriter.claim(table, MODEL_ID)
+    compact(writer, MIB, ignore)
+    before, version = data_files(table), opened(table).version()
+    assert compact(writer, MIB, ignore) == Compaction(2, 2, 0)
+    assert (data_files(table), opened(table).version()) == (before, version)
+
+
+def test_readers_of_changes_see_none(table: str) -> None:
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    last = max((Path(table) / "_delta_log").glob("*.json"))
+    actions = [json.loads(line) for line in last.read_text().splitlines()]
+    changes = [action[kind] for action in actions for kind in ("add", "remove") if kind in action]
+    assert [one["dataChange"] for one in changes] == [False] * 4
+
+
+def logged(name: str, size: int, *, day: int = 0, rows: int | None = 10, model_id: str = MODEL_ID) -> LoggedFile:
+    return LoggedFile(
+        uri=name,
+        path=name,
+        size_bytes=size,
+        num_rows=rows,
+        model_id=model_id,
+        run_date=str(DATES[day]),
+        first_uri=name,
+        last_uri=name,
+        first_status=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "groups"),
+    [
+        ([], []),
+        ([logged("a", 10)], []),
+        ([logged("b", 10), logged("a", 10)], [["a", "b"]]),
+        ([logged("a", 10), logged("b", 10, day=1)], []),
+        ([logged("a", 10), logged("b", 10, model_id=OTHER)], []),
+        ([logged("a", 60), logged("b", 40), logged("c", 1)], [["a", "b"]]),
+        ([logged("a", 60), logged("b", 50), logged("c", 50), logged("d", 1)], [["b", "c"]]),
+        ([logged("a", 10), logged("b", 100), logged("c", 10)], [["a", "c"]]),
+        ([logged("a", 10, rows=600), logged("b", 10, rows=400), logged("c", 10, rows=1)], [["a", "b"]]),
+        ([logged("a", 10), logged("b", 10, rows=None), logged("c", 10, rows=0)], []),
+        ([logged("a%2540", 10), logged("b%20", 10), logged("c", 10)], [["a%2540", "c"]]),
+    ],
+)
+def test_which_files_go_together(files: list[LoggedFile], groups: list[list[str]]) -> None:
+    found = groups_to_merge(files, target_bytes=100, most_rows=1000)
+    assert [[file.uri for file in group] for group in found] == groups
+
+
+KILLED = f"""
+import os, signal, sys
+from deltalake import DeltaTable
+from locray.labelling.nightly.compaction import compact
+from locray.labelling.table import TableWriter
+
+uri, moment = sys.argv[1:]
+commit = DeltaTable.create_write_transaction
+
+def commit_and_die(*arguments, **options):
+    if moment == "after":
+        commit(*arguments, **options)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+writer = TableWriter.claim(uri, {MODEL_ID!r})
+DeltaTable.create_write_transaction = commit_and_die
+compact(writer, {MIB}, lambda progress: None)
+"""
+
+
+@pytest.mark.parametrize(("moment", "orphans"), [("before", 1), ("after", 0)])
+def test_killed_between_a_file_and_its_commit_nothing_is_lost_or_twice(table: str, moment: str, orphans: int) -> None:
+    rows = rows_of(table)
+    died = subprocess.run([sys.executable, "-c", KILLED, table, moment], cwd=PROJECT_ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert rows_of(table) == rows
+    assert check_table(table).findings.count(Check.FILE_UNREFERENCED) == orphans
+    writer = TableWriter.claim(table, MODEL_ID)
+    assert writer.clean_up() == orphans
+    assert compact(writer, MIB, ignore).files_after == 2
+    assert rows_of(table) == rows
+    check = check_table(table)
+    assert check.findings.faults == {}
+    assert check.findings.notes.keys() == {Check.FILE_REMOVED}
+
+
+def test_a_compaction_that_was_overtaken_changes_nothing(table: str) -> None:
+    rows, files = rows_of(table), files_of(table)
+    old = TableWriter.claim(table, MODEL_ID)
+    new = TableWriter.claim(table, MODEL_ID)
+    with pytest.raises(FencedError):
+        compact(old, MIB, ignore)
+    assert (rows_of(table), files_of(table)) == (rows, files)
+    assert new.clean_up() == 1
+    assert compact(new, MIB, ignore).files_after == 2
+    assert rows_of(table) == rows
+
+
+def test_who_resumes_gives_way_to_a_run_that_began_since(table: str) -> None:
+    number = TableWriter.claim(table, MODEL_ID).number
+    resumed = TableWriter.resume(table, MODEL_ID, number)
+    number = TableWriter.claim(table, MODEL_ID).number
+    for attempt in (lambda: compact(resumed, MIB, ignore), lambda: TableWriter.resume(table, MODEL_ID, number - 1)):
+        with pytest.raises(FencedError):
+            attempt()
+    assert compact(TableWriter.resume(table, MODEL_ID, number), MIB, ignore).files_after == 2
+
+
+def test_commits_of_another_model_meanwhile_do_no_harm(table: str) -> None:
+    writer = TableWriter.claim(table, MODEL_ID)
+    commit(table, predicted([7]), model_id=OTHER)
+    rows = rows_of(table)
+    compact(writer, MIB, ignore)
+    assert rows_of(table) == rows
+
+
+def test_rows_that_were_replaced_are_compacted_as_they_are(table: str) -> None:
+    """Files of a merge lie under other names."""
+    commit(table, predicted([2, 6]), run_date=DATES[0], replace=True)
+    rows = rows_of(table)
+    assert compact(TableWriter.claim(table, MODEL_ID), MIB, ignore).files_after == 2
+    assert rows_of(table) == rows
+    assert vacuum(table, 0) > 3
+    assert rows_of(table) == rows
+    assert check_table(table).findings.notes == {}
+
+
+def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> None:
+    flip_a_byte(files_of(table)[0])
+    before = files_of(table)
+    with pytest.raises(StoreError, match=before[0]):
+        compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    assert files_of(table) == before
+
+
+def test_a_vacuum_deletes_what_was_removed_long_ago(table: str) -> None:
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    before, version = data_files(table), opened(table).version()
+    assert vacuum(table, 1) == 0
+    assert (data_files(table), opened(table).version()) == (before, version)
+    assert vacuum(table, 0) == 3
+    assert data_files(table) == set(opened(table).file_uris())
+    assert check_table(table).findings.faults == {}
+    assert vacuum(table, 0) == 0
+    assert opened(table).version() == version
+
+
+def test_a_vacuum_never_deletes_what_another_run_may_still_commit(table: str) -> None:
+    """However old the file is: the run may have slept."""
+    written = Path(table) / f"{schema.MODEL_ID}={OTHER}" / f"{schema.RUN_DATE}={DATES[0]}" / f"part-{'0' * 32}.parquet"
+    written.write_bytes(b"not yet committed")
+    os.utime(written, (0, 0))
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    assert vacuum(table, 0) == 3
+    assert written.exists()
+
+
+def test_a_vacuum_still_knows_what_to_delete_after_a_checkpoint(table: str) -> None:
+    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    opened(table).create_checkpoint()
+    assert vacuum(table, 0) == 3
+
+
+@pytest.mark.s3
+def test_a_table_on_a_bucket(s3_bucket: S3Bucket) -> None:
+    uri = f"{s3_bucket.uri}/table"
+    for ordinals in ([0, 1], [2], [3]):
+        commit(uri, predicted(ordinals))
+    commit(uri, predicted([4], status=schema.STATUS_FAILED))
+    commit(uri, predicted([4]), replace=True)
+    rows = rows_of(uri)
+    assert compact(TableWriter.claim(uri, MODEL_ID), MIB, ignore).files_after == 1
+    assert rows_of(uri) == rows
+    assert vacuum(uri, 0) == 5
+    assert rows_of(uri) == rows
+    check = check_table(uri)
+    assert (check.findings.faults, check.findings.notes, check.num_files) == ({}, {}, 1)

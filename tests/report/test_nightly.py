@@ -1,0 +1,87 @@
+"""The page of a night, from nights good and bad."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from locray import schema
+from locray.errors import ExitCode
+from locray.labelling.nightly.compaction import Compaction
+from locray.labelling.nightly.deleted import Deleted
+from locray.labelling.nightly.records import write_record
+from locray.labelling.nightly.run import Night
+from locray.labelling.summary import LabelSummary
+from locray.labelling.verification.findings import Check, Finding
+from locray.labelling.verification.run import Verification
+from locray.report.nightly import charts, write_night_page
+
+
+def night_of(table: Path, day: int, *, faults: dict[Check, Finding] | None = None) -> Night:
+    label = LabelSummary(
+        f"2026010{day}T000000-0", "net@0123456789ab", str(table), listed=10, already_labelled=4, planned=6,
+        ok=4, failed=1, deferred=1, errors={"corrupt": 1}, config_hash="c0ffee", deferred_reason="the <store> was away",
+    )  # fmt: skip
+    night = Night(str(table), "s3://bucket/<photos>", date(2026, 1, day), label, ExitCode.DEFERRED)
+    night.verify = Verification(
+        str(table), 1, 2, 9, "net@0123456789ab", "c0ffee", 10, 3, 3, faults or {},
+        {Check.IMAGE_WITHOUT_ROW: Finding(1, ("s3://bucket/<a>.jpg",))}, {}, 1.0,
+    )  # fmt: skip
+    if not faults:
+        night.deleted = Deleted(3, 2, 1, "s3://bucket/deleted")
+        night.vacuumed, night.compaction = 5, Compaction(4, 1, 9)
+    return night
+
+
+def page_of(night: Night) -> str:
+    write_record(night.records, night.label.run_id, night.to_dict())
+    return Path(write_night_page(night)).read_text()
+
+
+def test_a_night_with_all_that_it_may_have(tmp_path: Path) -> None:
+    night = night_of(tmp_path, 2)
+    night.failed["vacuum"] = "no <space>"
+    page = page_of(night)
+    for text in (
+        "Night of 2026-01-02",
+        "images are left for the next night (exit code 4)",
+        "s3://bucket/&lt;photos&gt;",
+        "the &lt;store&gt; was away",
+        "s3://bucket/&lt;a&gt;.jpg",
+        "failed: no &lt;space&gt;",
+        "4 files of this model became 1",
+        "2 since the last night, 1 are there again",
+        f"read_parquet('s3://bucket/deleted') USING ({schema.IMAGE_URI})",
+        "<code>corrupt</code>",
+    ):
+        assert text in page
+    assert "<svg" not in page
+
+
+def test_the_nights_before_it_are_shown_the_latest_first(tmp_path: Path) -> None:
+    pages = [page_of(night_of(tmp_path, day)) for day in (1, 2, 3)]
+    assert pages[2].index("<td>2026-01-03") < pages[2].index("<td>2026-01-02") < pages[2].index("<td>2026-01-01")
+    assert pages[2].count("<svg") == 3
+    assert "failed at -2: 1" in pages[2]
+
+
+def test_a_damaged_table_is_left_as_it_is(tmp_path: Path) -> None:
+    page = page_of(night_of(tmp_path, 1, faults={Check.DUPLICATE: Finding(7, ("x",))}))
+    assert page.count("not done: the table is left as it is") == 3
+    assert "<td>fault</td><td><code>duplicate</code></td>" in page
+
+
+def test_a_night_that_could_not_be_verified(tmp_path: Path) -> None:
+    night = night_of(tmp_path, 1, faults={Check.DUPLICATE: Finding(7, ("x",))})
+    night.verify = None
+    night.failed["verify"] = "away"
+    page = page_of(night)
+    assert "failed: away" in page
+    assert "Found by the verification" not in page
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_no_charts_without_nights_to_compare(count: int) -> None:
+    nights: list[dict[str, Any]] = [{"label": {}}] * count
+    assert charts(nights) == []
