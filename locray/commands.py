@@ -137,7 +137,7 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
 def _lines_of_a_night(facts: dict[str, Any]) -> dict[str, str]:
     """The figures that a person looks for."""
     labelled, deleted, compaction = facts["label"], facts["deleted"], facts["compaction"]
-    names = ("run_id", "listed", "already_labelled", "planned", "ok", "failed", "deferred", "images_per_s")
+    names = (schema.RUN_ID, "listed", "already_labelled", "planned", "ok", "failed", "deferred", "images_per_s")
     lines = {name: labelled[name] for name in names}
     if labelled["errors"]:
         lines["errors"] = labelled["errors"]

@@ -35,11 +35,16 @@ MIB = 2**20
 
 
 def commit(
-    uri: str, *parts: pa.Table, model_id: str = MODEL_ID, run_date: date = DATES[0], replace: bool = False
+    uri: str,
+    *parts: pa.Table,
+    model_id: str = MODEL_ID,
+    config_hash: str = "c0ffee",
+    run_date: date = DATES[0],
+    replace: bool = False,
 ) -> TableWriter:
     """One file of rows, as a run of labelling writes it."""
     writer = TableWriter.claim(uri, model_id)
-    stamp = {schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"}
+    stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
     commits = Committer(
         writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
     )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from locray import schema
 from locray.config import NightlyConfig, VerifyConfig
 from locray.errors import ExitCode, LocrayError
 from locray.labelling.nightly.compaction import Compaction, compact
@@ -77,10 +78,10 @@ class Night:
         return {
             "table": self.table,
             "images": self.images,
-            "run_id": self.label.run_id,
-            "run_date": str(self.run_date),
-            "model_id": self.label.model_id,
-            "config_hash": self.label.config_hash,
+            schema.RUN_ID: self.label.run_id,
+            schema.RUN_DATE: str(self.run_date),
+            schema.MODEL_ID: self.label.model_id,
+            schema.CONFIG_HASH: self.label.config_hash,
             "exit_code": int(self.exit_code),
             "label": self.label.to_dict(),
             "verify": self.verify and self.verify.to_dict(),
