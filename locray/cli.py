@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -110,6 +111,7 @@ def _kinds_of(annotation: Any) -> set[Any]:
 def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None, flags: dict[str, Any]) -> ExitCode:
     verbose = bool(flags.get("verbose"))
     console = Console(as_json=False)
+    before = _end_as_by_ctrl_c()
     try:
         config = load_config(config_class, config_file=config_file, environment=os.environ, flags=flags)
         verbose = config.verbose
@@ -128,7 +130,13 @@ def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None,
         console.error(f"unexpected {type(error).__name__}: {error}. Run with --verbose for the whole story.")
         return ExitCode.UNEXPECTED
     finally:
+        signal.signal(signal.SIGTERM, before)
         console.close()
+
+
+def _end_as_by_ctrl_c() -> Any:
+    """Lets SIGTERM unwind the command as Ctrl-C does, so that it leaves no temporary files. The handler before."""
+    return signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 if __name__ == "__main__":

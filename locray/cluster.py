@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _ENVIRONMENT = {
@@ -33,7 +36,8 @@ def start_ray(*, verbose: bool) -> None:
     import ray.train
 
     if not ray.is_initialized():
-        ray.init(**_init_arguments(verbose=verbose))
+        with _handler_kept(signal.SIGTERM):
+            ray.init(**_init_arguments(verbose=verbose))
     if not verbose:
         _quiet_loggers()
         _quiet_messages()
@@ -41,6 +45,15 @@ def start_ray(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
+
+
+@contextmanager
+def _handler_kept(number: signal.Signals) -> Iterator[None]:
+    """Leaves a signal to whom it was left before: Ray makes SIGTERM the end of the process, with exit code 15."""
+    before = signal.getsignal(number)
+    yield
+    if before is not signal.SIG_DFL and threading.current_thread() is threading.main_thread():
+        signal.signal(number, before)
 
 
 def _init_arguments(*, verbose: bool) -> dict[str, Any]:

@@ -103,11 +103,11 @@ class Committer:
             self.flush()
 
     def flush(self) -> None:
-        """Commits what is pending."""
-        if self._pending:
-            self._write(pa.concat_tables(self._pending), self._run_date)
+        """Commits what is pending: once. After an error nobody knows here whether it was; the next run does."""
+        rows, self._pending, self._num_pending = self._pending, [], 0
+        if rows:
+            self._write(pa.concat_tables(rows), self._run_date)
             self.commits += 1
-        self._pending, self._num_pending = [], 0
         self._last_commit = time.monotonic()
 
     def _stamped(self, rows: pa.Table) -> pa.Table:

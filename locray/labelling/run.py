@@ -5,9 +5,11 @@ from datetime import UTC, datetime
 
 from locray import schema, storage
 from locray.config import LabelConfig
+from locray.errors import StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.identity import Identity
 from locray.labelling.pipeline import Pipeline
+from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
@@ -57,10 +59,15 @@ def label(config: LabelConfig, report: Report, source: Source | None = None) -> 
         commit_interval_s=config.commit_interval_s,
         replace=config.retry_failed,
     )
+    ended: str | None = None
     if worklist.num_images:
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
-        _label_worklist(worklist, pipeline, committer, clock, report)
+        try:
+            ended = _label_worklist(worklist, pipeline, committer, clock, report)
+        except StoreError:
+            writer.check_claim()  # the run that took over has deleted this one's worklist
+            raise
     untried = worklist.num_images - committer.answered
     storage.delete_folder(worklist.uri)
     return LabelSummary(
@@ -79,7 +86,7 @@ def label(config: LabelConfig, report: Report, source: Source | None = None) -> 
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
-        deferred_reason=_given_up(committer) if untried and not committer.ok else committer.deferred_reason,
+        deferred_reason=ended or committer.deferred_reason,
         config_hash=identity.config_hash,
         transaction=writer.number,
     )
@@ -90,15 +97,23 @@ def _given_up(committer: Committer) -> str:
     return f"the run was given up, since none of the first {committer.answered:,} images could be labelled{reason}"
 
 
-def _label_worklist(worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report) -> None:
-    """Runs the stages and commits what they give, also what came before an error."""
-    try:
-        for rows in pipeline.rows(worklist):
-            committer.add(rows)
-            clock.tick(committer.answered)
-            facts = {"failed": committer.failed, **clock.speed()}
-            report(Progress("labelling", committer.answered, worklist.num_images, facts))
-            if committer.ok == 0 and committer.answered >= PROBATION_IMAGES:
-                break
-    finally:
-        committer.flush()
+def _label_worklist(
+    worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report
+) -> str | None:
+    """Runs the stages and commits what they give, also what came before an error.
+
+    Returns:
+        Why it ended before its time, or None.
+    """
+    with stop_requests() as stop:
+        try:
+            for rows in stop.until_asked(pipeline.rows(worklist)):
+                committer.add(rows)
+                clock.tick(committer.answered)
+                facts = {"failed": committer.failed, **clock.speed()}
+                report(Progress("labelling", committer.answered, worklist.num_images, facts))
+                if committer.ok == 0 and PROBATION_IMAGES <= committer.answered < worklist.num_images:
+                    return _given_up(committer)
+        finally:
+            committer.flush()
+    return f"the run was asked to stop ({stop.asked_by})" if stop.asked_by else None

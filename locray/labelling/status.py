@@ -9,10 +9,10 @@ from locray import schema, storage
 from locray.config import StatusConfig
 from locray.config.labelling import TARGET_FILE_BYTES
 from locray.errors import UsageError
+from locray.labelling.data_files import logged_files
 from locray.labelling.nightly.compaction import groups_to_merge
 from locray.labelling.nightly.records import last_records
 from locray.labelling.table import open_table
-from locray.labelling.verification.files import logged_files
 
 
 @dataclass(frozen=True, slots=True)

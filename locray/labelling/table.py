@@ -5,31 +5,33 @@ table holds; every commit carries the number that follows. Delta refuses a commi
 commit under the same application id, so a writer that was overtaken can add nothing.
 """
 
-import json
+import re
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from typing import Any
+from dataclasses import replace as changed
+from datetime import date
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
-from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.errors import FencedError, StoreAccessError, StoreError, UsageError
+from locray.labelling.data_files import LoggedFile, files_to_replace, logged_files, remove_file, write_file
 from locray.labelling.delta_errors import explained, in_one_line
-from locray.labelling.statistics import file_statistics
 from locray.sources import Source
 
 WRITE_ID = "locray.write_id"
-ROWS_A_GROUP = 65_536
 _SCRATCH = "_locray"
 RECORDS = f"{_SCRATCH}/nights"
 """Where nightly runs keep their records below the table. No model's scratch has this name: ids of models hold an @."""
-FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
+_OWN_FILE = re.compile(r"part-([0-9a-f]{32})(?:-\d+)?\.parquet|\.locray-[0-9a-f]+\.tmp")
+"""What a writer puts into its partition: data files with the write id of their commit, and those being written."""
+_PAUSES_S = (0.2, 1.0, 5.0)
+"""Between a commit that the store did not answer and the next attempt. Our stores retry what is safe to send twice."""
 
 
 def open_table(uri: str) -> DeltaTable | None:
@@ -83,8 +85,8 @@ def create_table(uri: str) -> DeltaTable:
     Raises:
         StoreAccessError: nothing may be written there.
     """
-    with explained(uri):
-        try:
+    try:
+        with explained(uri):
             return DeltaTable.create(
                 uri,
                 schema=schema.PREDICTIONS_SCHEMA,
@@ -92,11 +94,11 @@ def create_table(uri: str) -> DeltaTable:
                 name="predictions",
                 storage_options=storage.delta_storage_options(uri),
             )
-        except DeltaError as error:
-            table = open_table(uri)
-            if table is None:
-                raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
-            return table
+    except (DeltaError, StoreError) as error:
+        table = open_table(uri)  # another run's, or this one's whose answer was lost
+        if table is None:
+            raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
+        return table
 
 
 @dataclass
@@ -153,11 +155,10 @@ class TableWriter:
 
         Raises:
             FencedError: another run has claimed the table; nothing was added.
+            StoreError: the store failed; perhaps all was added, which the next run sees, or nothing.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
-        path, size_bytes = self._write_file(rows, run_date, write_id)
-        self._commit([self._add_action(path, size_bytes, rows, run_date)], write_id)
+        self._commit([self._write(rows, str(run_date), f"part-{write_id}")], write_id)
 
     def replace(self, rows: pa.Table, run_date: date) -> None:
         """Commits rows in the place of the failed ones of the same image, version and configuration, if there are any.
@@ -168,42 +169,29 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was changed.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.append_column(pa.field(schema.MODEL_ID, pa.string()), pa.array([self.model_id] * len(rows)))
-        rows = rows.append_column(pa.field(schema.RUN_DATE, pa.date32()), pa.array([run_date] * len(rows)))
-        source = rows.select(schema.PREDICTIONS_SCHEMA.names).cast(schema.PREDICTIONS_SCHEMA)
-        same = [f"(old.{name} = new.{name})" for name in (schema.MODEL_ID, schema.CONFIG_HASH, schema.IMAGE_URI)]
-        predicate = " AND ".join(
-            [
-                f"(old.{schema.MODEL_ID} = '{self.model_id}')",
-                *same,
-                f"(old.{schema.STATUS} = '{schema.STATUS_FAILED}')",
-                f"(old.{schema.ETAG} = new.{schema.ETAG} OR old.{schema.ETAG} IS NULL)",
-            ]
-        )
+        files = [file for file in logged_files(self.table, self.uri) if file.model_id == self.model_id]
+        actions: list[AddAction | RemoveAction] = [self._write(rows, str(run_date), f"part-{write_id}")]
+        for number, (file, others) in enumerate(files_to_replace(files, rows)):
+            actions.append(remove_file(file))
+            if len(others):
+                actions.append(self._write(others, file.run_date, f"part-{write_id}-{number}"))
+        self._commit(actions, write_id)
 
-        def merge(properties: CommitProperties) -> None:
-            self.table.merge(
-                source, predicate, "new", "old", commit_properties=properties
-            ).when_matched_update_all().when_not_matched_insert_all().execute()
-
-        self._fenced(merge, write_id)
-
-    def rewrite(self, rows: pa.Table, run_date: date, replaced: Sequence[RemoveAction]) -> None:
-        """Commits one file, sorted by image URI, in the place of those that held the same rows.
+    def rewrite(self, files: Sequence[LoggedFile], rows: pa.Table) -> None:
+        """Commits one file in the place of several of one date that held the same rows. Readers of changes see none.
 
         Args:
-            rows: columns of `FILE_SCHEMA`; all rows of the replaced files, and no other.
-            run_date: the partition of them all.
-            replaced: the files that go, with `data_change` false: readers of changes see none.
+            files: what goes.
+            rows: columns of `FILE_SCHEMA`; all rows of these files, and no other.
 
         Raises:
             FencedError: another run has claimed the table; nothing was changed.
+            StoreError: the store failed.
         """
         write_id = uuid.uuid4().hex
-        rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
-        path, size_bytes = self._write_file(rows, run_date, write_id)
-        add = self._add_action(path, size_bytes, rows, run_date, data_change=False)
-        self._commit([add, *replaced], write_id)
+        removed = [remove_file(file, data_change=False) for file in files]
+        add = changed(self._write(rows, files[0].run_date, f"part-{write_id}"), data_change=False)
+        self._commit([add, *removed], write_id)
 
     def clean_up(self) -> int:
         """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
@@ -212,39 +200,60 @@ class TableWriter:
         orphans = []
         for uri in storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}")):
             name = uri.rsplit("/", 1)[-1]
-            write_id = name.removeprefix("part-").removesuffix(".parquet")
-            if name.startswith("part-") and name not in live and write_id not in committed:
+            own = _OWN_FILE.fullmatch(name)
+            if own and name not in live and own[1] not in committed:
                 orphans.append(uri)
         storage.delete(orphans)
         return len(orphans) + storage.delete_folder(self.scratch_uri)
+
+    def check_claim(self) -> None:
+        """Makes sure that the model's rows are still this writer's: what it has written may be deleted otherwise.
+
+        Raises:
+            FencedError: another run has claimed the table.
+        """
+        if self._latest().transaction_version(_app_id(self.model_id)) != self.number:
+            raise self._overtaken()
 
     @property
     def scratch_uri(self) -> str:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
-    def _write_file(self, rows: pa.Table, run_date: date, write_id: str) -> tuple[str, int]:
-        path = f"{schema.MODEL_ID}={self.model_id}/{schema.RUN_DATE}={run_date}/part-{write_id}.parquet"
-        buffer = pa.BufferOutputStream()
-        pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
-        data = buffer.getvalue().to_pybytes()
-        storage.write_bytes(storage.join(self.uri, path), data)
-        return path, len(data)
-
-    def _add_action(
-        self, path: str, size_bytes: int, rows: pa.Table, run_date: date, *, data_change: bool = True
-    ) -> AddAction:
-        return AddAction(
-            path=path,
-            size=size_bytes,
-            partition_values={schema.MODEL_ID: self.model_id, schema.RUN_DATE: str(run_date)},
-            modification_time=int(datetime.now(UTC).timestamp() * 1000),
-            data_change=data_change,
-            stats=json.dumps(file_statistics(rows)),
-        )
+    def _write(self, rows: pa.Table, run_date: str, name: str) -> AddAction:
+        try:
+            return write_file(self.uri, rows, self.model_id, run_date, name)
+        except StoreError:
+            self.check_claim()  # the run that took over has cleaned up
+            raise
 
     def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
-        def append(properties: CommitProperties) -> None:
+        """Commits the actions under the next transaction number, and makes sure that it is this writer's.
+
+        A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells. So it does
+        where no answer came at all; such a commit is tried again, from the same snapshot, so that the fence holds.
+        """
+        self._renew_credentials()
+        number = self.number + 1
+        properties = CommitProperties(
+            custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
+        )
+        for pause_s in (*_PAUSES_S, None):
+            try:
+                self._try_commit(actions, properties)
+                break
+            except (CommitFailedError, StoreError) as error:
+                if self._has_landed(write_id):
+                    break
+                if isinstance(error, CommitFailedError):
+                    raise self._overtaken() from None
+                if isinstance(error, StoreAccessError) or pause_s is None:
+                    raise
+            time.sleep(pause_s)
+        self._refresh(number)
+
+    def _try_commit(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties) -> None:
+        with explained(self.uri):
             self.table.create_write_transaction(
                 list(actions),
                 mode="append",
@@ -253,30 +262,24 @@ class TableWriter:
                 commit_properties=properties,
             )
 
-        self._fenced(append, write_id)
-
-    def _fenced(self, commit: Any, write_id: str) -> None:
-        """Runs a commit under the next transaction number, and makes sure that it is this writer's.
-
-        A refusal may be the answer to a commit that did succeed, its first answer lost: the write id tells.
-        """
-        self._renew_credentials()
-        number = self.number + 1
-        properties = CommitProperties(
-            custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
-        )
-        try:
-            with explained(self.uri):
-                commit(properties)
-        except CommitFailedError:
+    def _refresh(self, number: int) -> None:
+        """Takes the snapshot that the next commit is to be made from: with the last one, of that number, in it."""
+        with explained(self.uri):
             self.table.update_incremental()
-            if not any(entry.get(WRITE_ID) == write_id for entry in self.table.history(100)):
-                raise self._overtaken() from None
-        self.table.update_incremental()
-        # The snapshot just taken may hold the claim of another run: going on from it would defeat the check of Delta.
+        # It may hold the claim of another run, too: going on from it would defeat the check of Delta.
         if self.table.transaction_version(_app_id(self.model_id)) != number:
             raise self._overtaken()
         self.number = number
+
+    def _has_landed(self, write_id: str) -> bool:
+        """Whether the commit is in the table. Leaves the snapshot that it was tried from as it is."""
+        latest = self._latest()
+        news = latest.version() - self.table.version()
+        return news > 0 and any(entry.get(WRITE_ID) == write_id for entry in latest.history(news))
+
+    def _latest(self) -> DeltaTable:
+        with explained(self.uri):
+            return DeltaTable(self.uri, storage_options=storage.delta_storage_options(self.uri))
 
     def _renew_credentials(self) -> None:
         """Opens the table again where the credentials are others by now: those of a role end within hours.

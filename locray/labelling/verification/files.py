@@ -3,10 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from datetime import date
 from itertools import accumulate, groupby
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,49 +12,14 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import StoreAccessError
-from locray.labelling.table import FILE_SCHEMA, RECORDS
+from locray.labelling.data_files import FILE_SCHEMA, LoggedFile
+from locray.labelling.table import RECORDS
 from locray.labelling.verification.findings import Check, Findings
 
 BATCH_ROWS = 65_536
 _NULLABLE = pa.schema([field.with_nullable(True) for field in FILE_SCHEMA])
 """A damaged file may hold null where none may be: that is for the checks of rows to tell."""
 _LOG = "_delta_log"
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedFile:
-    """A data file as the log knows it. What the log says nothing of is None."""
-
-    uri: str
-    path: str
-    """Its name in the log."""
-    size_bytes: int
-    num_rows: int | None
-    model_id: str
-    run_date: date
-    first_uri: str | None
-    """No image URI in it comes before this one."""
-    last_uri: str | None
-    """Nor any after this one."""
-
-
-def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
-    """The files that the table at the URI consists of, by name."""
-    actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
-    files = [
-        LoggedFile(
-            uri=_file_uri(uri, action["path"]),
-            path=action["path"],
-            size_bytes=action[schema.SIZE_BYTES],  # deltalake has the same name for it
-            num_rows=action.get("num_records"),
-            model_id=action[f"partition.{schema.MODEL_ID}"],
-            run_date=action[f"partition.{schema.RUN_DATE}"],
-            first_uri=action.get(f"min.{schema.IMAGE_URI}"),
-            last_uri=action.get(f"max.{schema.IMAGE_URI}"),
-        )
-        for action in actions
-    ]
-    return sorted(files, key=lambda file: file.uri)
 
 
 def check_folder(table: DeltaTable, uri: str, files: Sequence[LoggedFile], findings: Findings) -> set[str]:
@@ -172,8 +134,3 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
     return kind
-
-
-def _file_uri(table_uri: str, path: str) -> str:
-    """Paths in the log are relative to the table and percent-encoded; such of shared files are whole URIs."""
-    return unquote(path) if "://" in path else storage.join(table_uri, unquote(path))

@@ -9,11 +9,10 @@ import pyarrow as pa
 
 from locray import schema
 from locray.errors import UsageError
+from locray.labelling.data_files import LoggedFile, logged_files
 from locray.labelling.table import open_table
 from locray.labelling.verification.files import (
-    LoggedFile,
     check_folder,
-    logged_files,
     read_file,
     rows_at,
     wrong_columns,

@@ -1,0 +1,293 @@
+"""The way of a run through the store, mutation by mutation, and what must hold after whatever happened on it."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from deltalake import DeltaTable
+from faults.made_up import BROKEN, ENDS_WITHIN_S, MENDED, Driver
+from s3_proxy import CLOSED, Answer, Forward, Request, S3Proxy
+from s3_server import S3Bucket
+
+from locray import schema, storage
+from locray.labelling.table import create_table
+from locray.labelling.verification.findings import Check
+from locray.labelling.verification.table import check_table
+
+LABEL = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--json")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run that meets a table as another run has left it."""
+
+    name: str
+    mutations: tuple[str, ...]
+    """The kinds of requests that change the store, in the order of an undisturbed run."""
+    options: tuple[str, ...] = LABEL
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "scratch"))
+AFTER_A_CRASH = Scenario("after a crash", ("claim", "orphan", "scratch", "worklist", "file", "commit", "scratch"))
+RETRY = Scenario(
+    "retry",
+    ("claim", "worklist", "file", "file", "file", "commit", "scratch"),
+    (*LABEL, "--retry-failed"),
+    {MENDED: "1"},
+)
+WITH_CHECKPOINTS = Scenario(
+    "with checkpoints",
+    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
+)
+SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
+
+
+def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
+    """Where in the scenario such requests are; all of them where no kind is named."""
+    return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
+
+
+def named(value: object) -> str:
+    return str(value).replace(" ", "-")
+
+
+def kind_of(request: Request) -> str | None:
+    """What the request changes in the folder of a table; None if nothing."""
+    if not request.changes_the_store:
+        return None
+    if "/_locray/" in request.path:
+        return "scratch" if request.method == "DELETE" else "worklist"
+    if request.path.endswith("/_last_checkpoint"):
+        return "last checkpoint"
+    if ".checkpoint" in request.path:
+        return "checkpoint"
+    entry = re.search(r"/_delta_log/(\d+)\.json$", request.path)
+    if entry and int(entry[1]) == 0:
+        return "table"
+    if entry:
+        return "commit" if b'"add"' in request.body else "claim"
+    return "orphan" if request.method == "DELETE" else "file"
+
+
+class AtMutation:
+    """A fault of the proxy: what is to happen at one of the requests that change the store; honest otherwise.
+
+    `driver` is the process that it happens to.
+    """
+
+    def __init__(self, index: int, deed: "Deed") -> None:
+        self.driver: Future[Driver] = Future()
+        self.kinds: list[str] = []
+        self.happened = threading.Event()
+        self.over = threading.Event()
+        self.next_request: Callable[[], None] | None = None
+        self._index = index
+        self._deed = deed
+        self._lock = threading.Lock()
+
+    def __call__(self, request: Request, forward: Forward) -> Answer:
+        kind = kind_of(request)
+        with self._lock:
+            todo, self.next_request = self.next_request, None
+            if kind:
+                self.kinds.append(kind)
+            is_it = kind is not None and len(self.kinds) == self._index + 1
+        if todo:
+            todo()
+            return CLOSED
+        if not is_it:
+            return forward()
+        try:
+            return self._deed(self, forward)
+        finally:
+            self.happened.set()
+
+
+Deed = Callable[[AtMutation, Forward], Answer]
+
+
+def killed_before(fault: AtMutation, _: Forward) -> Answer:
+    fault.driver.result().kill()
+    return CLOSED
+
+
+def killed_when_applied(fault: AtMutation, forward: Forward) -> Answer:
+    forward()
+    fault.driver.result().kill()
+    return CLOSED
+
+
+def killed_after(fault: AtMutation, forward: Forward) -> Answer:
+    """When the answer is there: the next request, whatever it is, never reaches the store."""
+    fault.next_request = fault.driver.result().kill
+    return forward()
+
+
+def paused_before(fault: AtMutation, forward: Forward) -> Answer:
+    """The request is on its way while the driver is paused, and arrives when all is over."""
+    fault.driver.result().pause()
+    fault.happened.set()
+    assert fault.over.wait(ENDS_WITHIN_S)
+    return forward()
+
+
+def paused_after(fault: AtMutation, forward: Forward) -> Answer:
+    answer = forward()
+    fault.driver.result().pause()
+    return answer
+
+
+def answer_lost(_: AtMutation, forward: Forward) -> Answer:
+    forward()
+    return CLOSED
+
+
+def request_lost(_: AtMutation, __: Forward) -> Answer:
+    return CLOSED
+
+
+@dataclass
+class Place:
+    """Images, a table of theirs in a bucket, and the proxy before the bucket."""
+
+    images: Path
+    model: str
+    bucket: S3Bucket
+    proxy: S3Proxy
+    logs: Path
+    _number: Iterator[int] = field(default_factory=count)
+
+    @property
+    def table(self) -> str:
+        return f"{self.bucket.uri}/table"
+
+    def start(self, scenario: Scenario, **environment: str) -> Driver:
+        """A driver that reaches the bucket without the proxy, unless the environment says otherwise."""
+        arguments = ("--images", str(self.images), "--model", self.model, "--table", self.table, *scenario.options)
+        return Driver(self.logs / f"log-{next(self._number)}", *arguments, **scenario.environment, **environment)
+
+    def start_with(self, fault: AtMutation, scenario: Scenario) -> Driver:
+        self.proxy.fault = fault
+        driver = self.start(scenario, AWS_ENDPOINT_URL=self.proxy.endpoint_url)
+        fault.driver.set_result(driver)
+        return driver
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the table, whole, by image; none where there is no table yet."""
+        options = storage.delta_storage_options(self.table)
+        if not DeltaTable.is_deltatable(self.table, storage_options=options):
+            return []
+        rows = DeltaTable(self.table, storage_options=options).to_pyarrow_dataset().to_table().to_pylist()
+        return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
+
+    def finish(self, scenario: Scenario) -> None:
+        """Runs the command to its end, then once more, and checks that it had nothing to do."""
+        driver = self.start(scenario)
+        assert driver.wait() == 0, driver.log.read_text()
+        rows = self.rows()
+        again = self.start(FIRST_NIGHT)
+        assert again.wait() == 0, again.log.read_text()
+        assert again.summary()["planned"] == 0
+        assert self.rows() == rows
+        self.check()
+
+    def check(self) -> None:
+        """Every image has exactly one row, and the folder holds only what the table refers to."""
+        assert_whole(self.table, listing_of(self.images))
+
+
+def listing_of(folder: Path) -> pa.RecordBatch:
+    """What lies in a folder, found without locray's own listing."""
+    files = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    rows = [
+        {
+            schema.IMAGE_URI: str(path),
+            schema.ETAG: f"{status.st_mtime_ns}-{status.st_size}",
+            schema.SIZE_BYTES: status.st_size,
+        }
+        for path, status in files
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=schema.LISTING_SCHEMA)
+
+
+def assert_whole(table: str, listing: pa.RecordBatch) -> None:
+    """The invariants: each image one row, sound files, and no file that the table does not, or did not, consist of."""
+    check = check_table(table, [listing])
+    assert not check.findings.faults
+    assert not check.findings.pending
+    assert set(check.findings.notes) <= {Check.FILE_REMOVED}, check.findings.notes
+    assert check.num_rows == check.num_listed == len(listing)
+
+
+def assert_kept(before: Iterable[dict[str, Any]], after: Iterable[dict[str, Any]], *, also_failed: bool = True) -> None:
+    """No row that was committed is lost or changed; where failed images are tried again, no other one."""
+    kept = list(after)
+    for row in before:
+        assert row in kept or (row[schema.STATUS] == schema.STATUS_FAILED and not also_failed), row
+
+
+def made_images(folder: Path) -> Path:
+    """Six files, of which the first and the last can't be labelled: by commits of four, one in each of two files."""
+    folder.mkdir()
+    for number in range(6):
+        name = f"{number}-{BROKEN}.jpg" if number in {0, 5} else f"{number}.jpg"
+        (folder / name).write_bytes(b"x" * (number + 1))
+    return folder
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Tables, file by file, as the scenarios meet them."""
+
+    files: dict[str, dict[str, bytes]]
+
+    def put(self, scenario: Scenario, bucket: S3Bucket) -> None:
+        for name, data in self.files[scenario.name].items():
+            bucket.put(f"table/{name}", data)
+
+
+def made_templates(folder: Path, images: Path, model: str) -> Templates:
+    """Made in local folders: the files are the same everywhere."""
+    labelled, halfway, checkpoints = (str(folder / name) for name in ("labelled", "halfway", "checkpoints"))
+    for table, options in ((labelled, ()), (halfway, ("--limit", "4"))):
+        driver = Driver(folder / "log", "--images", str(images), "--model", model, "--table", table, *LABEL, *options)
+        assert driver.wait() == 0, driver.log.read_text()
+    create_table(checkpoints).alter.set_table_properties({"delta.checkpointInterval": "2"})
+    files = {
+        FIRST_NIGHT.name: {},
+        RETRY.name: _files_of(labelled),
+        AFTER_A_CRASH.name: _files_of(halfway),
+        WITH_CHECKPOINTS.name: _files_of(checkpoints),
+    }
+    partition = next(name for name in files[AFTER_A_CRASH.name] if name.endswith(".parquet")).rpartition("/")[0]
+    model_id = partition.split("/")[0].removeprefix(f"{schema.MODEL_ID}=")
+    files[AFTER_A_CRASH.name] |= {
+        f"{partition}/part-{'0' * 32}.parquet": b"never committed",
+        f"_locray/{model_id}/run/worklist-000000": b"of a crashed run",
+    }
+    return Templates(files)
+
+
+def _files_of(folder: str) -> dict[str, bytes]:
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@contextmanager
+def over_in_any_case(fault: AtMutation) -> Iterator[None]:
+    """However the test ends, no thread of the proxy waits on."""
+    try:
+        yield
+    finally:
+        fault.over.set()

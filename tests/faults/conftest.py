@@ -1,0 +1,30 @@
+"""Places for drivers to work at: images, a bucket, and a proxy before it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults.commit_path import Place, Templates, made_images, made_templates
+from s3_proxy import S3Proxy, s3_proxy
+from s3_server import S3Bucket, S3Server
+
+
+@pytest.fixture(scope="session")
+def made_up_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_images(tmp_path_factory.mktemp("made-up") / "images")
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory, made_up_images: Path, artifact: str) -> Templates:
+    return made_templates(tmp_path_factory.mktemp("templates"), made_up_images, artifact)
+
+
+@pytest.fixture(scope="session")
+def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    with s3_proxy(s3_server.endpoint_url) as running:
+        yield running
+
+
+@pytest.fixture
+def place(made_up_images: Path, artifact: str, s3_bucket: S3Bucket, proxy: S3Proxy, tmp_path: Path) -> Place:
+    return Place(made_up_images, artifact, s3_bucket, proxy, tmp_path)

@@ -1,0 +1,121 @@
+"""`locray label` with made-up rows in the place of Ray and the network: all that touches the table is the real thing."""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from locray import cli, commands, schema
+from locray.labelling import run
+from locray.labelling.worklist import Worklist, num_units
+
+BROKEN, MENDED = "broken", "TEST_ALL_IMAGES_ARE_MENDED"
+ENDS_WITHIN_S = 120
+
+
+@dataclass
+class MadeUpPipeline:
+    """Stands in for `Pipeline`: one box an image, or a failure where its name says that it is broken.
+
+    Units come last first, and one of them twice, as when a node is lost.
+    """
+
+    decode: Any = None
+    predict: Any = None
+    num_predictors: int | None = None
+    verbose: bool = False
+
+    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+        units = range(num_units(worklist))
+        for unit in [*reversed(units), *units[-1:]]:
+            yield made_up_rows(worklist.read_unit(unit))
+
+
+def made_up_rows(images: pa.Table) -> pa.Table:
+    """Rows of `schema.PREDICTED_SCHEMA` for images of a worklist."""
+    box = {schema.LABEL_ID: 0, schema.LABEL: "disc", schema.SCORE: 0.5}
+    box |= {schema.XMIN: 1.0, schema.YMIN: 2.0, schema.XMAX: 3.0, schema.YMAX: 4.0}
+    ok = {
+        schema.WIDTH: 10,
+        schema.HEIGHT: 10,
+        schema.FORMAT: "jpeg",
+        schema.STATUS: schema.STATUS_OK,
+        schema.DETECTIONS: [box],
+    }
+    failed = {schema.STATUS: schema.STATUS_FAILED, schema.ERROR_CODE: "corrupt", schema.ERROR_MESSAGE: "made up"}
+    mended = MENDED in os.environ
+    rows = [
+        row | (failed if BROKEN in os.path.basename(row[schema.IMAGE_URI]) and not mended else ok)
+        for row in images.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.PREDICTED_SCHEMA)
+
+
+def run_made_up(arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+    """What the process does; it ends with the exit code of the command."""
+    with open(log, "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.environ.update(environment)
+    assert commands  # imported before the fork
+    run.Pipeline = MadeUpPipeline  # type: ignore[misc, assignment]
+    sys.exit(cli.main(["label", *arguments]))
+
+
+_processes = get_context("forkserver")
+_processes.set_forkserver_preload([__name__])
+
+
+class Driver:
+    """A process that labels with made-up rows. It is forked from one that has imported everything: in no time."""
+
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        self.log = log
+        log.write_bytes(b"")
+        self._process = _processes.Process(target=run_made_up, args=(arguments, aws | environment, str(log)))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal's number where one has ended it."""
+        self._process.join(ENDS_WITHIN_S)
+        assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
+        return self._process.exitcode
+
+    def summary(self) -> dict[str, Any]:
+        """What it has printed at its end, with --json."""
+        return dict(json.loads(self.log.read_text().splitlines()[-1]))
+
+    def kill(self) -> None:
+        """Ends it at once; returns when it is no more."""
+        os.kill(self.pid, signal.SIGKILL)
+        self._process.join(ENDS_WITHIN_S)
+
+    def pause(self) -> None:
+        """Stops it; returns when not one of its threads runs."""
+        stop(self.pid)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and waits until all threads of the process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while {(task / "stat").read_text().rsplit(") ", 1)[1][0] for task in Path(f"/proc/{pid}/task").iterdir()} != {"T"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -1,0 +1,237 @@
+"""Each guard of the commit path is needed: with it, the invariants hold; without it, the same events break them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from faults.commit_path import assert_whole, listing_of
+from faults.made_up import MENDED, MadeUpPipeline
+
+from locray.config import LabelConfig
+from locray.errors import FencedError, StoreError
+from locray.labelling import run, table
+from locray.labelling.committer import Bitmap
+from locray.labelling.table import TableWriter, create_table, open_table
+from locray.labelling.verification.findings import Check
+from locray.labelling.verification.table import check_table
+from locray.labelling.worklist import Worklist
+from locray.progress import ignore
+
+guarded = pytest.mark.parametrize("guard", [True, False], ids=["with the guard", "without"])
+
+
+class Crash(BaseException):
+    """The end of a driver."""
+
+
+class AllAtOnce(MadeUpPipeline):
+    """Has labelled all before the first row is committed: it does not miss its worklist."""
+
+    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+        yield from list(super().rows(worklist))
+
+
+class Bench:
+    """Runs in this process, of made-up rows, over a table in a folder."""
+
+    def __init__(self, images: Path, model: str, uri: str, patch: pytest.MonkeyPatch) -> None:
+        self.images, self.model, self.uri, self.patch = images, model, uri, patch
+        patch.setattr(run, "Pipeline", AllAtOnce)
+
+    def label(self, **options: Any) -> None:
+        config = {"images": str(self.images), "model": self.model, "table": self.uri, "unit_size": 2, "commit_rows": 4}
+        run.label(LabelConfig(**(config | options)), ignore)
+
+    def during_a_commit(self, *, before: Any = None, after: Any = None) -> None:
+        """What is to happen, once, before or after the next commit of rows reaches the table."""
+        real = TableWriter._try_commit
+
+        def disturbed(writer: TableWriter, actions: Any, properties: Any) -> None:
+            if not actions:
+                real(writer, actions, properties)
+                return
+            self.patch.setattr(TableWriter, "_try_commit", real)
+            if before:
+                before()
+            writer._try_commit(actions, properties)
+            if after:
+                after()
+
+        self.patch.setattr(TableWriter, "_try_commit", disturbed)
+
+    def check(self) -> None:
+        assert_whole(self.uri, listing_of(self.images))
+
+    def faults(self) -> set[Check]:
+        return set(check_table(self.uri).findings.faults)
+
+
+@pytest.fixture
+def bench(made_up_images: Path, artifact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    return Bench(made_up_images, artifact, str(tmp_path / "table"), monkeypatch)
+
+
+@guarded
+def test_the_transaction_number_fences_off_a_writer_that_was_overtaken(bench: Bench, guard: bool) -> None:
+    if not guard:
+        real = TableWriter._try_commit
+
+        def from_the_newest_snapshot(writer: TableWriter, *arguments: Any) -> None:
+            writer.table.update_incremental()
+            real(writer, *arguments)
+
+        bench.patch.setattr(TableWriter, "_try_commit", from_the_newest_snapshot)
+    bench.during_a_commit(before=bench.label)
+    if guard:
+        with pytest.raises(FencedError):
+            bench.label()
+    else:
+        bench.label()
+    assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
+
+
+@guarded
+def test_the_comparison_after_a_refresh_sees_a_claim_that_came_with_it(bench: Bench, guard: bool) -> None:
+    if not guard:
+
+        def refresh(writer: TableWriter, number: int) -> None:
+            writer.table.update_incremental()
+            writer.number = number
+
+        bench.patch.setattr(TableWriter, "_refresh", refresh)
+    bench.during_a_commit(after=bench.label)
+    if guard:
+        with pytest.raises(FencedError):
+            bench.label()
+    else:
+        bench.label()
+    assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
+
+
+@guarded
+def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bool) -> None:
+    def lose_the_answer() -> None:
+        raise StoreError("no answer")
+
+    if not guard:
+        bench.patch.setattr(TableWriter, "_has_landed", lambda *_: False)
+        bench.patch.setattr(table, "_PAUSES_S", (0.0,))
+    bench.during_a_commit(after=lose_the_answer)
+    if guard:
+        bench.label()
+        bench.check()
+        return
+    with pytest.raises(FencedError):  # by nobody but itself
+        bench.label()
+
+
+@guarded
+def test_the_write_id_keeps_files_of_older_versions_from_being_cleaned_up(bench: Bench, guard: bool) -> None:
+    bench.label()
+    labelled = DeltaTable(bench.uri)
+    rows = labelled.to_pyarrow_dataset().to_table()
+    bench.patch.setenv(MENDED, "1")
+    bench.label(retry_failed=True)
+    if not guard:
+        bench.patch.setattr(table, "WRITE_ID", "nobody's")
+    bench.label()
+    older = DeltaTable(bench.uri, version=labelled.version()).to_pyarrow_dataset()
+    if guard:
+        assert older.to_table().equals(rows)
+        return
+    with pytest.raises(FileNotFoundError):
+        older.to_table()
+
+
+@guarded
+def test_the_bitmap_drops_rows_of_a_unit_that_was_labelled_twice(bench: Bench, guard: bool) -> None:
+    if not guard:
+        bench.patch.setattr(Bitmap, "add", lambda _, ordinals: np.ones(len(ordinals), dtype=bool))
+    bench.label()
+    assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
+
+
+class LateClaim:
+    """A writer that reads the table first, and claims it when it has something to write."""
+
+    def __init__(self, uri: str, model_id: str) -> None:
+        self.uri, self.model_id = uri, model_id
+        self.table = open_table(uri) or create_table(uri)
+        self.scratch_uri = f"{uri}/_locray/{model_id}"
+        self.writer: TableWriter | None = None
+
+    claim = classmethod(lambda cls, uri, model_id: cls(uri, model_id))
+
+    def clean_up(self) -> int:
+        return 0
+
+    def append(self, *arguments: Any) -> None:
+        self.writer = self.writer or TableWriter.claim(self.uri, self.model_id)
+        self.writer.append(*arguments)
+
+    replace = append
+
+
+@guarded
+def test_a_claim_comes_before_the_table_is_read(bench: Bench, guard: bool) -> None:
+    class WhileAnotherRuns(AllAtOnce):
+        def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+            for rows in super().rows(worklist):
+                if run.Pipeline is WhileAnotherRuns:
+                    bench.patch.setattr(run, "Pipeline", AllAtOnce)
+                    bench.patch.setattr(run, "TableWriter", TableWriter)
+                    bench.label()
+                yield rows
+
+    bench.patch.setattr(run, "Pipeline", WhileAnotherRuns)
+    if guard:
+        with pytest.raises(FencedError):
+            bench.label()
+    else:
+        bench.patch.setattr(run, "TableWriter", LateClaim)
+        bench.label()
+    assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
+
+
+@guarded
+def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
+    def clean_up() -> None:
+        model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
+        unclaimed = open_table(bench.uri)
+        assert unclaimed
+        writer = (
+            TableWriter.claim(bench.uri, model_id) if guard else TableWriter(bench.uri, model_id, 0, unclaimed, None)
+        )
+        writer.clean_up()
+
+    bench.during_a_commit(before=clean_up)
+    if guard:
+        with pytest.raises(FencedError):
+            bench.label()
+    else:
+        bench.label()
+    assert bench.faults() == (set() if guard else {Check.FILE_MISSING})
+
+
+@guarded
+def test_a_file_is_written_before_its_commit(bench: Bench, guard: bool) -> None:
+    def crash() -> None:
+        raise Crash
+
+    if not guard:
+        real = table.write_file
+
+        def write_later(uri: str, *arguments: Any) -> Any:
+            action = real(uri, *arguments)
+            Path(uri, action.path).unlink()
+            return action
+
+        bench.patch.setattr(table, "write_file", write_later)
+    bench.during_a_commit(after=crash)
+    with pytest.raises(Crash):
+        bench.label()
+    assert bench.faults() == (set() if guard else {Check.FILE_MISSING})

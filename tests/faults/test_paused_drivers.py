@@ -1,0 +1,77 @@
+"""A driver paused at every request that changes the store while another does all its work; and two that start at once."""
+
+import threading
+
+import pytest
+from faults.commit_path import (
+    FIRST_NIGHT,
+    RETRY,
+    AtMutation,
+    Deed,
+    Place,
+    Scenario,
+    Templates,
+    assert_kept,
+    at,
+    kind_of,
+    named,
+    over_in_any_case,
+    paused_after,
+    paused_before,
+)
+from faults.made_up import ENDS_WITHIN_S
+from s3_proxy import Answer, Forward, Request
+
+from locray.errors import ExitCode
+
+pytestmark = pytest.mark.s3
+
+WHERE = [*at(FIRST_NIGHT), *at(RETRY, "file", "commit")]
+
+
+@pytest.mark.parametrize("deed", [paused_before, paused_after], ids=lambda deed: deed.__name__)
+@pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
+def test_a_paused_driver_is_overtaken_and_changes_nothing(
+    scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
+) -> None:
+    templates.put(scenario, place.bucket)
+    fault = AtMutation(index, deed)
+    with over_in_any_case(fault):
+        paused = place.start_with(fault, scenario)
+        assert fault.happened.wait(ENDS_WITHIN_S)
+        committed = place.rows()
+        second = place.start(scenario)
+        assert second.wait() == 0, second.log.read_text()
+        rows = place.rows()
+        assert_kept(committed, rows, also_failed=scenario is not RETRY)
+        fault.over.set()
+        paused.resume()
+        exit_code = paused.wait()
+    # Before the claim there is nothing to take over; after the last commit, nothing is left to be done.
+    before_its_claim = (scenario.mutations[index], deed) == ("table", paused_before)
+    at_its_end = scenario.mutations[index] == "scratch"
+    assert exit_code == (ExitCode.DONE if before_its_claim or at_its_end else ExitCode.FENCED), paused.log.read_text()
+    assert place.rows() == rows
+    place.finish(scenario)
+    assert place.rows() == rows
+
+
+@pytest.mark.parametrize("kind", ["table", "claim"])
+def test_of_two_drivers_that_start_at_once_one_works_and_one_stops(kind: str, place: Place) -> None:
+    arrived: list[Request] = []
+    both_are_there = threading.Event()
+
+    def meet(request: Request, forward: Forward) -> Answer:
+        if kind_of(request) == kind and not both_are_there.is_set():
+            arrived.append(request)
+            if len(arrived) == 2:
+                both_are_there.set()
+            assert both_are_there.wait(ENDS_WITHIN_S)
+        return forward()
+
+    place.proxy.fault = meet
+    drivers = [place.start(FIRST_NIGHT, AWS_ENDPOINT_URL=place.proxy.endpoint_url) for _ in range(2)]
+    exit_codes = sorted(driver.wait() for driver in drivers)
+    one_after_the_other = [[ExitCode.DONE, ExitCode.DONE]] if kind == "table" else []
+    assert exit_codes in [[ExitCode.DONE, ExitCode.FENCED], *one_after_the_other]
+    place.finish(FIRST_NIGHT)

@@ -1,0 +1,48 @@
+"""A wish to stop, heard while a run waits and while it works."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from locray.labelling.stopping import stop_requests
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_wish_in_the_middle_of_work_is_granted_after_it(number: signal.Signals) -> None:
+    done = []
+    with stop_requests() as stop:
+        for item in stop.until_asked(range(5)):
+            if item == 2:
+                os.kill(os.getpid(), number)
+            done.append(item)
+    assert done == [0, 1, 2]
+    assert stop.asked_by == number.name
+
+
+def test_a_wish_ends_the_wait_for_the_next_item_at_once() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("waited on")
+
+    with stop_requests() as stop:
+        assert list(stop.until_asked(items())) == [0]
+    assert stop.asked_by == "SIGTERM"
+
+
+def test_the_second_wish_is_what_it_always_was_and_so_is_the_first_when_all_is_over() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_requests() as stop:
+        for _ in stop.until_asked(range(1)):
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_without_a_wish_all_items_come() -> None:
+    with stop_requests() as stop:
+        assert list(stop.until_asked("abc")) == ["a", "b", "c"]
+    assert stop.asked_by is None
