@@ -174,7 +174,7 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
     lines = {
         "table": found.table,
         "version": str(found.version),
-        "files": f"{found.files:,} of {found.size_bytes / 2**20:,.1f} MiB in all, {found.small_files:,} of them small",
+        "files": f"{found.files:,}, {found.size_bytes / 2**20:,.1f} MiB; {found.small_files:,} of them to be compacted",
         "rows": f"{found.rows:,}",
     }
     for one in found.runs:
