@@ -16,14 +16,17 @@ from deltalake import DeltaTable
 from labelling.rows import predicted
 from labelling.test_compaction import OTHER, commit, flip_a_byte
 from PIL import Image
+from s3_server import S3Bucket
 
-from locray import schema
+from locray import schema, storage
 from locray.config import NightlyConfig, Prediction
 from locray.errors import ExitCode, StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.nightly import run as nightly_run
+from locray.labelling.nightly.compaction import Compaction
+from locray.labelling.nightly.records import read_records
 from locray.labelling.nightly.run import nightly, worst
 from locray.labelling.predictor import Predictor
 from locray.labelling.table import TableWriter
@@ -132,19 +135,43 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
     assert [last[schema.RUN_ID] for last in status["nights"]] == [third["run_id"]]
 
 
-@pytest.fixture
-def labelled(images: Path, store: Path, artifact: str) -> NightlyConfig:
+def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     """A table that holds all of the images in two small files, so that a night needs no Ray."""
     identity = Identity.of(artifact, Prediction())
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     rows = Predictor(identity.predict, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), identity.decode))
     stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
-    writer = TableWriter.claim(str(store), identity.model_id)
+    writer = TableWriter.claim(table, identity.model_id)
     commits = Committer(writer, 99, stamp=stamp, run_date=date(2026, 1, 1), commit_rows=7, commit_interval_s=3600)
     for start in (0, 7):
         commits.add(rows.slice(start, 7))
     commits.flush()
-    return NightlyConfig(images=str(images), model=artifact, table=str(store), sample=2)
+    return NightlyConfig(images=str(images), model=artifact, table=table, sample=2, retention_hours=0)
+
+
+@pytest.fixture
+def labelled(images: Path, store: Path, artifact: str) -> NightlyConfig:
+    return labelled_before(images, artifact, str(store))
+
+
+@pytest.mark.s3
+def test_nights_on_a_bucket(images: Path, artifact: str, s3_bucket: S3Bucket) -> None:
+    table = f"{s3_bucket.uri}/table"
+    config = labelled_before(images, artifact, table)
+    first = nightly(config, ignore)
+    assert (first.exit_code, first.compaction) == (ExitCode.DONE, Compaction(2, 1, 13))
+    (images / "00.jpg").unlink()
+    second = nightly(config, ignore)
+    assert (second.exit_code, second.vacuumed) == (ExitCode.DONE, 2)
+    assert second.verify is not None
+    assert second.verify.notes.keys() == {Check.IMAGE_GONE, Check.FILE_REMOVED}
+    assert second.deleted is not None
+    listed = pd.read_parquet(io.BytesIO(storage.read_bytes(second.deleted.list_uri)))
+    assert listed[schema.IMAGE_URI].tolist() == [str(images / "00.jpg")]
+    files = DeltaTable(table, storage_options=storage.delta_storage_options(table)).file_uris()
+    assert {uri for uri in storage.list_uris(table) if uri.endswith(".parquet")} == set(files)
+    runs = {record[schema.RUN_ID] for record in read_records(second.records, 9)}
+    assert runs == {first.label.run_id, second.label.run_id}
 
 
 def test_a_damaged_table_is_left_as_it_is(labelled: NightlyConfig, store: Path) -> None:
@@ -166,7 +193,9 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
     second = nightly(labelled, ignore)
     assert second.exit_code is ExitCode.UNEXPECTED
     assert second.failed.keys() == {"deleted"}
-    assert (second.vacuumed, second.compaction is not None) == (0, True)
+    assert (second.vacuumed, second.compaction) == (2, Compaction(1, 1, 0))
+    assert second.verify is not None
+    assert second.verify.notes.keys() == {Check.FILE_REMOVED}
 
 
 def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: Path) -> None:
@@ -185,8 +214,8 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
     assert TableWriter.resume(str(store), others[0].model_id, others[0].number)
 
 
-def test_images_without_a_row_are_left_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:
-    """Here they come between the labelling and the verification; the listing is that of the labelling."""
+def test_images_that_come_meanwhile_are_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:
+    """The listing of the verification is that of the labelling."""
 
     def report(progress: Progress) -> None:
         if progress.stage == "reading the log":
