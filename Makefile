@@ -8,11 +8,12 @@ INSTALLED := $(VENV)/.installed
 demo: install
 	$(BIN)/locray demo --output demo
 
-test: install
-	$(BIN)/python -m pytest
+test: test-fast
+	$(BIN)/python -m pytest -m "ray or s3"
 
+# Without Ray and S3, a process for each core.
 test-fast: install
-	$(BIN)/python -m pytest -m "not ray and not s3"
+	$(BIN)/python -m pytest -m "not ray and not s3" -n auto
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,14 +15,14 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from locray import __version__
-from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, load_config
+from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, WhenAlone, load_config
 from locray.console import Console
-from locray.errors import ExitCode, LocrayError
+from locray.errors import ErrorCode, ExitCode, LocrayError
 
 Runner = Callable[[Any, Console], ExitCode]
 
 _RUNNERS = "locray.commands"
-_METAVARS = {int: "INTEGER", float: "NUMBER", date: "DATE"}
+_METAVARS = {int: "INTEGER", float: "NUMBER", date: "DATE", ErrorCode: "CODE,..."}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,11 +93,22 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         return click.Option([flag, parameter], is_flag=True, default=None, help=description)
     if field.is_required():
         description += " [required]"
-    elif field.default not in {None, PydanticUndefined}:
+    elif field.default not in {None, (), PydanticUndefined}:
         description += f" [default: {field.default}]"
     kinds = {kind: metavar for kind, metavar in _METAVARS.items() if kind in _kinds_of(field.annotation)}
     metavar = next(iter(kinds.values()), "TEXT")
-    return click.Option([flag, parameter], type=str, default=None, help=description, metavar=metavar)
+    alone = next((mark.value for mark in field.metadata if isinstance(mark, WhenAlone)), None)
+    if alone is None:
+        return click.Option([flag, parameter], type=str, default=None, help=description, metavar=metavar)
+    return click.Option(
+        [flag, parameter],
+        type=str,
+        default=None,
+        help=description,
+        metavar=f"[{metavar}]",
+        is_flag=False,
+        flag_value=alone,
+    )
 
 
 def _kinds_of(annotation: Any) -> set[Any]:

@@ -15,6 +15,9 @@ _ENVIRONMENT = {
     # Ray ends idle workers beyond one a CPU after a second. Actors that take no CPU slot count too, so that on a
     # small machine every task of ours would start a process and import everything anew.
     "RAY_num_workers_soft_limit": "64",
+    # Ray gives its workers the priority of background jobs, at which everything else on the machine interrupts a
+    # network in training, also the making of its batches, which is to fill its gaps.
+    "RAY_worker_niceness": "0",
 }
 """What Ray reads when it is imported and started. What the user has set stays."""
 

@@ -97,12 +97,17 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
     """`locray label`."""
     from locray.labelling.run import label as run
 
-    summary = run(config, console.report)
-    exit_code = summary.exit_code(config.max_failure_rate)
+    summary = run(config, console.report, lambda so_far: _show_labelling(config, so_far, console))
+    _show_labelling(config, summary, console)
+    return summary.exit_code(config.max_failure_rate)
+
+
+def _show_labelling(config: LabelConfig, summary: "LabelSummary", console: Console) -> None:
     facts = summary.to_dict()
-    console.result(facts, {name: _shown(value) for name, value in facts.items() if value is not None})
+    not_shown = {"deferred_examples", "deferred_reason", "transaction"}
+    lines = {name: _shown(value) for name, value in facts.items() if value is not None and name not in not_shown}
+    console.result(facts, lines)
     _say_what_is_left(config, summary, console)
-    return exit_code
 
 
 def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Console) -> None:
@@ -114,7 +119,12 @@ def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Con
         )
     if summary.deferred:
         reason = f" The reason: {summary.deferred_reason}." if summary.deferred_reason else ""
-        console.error(f"{summary.deferred} images were deferred: the next run takes them up again.{reason}")
+        console.error(
+            f"{summary.deferred} images were deferred ({_shown(summary.deferred_causes)}): the next run takes them up "
+            f"again.{reason}"
+        )
+        for uri, why in summary.deferred_examples.items():
+            console.say(f"  {uri}: {why}")
 
 
 def nightly(config: NightlyConfig, console: Console) -> ExitCode:

@@ -46,6 +46,29 @@ class ErrorCode(StrEnum):
     NON_FINITE = "non_finite"
 
 
+STORE_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED})
+"""Said of an image that could not be fetched. Of all images at once, they speak of the store or of our rights."""
+
+MODEL_CODES = frozenset({ErrorCode.MODEL_ERROR, ErrorCode.NON_FINITE})
+"""Said of an image that the model has no answer for. Of all images at once, they speak of the model."""
+
+
+class DeferralCause(StrEnum):
+    """Why an image is left to the next run. `STORE_CODES` and `MODEL_CODES` may stand in its place."""
+
+    THROTTLED = "throttled"
+    TIMED_OUT = "timed_out"
+    DISCONNECTED = "disconnected"
+    SERVER_ERROR = "server_error"
+    CREDENTIALS = "credentials"
+    STORE = "store"
+    """Any other trouble of a store or file system."""
+    WORKER = "worker"
+    """No process to decode it in, or too many that died over its unit."""
+    NOT_COMMITTED = "not_committed"
+    NOT_TRIED = "not_tried"
+
+
 class LocrayError(Exception):
     """Base of all errors that locray raises on purpose. The message is for the user.
 

@@ -92,6 +92,14 @@ def test_a_folder_that_is_not_there(folder: Path, verb: str) -> None:
     assert not (folder / "t").exists()
 
 
+def test_codes_to_retry_are_an_option_that_may_stand_alone(folder: Path) -> None:
+    arguments = ("label", "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
+    for accepted in (["--retry-failed"], ["--retry-failed", "corrupt,not_found"], ["--retry-failed", "--verbose"]):
+        assert f"{folder}/absent" in refused(*arguments, *accepted)
+    assert "did you mean 'corrupt'" in refused(*arguments, "--retry-failed", "corupt")
+    assert "--retry-failed [CODE,...]" in locray("label", "--help").stdout
+
+
 @pytest.mark.parametrize("verb", ["label", "nightly"])
 def test_a_model_that_is_no_artifact(folder: Path, verb: str) -> None:
     (folder / "m").mkdir()

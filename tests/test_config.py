@@ -7,7 +7,7 @@ import pytest
 
 from locray.cli import _kinds_of
 from locray.config import COMMANDS, LabelConfig, load_config, option_names
-from locray.errors import UsageError
+from locray.errors import ErrorCode, UsageError
 
 REQUIRED = {"images": "in", "model": "m", "table": "out"}
 
@@ -99,3 +99,46 @@ def test_an_option_name_means_one_thing_in_all_commands() -> None:
             )
     clashes = {option for option, found in kinds.items() if len(found) > 1}
     assert clashes == {"output"}
+
+
+@pytest.mark.parametrize(
+    ("value", "codes"),
+    [
+        (None, ()),
+        ("all", tuple(ErrorCode)),
+        ("decoder_timeout, model_error", (ErrorCode.DECODER_TIMEOUT, ErrorCode.MODEL_ERROR)),
+        ("false", ()),
+    ],
+)
+def test_codes_to_retry_come_from_the_environment(value: str | None, codes: tuple[ErrorCode, ...]) -> None:
+    environment = {} if value is None else {"LOCRAY_RETRY_FAILED": value}
+    assert load_config(LabelConfig, environment=environment, flags=REQUIRED).retry_failed == codes
+
+
+@pytest.mark.parametrize(
+    ("line", "codes"),
+    [
+        ("retry-failed: true", tuple(ErrorCode)),
+        ("retry-failed: [corrupt, not_found, corrupt]", (ErrorCode.CORRUPT, ErrorCode.NOT_FOUND)),
+        ("retry_failed: corrupt", (ErrorCode.CORRUPT,)),
+        ("retry-failed: no", ()),
+    ],
+)
+def test_codes_to_retry_come_from_a_file(tmp_path: Path, line: str, codes: tuple[ErrorCode, ...]) -> None:
+    (tmp_path / "label.yaml").write_text(line)
+    assert load_config(LabelConfig, config_file=tmp_path / "label.yaml", flags=REQUIRED).retry_failed == codes
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("corupt", "--retry-failed: there is no error code 'corupt'; did you mean 'corrupt'?"),
+        ("corrupt,", "--retry-failed: there is no error code ''; the codes are not_found, access_denied, changed, "),
+        ([{"corrupt": 1}], r"--retry-failed: there is no error code \"{'corrupt': 1}\""),
+        (3, "--retry-failed: expected error codes with commas between them; found 3"),
+    ],
+)
+def test_a_code_that_is_none_is_named_with_the_nearest(value: object, message: str) -> None:
+    with pytest.raises(UsageError) as told:
+        load_config(LabelConfig, flags={**REQUIRED, "retry_failed": value})
+    assert str(told.value).startswith(message.replace("\\", ""))

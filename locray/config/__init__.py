@@ -1,9 +1,18 @@
 """The configuration of every command: each option is defined here, once. Used by the command line, jobs and runs."""
 
 from locray.config.commands import COMMANDS, option_names
-from locray.config.common import Answers, CommandConfig, DatasetUse, ImageLimits, ModelUse, Prediction
+from locray.config.common import (
+    Answers,
+    CommandConfig,
+    DatasetUse,
+    ImageLimits,
+    ModelUse,
+    Prediction,
+    WhenAlone,
+    nearest,
+)
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
-from locray.config.loading import ENVIRONMENT_PREFIX, load_config, nearest
+from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationUse,
     BenchmarkConfig,
@@ -35,6 +44,7 @@ __all__ = [
     "StatusConfig",
     "TrainConfig",
     "VerifyConfig",
+    "WhenAlone",
     "load_config",
     "nearest",
     "option_names",

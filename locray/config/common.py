@@ -1,7 +1,10 @@
 """What the options of several commands share. Used by the commands' own configuration classes."""
 
+import difflib
 import hashlib
 import json
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -9,6 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class WhenAlone:
+    """Of an option whose flag may stand without a value: what it then says."""
+
+    value: str
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like the given one, if any is near."""
+    matches = difflib.get_close_matches(name, sorted(known), n=1)
+    return matches[0] if matches else None
 
 
 class CommandConfig(BaseModel):

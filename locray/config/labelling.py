@@ -1,11 +1,22 @@
 """The options of the commands that label images and read the table. Re-exported by `locray.config`."""
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from locray.config.common import Answers, CommandConfig, Fraction, ModelUse, NotNegative, Positive
+from locray.config.common import (
+    Answers,
+    CommandConfig,
+    Fraction,
+    ModelUse,
+    NotNegative,
+    Positive,
+    WhenAlone,
+    nearest,
+)
+from locray.errors import ErrorCode
 
 TARGET_FILE_BYTES = 64 * 2**20
 """Some million rows, which fit into the driver's memory to be sorted, and which readers take in one piece."""
@@ -14,6 +25,28 @@ TARGET_FILE_BYTES = 64 * 2**20
 def today_utc() -> date:
     """The date of now, in UTC."""
     return datetime.now(UTC).date()
+
+
+_WORDS = {"all": True, "true": True, "1": True, "yes": True, "none": False, "false": False, "0": False, "no": False}
+
+
+def _read_codes(value: Any) -> tuple[ErrorCode, ...]:
+    """Codes as the command line, YAML and the environment give them: `true`, a list, or text with commas."""
+    if isinstance(value, str):
+        value = _WORDS.get(value.strip().lower(), [code.strip() for code in value.split(",")])
+    if isinstance(value, bool):
+        return tuple(ErrorCode) if value else ()
+    if not isinstance(value, Sequence):
+        raise ValueError(f"expected error codes with commas between them; found {value!r}")
+    for code in value:
+        if code not in list(ErrorCode):
+            found = nearest(str(code), ErrorCode)
+            hint = f"did you mean '{found}'?" if found else f"the codes are {', '.join(ErrorCode)}"
+            raise ValueError(f"there is no error code {str(code)!r}; {hint}")
+    return tuple(dict.fromkeys(map(ErrorCode, value)))
+
+
+RetriedCodes = Annotated[tuple[ErrorCode, ...], BeforeValidator(_read_codes), WhenAlone("all")]
 
 
 class LabelConfig(ModelUse):
@@ -28,9 +61,13 @@ class LabelConfig(ModelUse):
     run_date: date = Field(default_factory=today_utc, description="The run's date, YYYY-MM-DD. Default: today in UTC.")
     limit: Positive | None = Field(None, description="Label at most this many images.")
     max_failure_rate: Fraction = Field(
-        0.1, description="Exit with 3 when more than this share of the images failed; stop early when all of them do."
+        0.1, description="Exit with 3 when, at the end, more than this share of the images failed."
     )
-    retry_failed: bool = Field(False, description="Label the images again that failed before; their rows are replaced.")
+    retry_failed: RetriedCodes = Field(
+        (),
+        description="Label the images again that failed before, all of them or those with one of these error codes; "
+        "their rows are replaced.",
+    )
     commit_rows: Positive = Field(100_000, description="Rows of one commit to the table.")
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(60, description="Seconds after which rows are committed.")
 

@@ -3,7 +3,6 @@
 Values come from a YAML file, then the environment (`LOCRAY_<OPTION>`), then flags, later ones winning.
 """
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,11 +11,14 @@ import yaml
 from pydantic import ValidationError
 
 from locray.config.commands import COMMANDS, option_names
-from locray.config.common import CommandConfig
+from locray.config.common import CommandConfig, nearest
 from locray.errors import UsageError
 
 ENVIRONMENT_PREFIX = "LOCRAY_"
 NOT_OPTIONS = frozenset({"LOCRAY_TEST_DATA"})
+
+_OUR_OWN = "Value error, "
+"""What pydantic puts before the message of a validator of ours."""
 
 Config = TypeVar("Config", bound=CommandConfig)
 
@@ -42,12 +44,6 @@ def load_config(
         return config_class.model_validate(values)
     except ValidationError as error:
         raise UsageError(_describe(error)) from None
-
-
-def nearest(name: str, known: set[str]) -> str | None:
-    """The known name that is most like the given one, if any is near."""
-    matches = difflib.get_close_matches(name, sorted(known), n=1)
-    return matches[0] if matches else None
 
 
 def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
@@ -100,8 +96,14 @@ def _describe(error: ValidationError) -> str:
         if problem["type"] == "missing":
             lines.append(f"{option} is required")
         elif option:
-            expected = "expected a date, YYYY-MM-DD" if problem["type"].startswith("date") else problem["msg"].lower()
-            lines.append(f"{option}: {expected}; found {problem['input']!r}")
+            lines.append(f"{option}: {_expectation(problem)}")
         else:
-            lines.append(problem["msg"].removeprefix("Value error, "))
+            lines.append(problem["msg"].removeprefix(_OUR_OWN))
     return "; ".join(lines)
+
+
+def _expectation(problem: Any) -> str:
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix(_OUR_OWN)
+    expected = "expected a date, YYYY-MM-DD" if problem["type"].startswith("date") else problem["msg"].lower()
+    return f"{expected}; found {problem['input']!r}"

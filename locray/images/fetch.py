@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 
-from locray.errors import ErrorCode, StoreError
+from locray.errors import DeferralCause, ErrorCode, StoreError
 from locray.images.decode import ImageFailure
+from locray.images.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
 from locray.storage.archive_directory import MemberError, MemberTrouble
 from locray.storage.archives import read_member
 from locray.storage.files import file_etag
-from locray.storage.s3 import DEFAULT_RETRIES, Retries, bare_etag, client, quoted_etag, store
+from locray.storage.s3 import Retries, bare_etag, client, quoted_etag, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
@@ -63,6 +64,7 @@ class Fetched:
 class Deferred:
     """The store failed, retries spent: nothing is known of the image, and the next run takes it up again."""
 
+    cause: DeferralCause
     reason: str
 
 
@@ -75,7 +77,8 @@ def fetch_images(
     max_bytes: int,
     concurrency: int = 64,
     max_waiting_bytes: int = 256 << 20,
-    retries: Retries = DEFAULT_RETRIES,
+    retries: Retries = FETCH_RETRIES,
+    budget: RetryBudget = PROCESS_BUDGET,
 ) -> Iterator[tuple[int, Outcome]]:
     """Fetches images, several at a time, and yields each as it arrives: its index in `requests`, and its outcome.
 
@@ -87,7 +90,8 @@ def fetch_images(
         max_bytes: A larger image is not fetched: `too_many_bytes`.
         concurrency: Requests in flight.
         max_waiting_bytes: By the sizes of the listing; an image of unknown size counts as 1 MiB.
-        retries: How often the object store is asked again.
+        retries: How often the object store is asked again for an image.
+        budget: How often for all images. Shared with all other calls of the process.
     """
     arrived: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
     under_way: dict[Future[Outcome], int] = {}
@@ -102,7 +106,7 @@ def fetch_images(
                 or (len(under_way) < concurrency and waiting_bytes + sizes[next_index] <= max_waiting_bytes)
             ):
                 waiting_bytes += sizes[next_index]
-                future = threads.submit(_fetch, requests[next_index], max_bytes, retries)
+                future = threads.submit(_fetch, requests[next_index], max_bytes, _Patience(retries, budget))
                 under_way[future] = next_index
                 future.add_done_callback(arrived.put)
                 next_index += 1
@@ -120,27 +124,35 @@ def _expected_bytes(request: FetchRequest, max_bytes: int) -> int:
     return request.size_bytes if request.size_bytes <= max_bytes else 0
 
 
-def _fetch(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+def _fetch(request: FetchRequest, max_bytes: int, patience: "_Patience") -> Outcome:
     if request.size_bytes is not None and request.size_bytes > max_bytes:
         return _too_many_bytes(request.size_bytes, max_bytes)
     if is_in_archive(request.uri):
-        return _fetch_member(request, max_bytes, retries)
+        return _fetch_member(request, max_bytes, patience)
     if not is_remote(request.uri):
         return _fetch_file(request, max_bytes)
     bucket, key = split_s3(request.uri)
     fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
-    return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, max_bytes, retries))
+    return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, max_bytes), patience)
 
 
 def _too_many_bytes(size_bytes: int, max_bytes: int) -> ImageFailure:
     return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {max_bytes}")
 
 
-def _fetch_from_store(fetch_object: Callable[[], Outcome]) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """With a store that fails."""
+
+    retries: Retries
+    budget: RetryBudget
+
+
+def _fetch_from_store(fetch_object: Callable[[], Outcome], patience: _Patience) -> Outcome:
     try:
-        return fetch_object()
+        return ask(fetch_object, patience.retries, patience.budget)
     except S3_ERRORS as error:
-        code = code_of(error) or "no answer"
+        code = code_of(error)
         match trouble_of(error):
             case Trouble.NO_OBJECT | Trouble.NO_BUCKET:
                 return ImageFailure(ErrorCode.NOT_FOUND, f"the store answered {code}")
@@ -148,15 +160,15 @@ def _fetch_from_store(fetch_object: Callable[[], Outcome]) -> Outcome:
                 return ImageFailure(ErrorCode.ACCESS_DENIED, f"the store answered {code}")
             case Trouble.CHANGED:
                 return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
-            case trouble:
-                return Deferred(f"{trouble}: {code}")
+        cause = cause_of(error) or DeferralCause.STORE
+        return Deferred(cause, f"the store answered {code}" if code else "the store did not answer")
     except StoreError as error:
-        return Deferred(str(error))
+        return Deferred(DeferralCause.STORE, str(error))
 
 
-def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int, retries: Retries) -> Outcome:
+def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int) -> Outcome:
     options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
-    result = obstore.get(store(bucket, retries), key, options=options)
+    result = obstore.get(store(bucket, ONCE), key, options=options)
     meta = result.meta
     if meta["size"] > max_bytes:
         return _too_many_bytes(meta["size"], max_bytes)
@@ -164,9 +176,9 @@ def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int, retri
     return Fetched(data, bare_etag(meta["e_tag"]), len(data), meta["last_modified"])
 
 
-def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes: int, retries: Retries) -> Outcome:
+def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes: int) -> Outcome:
     arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
-    answer: dict[str, Any] = client(retries).get_object(Bucket=bucket, Key=key, **arguments)
+    answer: dict[str, Any] = client(ONCE).get_object(Bucket=bucket, Key=key, **arguments)
     with closing(answer["Body"]) as body:  # (as a context manager by itself it would give the raw stream)
         if answer["ContentLength"] > max_bytes:
             return _too_many_bytes(answer["ContentLength"], max_bytes)
@@ -183,18 +195,18 @@ _CODE_OF_MEMBER_TROUBLE = {
 }
 
 
-def _fetch_member(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+def _fetch_member(request: FetchRequest, max_bytes: int, patience: _Patience) -> Outcome:
     if is_remote(split_archive(request.uri)[0]):
-        return _fetch_from_store(lambda: _read_member(request, max_bytes, retries))
+        return _fetch_from_store(lambda: _read_member(request, max_bytes), patience)
     try:
-        return _read_member(request, max_bytes, retries)
+        return _read_member(request, max_bytes)
     except OSError as error:
         return _file_trouble(error)
 
 
-def _read_member(request: FetchRequest, max_bytes: int, retries: Retries) -> Outcome:
+def _read_member(request: FetchRequest, max_bytes: int) -> Outcome:
     try:
-        data, etag, last_modified = read_member(request.uri, max_bytes=max_bytes, retries=retries)
+        data, etag, last_modified = read_member(request.uri, max_bytes=max_bytes, retries=ONCE)
     except MemberError as error:
         return ImageFailure(_CODE_OF_MEMBER_TROUBLE[error.trouble], str(error))
     if request.etag not in (None, etag):
@@ -245,4 +257,4 @@ def _read_file(descriptor: int, etag: str | None, max_bytes: int) -> Outcome:
 def _file_trouble(error: OSError) -> ImageFailure | Deferred:
     reason = error.strerror or str(error)
     code = _CODE_OF_ERRNO.get(error.errno or 0)
-    return Deferred(reason) if code is None else ImageFailure(code, reason)
+    return Deferred(DeferralCause.STORE, reason) if code is None else ImageFailure(code, reason)

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -10,7 +11,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from locray import schema
+from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
 from locray.labelling.table import TableWriter
+
+DEFERRED_EXAMPLES = 10
+"""Deferred images that are named; of the others, only the number is told."""
 
 
 class Bitmap:
@@ -41,6 +46,9 @@ class Bitmap:
 class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
 
+    A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
+    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none.
+
     Args:
         writer: the table's writer, claimed.
         num_images: images of the worklist; ordinals are below it.
@@ -49,6 +57,8 @@ class Committer:
         commit_rows: rows after which a commit is made.
         commit_interval_s: seconds after which one is made, if there are rows.
         replace: rows take the place of older ones with the same key.
+        vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
+            before, else what it gives instead.
     """
 
     def __init__(
@@ -61,13 +71,16 @@ class Committer:
         commit_rows: int,
         commit_interval_s: float,
         replace: bool = False,
+        vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
+        self.writer = writer
         self._write = writer.replace if replace else writer.append
         self._seen = Bitmap(num_images)
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
         self._commit_interval_s = commit_interval_s
+        self._vouch = vouch
         self._pending: list[pa.Table] = []
         self._num_pending = 0
         self._last_commit = time.monotonic()
@@ -75,8 +88,12 @@ class Committer:
         self.ok = 0
         self.failed = 0
         self.deferred = 0
-        self.deferred_reason: str | None = None
         self.errors: Counter[str] = Counter()
+        self.deferred_causes: Counter[str] = Counter()
+        self.deferred_examples: dict[str, str] = {}
+        """Reasons by URI, of some."""
+        self.doubt: ErrorCode | DeferralCause | None = None
+        """What `vouch` said last."""
 
     @property
     def answered(self) -> int:
@@ -87,11 +104,9 @@ class Committer:
         """Takes rows of `schema.PREDICTED_SCHEMA`; rows that came before are dropped. Commits when it is time."""
         rows = rows.filter(pa.array(self._seen.add(rows[schema.ORDINAL].to_numpy())))
         is_deferred = pc.equal(rows[schema.STATUS], schema.STATUS_DEFERRED)
-        reasons = rows.filter(is_deferred)[schema.ERROR_MESSAGE].to_pylist()
-        self.deferred += len(reasons)
-        self.deferred_reason = self.deferred_reason or next(iter(reasons), None)
+        self._defer(rows.filter(is_deferred))
         rows = rows.filter(pc.invert(is_deferred))
-        codes = rows[schema.ERROR_CODE].drop_null().to_pylist()
+        codes = _codes(rows)
         self.errors.update(codes)
         self.failed += len(codes)
         self.ok += len(rows) - len(codes)
@@ -103,12 +118,61 @@ class Committer:
             self.flush()
 
     def flush(self) -> None:
-        """Commits what is pending: once. After an error nobody knows here whether it was; the next run does."""
-        rows, self._pending, self._num_pending = self._pending, [], 0
-        if rows:
-            self._write(pa.concat_tables(rows), self._run_date)
-            self.commits += 1
+        """Commits what is pending and beyond doubt: once. After an error nobody knows here whether it was committed.
+
+        The next run does; here it counts as deferred.
+        """
+        if self._pending:
+            pending = pa.concat_tables(self._pending)
+            doubted_codes = pa.array(self._doubted(_codes(pending)), pa.string())
+            is_doubted = pc.is_in(pending[schema.ERROR_CODE], value_set=doubted_codes)
+            rows, doubted = pending.filter(pc.invert(is_doubted)), pending.filter(is_doubted)
+            self._pending = [doubted] if len(doubted) else []
+            if len(rows):
+                self._commit(rows)
+        self._num_pending = 0
         self._last_commit = time.monotonic()
+
+    def close(self) -> None:
+        """Commits what is pending and beyond doubt. What is left in doubt, also after an error, is deferred."""
+        try:
+            self.flush()
+        finally:
+            for rows in self._pending:
+                self._take_back(rows, None)
+            self._pending, self._num_pending = [], 0
+
+    def _commit(self, rows: pa.Table) -> None:
+        try:
+            self._write(rows, self._run_date)
+        except BaseException:
+            self._take_back(rows, DeferralCause.NOT_COMMITTED)
+            raise
+        self.commits += 1
+
+    def _doubted(self, codes: list[str]) -> list[str]:
+        """Which of these codes may be ours."""
+        pending_of_the_store = STORE_CODES.intersection(codes)
+        num_fetched = self.ok + self.failed - sum(self.errors[code] for code in STORE_CODES)
+        self.doubt = self._vouch() if pending_of_the_store and num_fetched else None
+        doubted = pending_of_the_store if self.doubt or not num_fetched else frozenset()
+        return sorted(doubted if self.ok else doubted | MODEL_CODES)
+
+    def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
+        """Defers rows that were counted already, for this cause; None: for their own codes."""
+        codes = _codes(rows)
+        self.errors.subtract(codes)
+        self.errors = +self.errors
+        self.failed -= len(codes)
+        self.ok -= len(rows) - len(codes)
+        self._defer(rows, cause)
+
+    def _defer(self, rows: pa.Table, cause: DeferralCause | None = None) -> None:
+        self.deferred += len(rows)
+        self.deferred_causes.update([str(cause)] * len(rows) if cause else _codes(rows))
+        some = rows.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
+        reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]
+        self.deferred_examples |= dict(zip(some[schema.IMAGE_URI].to_pylist(), reasons, strict=True))
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
         now = datetime.now(UTC)
@@ -118,3 +182,8 @@ class Committer:
         return rows.append_column(
             pa.field(schema.LABELLED_AT, schema.TIMESTAMP), pa.repeat(pa.scalar(now, schema.TIMESTAMP), len(rows))
         )
+
+
+def _codes(rows: pa.Table) -> list[str]:
+    """The error codes of those that have one."""
+    return list(rows[schema.ERROR_CODE].drop_null().to_pylist())

@@ -70,7 +70,9 @@ def _file_uri(table_uri: str, path: str) -> str:
     return unquote(path) if "://" in path else storage.join(table_uri, unquote(path))
 
 
-def write_file(table_uri: str, rows: pa.Table, model_id: str, run_date: str, name: str) -> AddAction:
+def write_file(
+    table_uri: str, rows: pa.Table, model_id: str, run_date: str, name: str, *, changes_data: bool
+) -> AddAction:
     """Writes rows (at least the columns of `FILE_SCHEMA`) by image URI as one file; what a commit says to add it.
 
     Raises:
@@ -87,7 +89,7 @@ def write_file(table_uri: str, rows: pa.Table, model_id: str, run_date: str, nam
         size=len(data),
         partition_values={schema.MODEL_ID: model_id, schema.RUN_DATE: run_date},
         modification_time=_now_ms(),
-        data_change=True,
+        data_change=changes_data,
         stats=json.dumps(file_statistics(rows)),
     )
 
@@ -100,7 +102,7 @@ def can_be_removed(file: LoggedFile) -> bool:
     return file.path.count("%") == file.path.count("%25")
 
 
-def remove_file(file: LoggedFile, *, data_change: bool = True) -> RemoveAction:
+def remove_file(file: LoggedFile, *, changes_data: bool = True) -> RemoveAction:
     """What a commit says so that the table doesn't consist of the file any more; a vacuum deletes it in its time.
 
     Raises:
@@ -112,11 +114,11 @@ def remove_file(file: LoggedFile, *, data_change: bool = True) -> RemoveAction:
             "Let the program that wrote it write it anew"
         )
     return RemoveAction(
-        unquote(file.path),  # deltalake encodes its percent signs again, unlike those of an AddAction
-        data_change,
-        _now_ms(),
-        file.size_bytes,
-        {schema.MODEL_ID: file.model_id, schema.RUN_DATE: file.run_date},
+        path=unquote(file.path),  # which deltalake encodes again, unlike that of an AddAction
+        data_change=changes_data,
+        deletion_timestamp=_now_ms(),
+        size=file.size_bytes,
+        partition_values={schema.MODEL_ID: file.model_id, schema.RUN_DATE: file.run_date},
     )
 
 

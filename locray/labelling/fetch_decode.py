@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from locray import schema
 from locray.boxes import Letterbox
+from locray.errors import DeferralCause
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
@@ -62,7 +63,7 @@ class FetchDecode:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of one image: the columns that this stage fills in."""
+    """What became of one image: the columns that this stage fills in. Where it is deferred, the code is the cause."""
 
     status: str = schema.STATUS_DEFERRED
     etag: str | None = None
@@ -96,7 +97,7 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
 def _defer(rows: pa.Table, settings: DecodeSettings, reason: str) -> pa.Table:
     outcomes, images = _untried(rows, settings)
     for outcome in outcomes:
-        outcome.error_message = reason
+        outcome.error_code, outcome.error_message = DeferralCause.WORKER, reason
     return _as_table(rows, outcomes, images)
 
 
@@ -115,7 +116,7 @@ def _settle(
     outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], decode: Decode
 ) -> None:
     if isinstance(fetched, Deferred):
-        outcome.error_message = fetched.reason
+        outcome.error_code, outcome.error_message = fetched.cause, fetched.reason
         return
     if isinstance(fetched, Fetched):
         outcome.etag, outcome.size_bytes = fetched.etag, fetched.size_bytes
@@ -123,7 +124,7 @@ def _settle(
         try:
             decoded = decode(fetched.data)
         except OSError as error:
-            outcome.error_message = f"no process to decode it in: {error}"
+            outcome.error_code, outcome.error_message = DeferralCause.WORKER, f"no process to decode it in: {error}"
             return
     else:
         decoded = fetched

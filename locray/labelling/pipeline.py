@@ -18,7 +18,7 @@ from locray.labelling.predictor import Predictor, PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 
 UNITS_A_WAVE = 8192
-"""Units of one Ray Data execution: between two, the driver's memory is what it was."""
+"""Units of one Ray Data execution: between two, the memory of the driver is what it was."""
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -33,6 +33,7 @@ class Pipeline:
     predict: PredictorSettings
     num_predictors: int | None
     verbose: bool = False
+    units_a_wave: int = UNITS_A_WAVE
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done.
@@ -43,8 +44,8 @@ class Pipeline:
         cluster.start_ray(verbose=self.verbose)
         layout = _Layout.for_cluster(self.num_predictors)
         total = num_units(worklist)
-        for first_unit in range(0, total, UNITS_A_WAVE):
-            units = min(UNITS_A_WAVE, total - first_unit)
+        for first_unit in range(0, total, self.units_a_wave):
+            units = min(self.units_a_wave, total - first_unit)
             yield from self._wave(worklist, first_unit, units, layout)
 
     def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:

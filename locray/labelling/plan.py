@@ -31,6 +31,7 @@ class LabelPlan:
     already_labelled: int
     new: int
     changed: int
+    retried: int
     planned: int
     sampled: int
     sampled_bytes_an_image: float | None
@@ -60,7 +61,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     identity = Identity.of(config.model, config)
     report(Progress("listing"))
     with Difference.open(
-        source, table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed, report=report
+        source, table, identity.model_id, identity.config_hash, retry=config.retry_failed, report=report
     ) as difference:
         counts = difference.counts()
         sample = difference.sample(config.sample)
@@ -77,6 +78,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
         already_labelled=counts.already_labelled,
         new=counts.new,
         changed=counts.changed,
+        retried=counts.retried,
         planned=planned,
         sampled=len(sample),
         sampled_bytes_an_image=_mean_bytes(sample),

@@ -1,13 +1,19 @@
 """A labelling run, from configuration to summary: the whole story in one function. Called by the command line."""
 
+import time
 import uuid
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from locray import schema, storage
 from locray.config import LabelConfig
-from locray.errors import StoreError
+from locray.errors import DeferralCause, StoreError
 from locray.labelling.committer import Committer
+from locray.labelling.control import Control
 from locray.labelling.identity import Identity
+from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
@@ -16,17 +22,22 @@ from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
 
-PROBATION_IMAGES = 200
-"""Images to try before a run is given up because not one of them can be labelled."""
 
-
-def label(config: LabelConfig, report: Report, source: Source | None = None) -> LabelSummary:
+def label(
+    config: LabelConfig,
+    report: Report,
+    on_error: Callable[[LabelSummary], None] = lambda _: None,
+    source: Source | None = None,
+) -> LabelSummary:
     """Labels every image of the source that the table doesn't hold yet; each image gets exactly one row.
 
+    SIGTERM, Ctrl-C and a cause that no further image changes end it early: what is done is committed.
+
     Args:
-        config: the run's.
-        report: is told how far the run is.
-        source: what `config.images` names, where it is open already.
+        config: What to label, with what, into which table.
+        report: Is told how far the run is.
+        on_error: Is told how far the run came, before an error that stopped it is raised.
+        source: What `config.images` names, where it is open already.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -45,11 +56,12 @@ def label(config: LabelConfig, report: Report, source: Source | None = None) -> 
     writer.clean_up()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     with Difference.open(
-        source, writer.table, identity.model_id, identity.config_hash, redo_failed=config.retry_failed, report=report
+        source, writer.table, identity.model_id, identity.config_hash, retry=config.retry_failed, report=report
     ) as difference:
         counts = difference.counts()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
+    control = Control(config.max_bytes)
     committer = Committer(
         writer,
         worklist.num_images,
@@ -57,63 +69,76 @@ def label(config: LabelConfig, report: Report, source: Source | None = None) -> 
         run_date=config.run_date,
         commit_rows=config.commit_rows,
         commit_interval_s=config.commit_interval_s,
-        replace=config.retry_failed,
+        replace=bool(config.retry_failed),
+        vouch=control.lost,
     )
-    ended: str | None = None
-    if worklist.num_images:
-        report(Progress("starting", planned=worklist.num_images))
-        pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
-        try:
-            ended = _label_worklist(worklist, pipeline, committer, clock, report)
-        except StoreError:
-            writer.check_claim()  # the run that took over has deleted this one's worklist
-            raise
-    untried = worklist.num_images - committer.answered
-    storage.delete_folder(worklist.uri)
-    return LabelSummary(
+    summary = LabelSummary(
         run_id=run_id,
         model_id=identity.model_id,
+        config_hash=identity.config_hash,
         table=table_uri,
         listed=counts.listed,
         already_labelled=counts.already_labelled,
         planned=worklist.num_images,
+    )
+    if worklist.num_images:
+        report(Progress("starting", planned=worklist.num_images))
+        pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
+        try:
+            summary.deferred_reason = _label_worklist(worklist, pipeline, committer, control, clock, report)
+        except BaseException as error:
+            summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
+            on_error(_completed(summary, committer, clock))
+            raise
+    storage.delete_folder(worklist.uri)
+    return _completed(summary, committer, clock)
+
+
+def _label_worklist(
+    worklist: Worklist, pipeline: Pipeline, committer: Committer, control: Control, clock: Clock, report: Report
+) -> str | None:
+    """Runs the stages and commits what they give, also what came before an error.
+
+    Returns why images were deferred, where there is one reason for it.
+    """
+    judge, verdict = Judge(), None
+    with stop_requests() as stop:
+        try:
+            for rows in stop.until_asked(pipeline.rows(worklist)):
+                control.note(rows)
+                committer.add(rows)
+                clock.tick(committer.answered)
+                facts = {"failed": committer.failed, **clock.speed()}
+                report(Progress("labelling", committer.answered, worklist.num_images, facts))
+                verdict = judge.verdict(committer, time.monotonic())
+                if verdict is not None:
+                    break
+        except StoreError:
+            committer.writer.check_claim()  # a run that took over has deleted this one's worklist
+            raise
+        finally:
+            committer.close()
+    if stop.asked_by is not None:
+        return f"the run was asked to stop ({stop.asked_by})"
+    return verdict or (why_none(committer) if committer.deferred and not committer.ok else None)
+
+
+def _completed(summary: LabelSummary, committer: Committer, clock: Clock) -> LabelSummary:
+    """The summary with what came of the images. Those that nothing came of are deferred."""
+    untried = summary.planned - committer.answered
+    causes = committer.deferred_causes + Counter({str(DeferralCause.NOT_TRIED): untried})
+    return replace(
+        summary,
         ok=committer.ok,
         failed=committer.failed,
         deferred=committer.deferred + untried,
         errors=dict(committer.errors),
+        deferred_causes=dict(causes),
+        deferred_examples=committer.deferred_examples,
         wall_s=clock.wall_s,
         startup_s=clock.startup_s,
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
-        deferred_reason=ended or committer.deferred_reason,
-        config_hash=identity.config_hash,
-        transaction=writer.number,
+        transaction=committer.writer.number,
     )
-
-
-def _given_up(committer: Committer) -> str:
-    reason = f" ({committer.deferred_reason})" if committer.deferred_reason else ""
-    return f"the run was given up, since none of the first {committer.answered:,} images could be labelled{reason}"
-
-
-def _label_worklist(
-    worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report
-) -> str | None:
-    """Runs the stages and commits what they give, also what came before an error.
-
-    Returns:
-        Why it ended before its time, or None.
-    """
-    with stop_requests() as stop:
-        try:
-            for rows in stop.until_asked(pipeline.rows(worklist)):
-                committer.add(rows)
-                clock.tick(committer.answered)
-                facts = {"failed": committer.failed, **clock.speed()}
-                report(Progress("labelling", committer.answered, worklist.num_images, facts))
-                if committer.ok == 0 and PROBATION_IMAGES <= committer.answered < worklist.num_images:
-                    return _given_up(committer)
-        finally:
-            committer.flush()
-    return f"the run was asked to stop ({stop.asked_by})" if stop.asked_by else None

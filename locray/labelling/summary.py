@@ -57,12 +57,17 @@ class LabelSummary:
     failed: int = 0
     deferred: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    deferred_causes: dict[str, int] = field(default_factory=dict)
+    """Deferred images by `DeferralCause`, or by the code that a failed one would have."""
+    deferred_examples: dict[str, str] = field(default_factory=dict)
+    """Reasons by URI, of some. Not of images that were not tried."""
     wall_s: float = 0.0
     startup_s: float = 0.0
     images_per_s: float = 0.0
     images_per_s_steady: float | None = None
     commits: int = 0
     deferred_reason: str | None = None
+    """Why images were deferred, where there is one reason for it."""
     config_hash: str = ""
     transaction: int = 0
     """The number that the run's last commit carried: whoever goes on with it is this run's heir."""

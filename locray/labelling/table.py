@@ -10,12 +10,11 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from dataclasses import replace as changed
 from datetime import date
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
@@ -94,7 +93,7 @@ def create_table(uri: str) -> DeltaTable:
                 name="predictions",
                 storage_options=storage.delta_storage_options(uri),
             )
-    except (DeltaError, StoreError) as error:
+    except (CommitFailedError, StoreError) as error:
         table = open_table(uri)  # another run's, or this one's whose answer was lost
         if table is None:
             raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error
@@ -177,20 +176,19 @@ class TableWriter:
                 actions.append(self._write(others, file.run_date, f"part-{write_id}-{number}"))
         self._commit(actions, write_id)
 
-    def rewrite(self, files: Sequence[LoggedFile], rows: pa.Table) -> None:
-        """Commits one file in the place of several of one date that held the same rows. Readers of changes see none.
+    def rewrite(self, rows: pa.Table, files: Sequence[LoggedFile]) -> None:
+        """Commits one file, sorted by image URI, in the place of those that held the same rows.
 
         Args:
-            files: what goes.
-            rows: columns of `FILE_SCHEMA`; all rows of these files, and no other.
+            rows: columns of `FILE_SCHEMA`; all rows of the files, and no other.
+            files: the ones that go, all of one partition of this model. Readers of changes see none.
 
         Raises:
             FencedError: another run has claimed the table; nothing was changed.
-            StoreError: the store failed.
         """
         write_id = uuid.uuid4().hex
-        removed = [remove_file(file, data_change=False) for file in files]
-        add = changed(self._write(rows, files[0].run_date, f"part-{write_id}"), data_change=False)
+        removed = [remove_file(file, changes_data=False) for file in files]
+        add = self._write(rows, files[0].run_date, f"part-{write_id}", changes_data=False)
         self._commit([add, *removed], write_id)
 
     def clean_up(self) -> int:
@@ -220,9 +218,9 @@ class TableWriter:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
-    def _write(self, rows: pa.Table, run_date: str, name: str) -> AddAction:
+    def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
         try:
-            return write_file(self.uri, rows, self.model_id, run_date, name)
+            return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
         except StoreError:
             self.check_claim()  # the run that took over has cleaned up
             raise

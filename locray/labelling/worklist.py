@@ -6,7 +6,7 @@ small file.
 
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,15 +18,22 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from locray import schema, storage
-from locray.errors import LocrayError
+from locray.errors import ErrorCode, LocrayError
 from locray.labelling.table import holds_rows
 from locray.progress import Progress, Report, ignore
 from locray.sources import Source
 
 UNITS_A_FILE = 64
+DRAWN_IMAGES = 256
+"""How many images, drawn at random, a worklist begins with."""
 _MEMORY_LIMIT = "1GB"
 _VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
 _VERSION_UNKNOWN = f"{schema.ETAG} IS NULL"
+_SAME_VERSION = (
+    f"to_do.{schema.IMAGE_URI} = retried.{schema.IMAGE_URI} AND "
+    f"coalesce(to_do.{schema.ETAG} = retried.{schema.ETAG}, true)"
+)
+"""A version that is not known is the same as any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +44,18 @@ class Counts:
     already_labelled: int
     changed: int
     """Images that the table holds in another version only."""
+    retried: int
+    """Images that failed, and are to be labelled again."""
 
     @property
     def to_do(self) -> int:
-        """Images without a row."""
+        """Images without a row that stays."""
         return self.listed - self.already_labelled
 
     @property
     def new(self) -> int:
         """Images that the table has never seen."""
-        return self.to_do - self.changed
+        return self.to_do - self.changed - self.retried
 
 
 class Worklist(Protocol):
@@ -128,10 +137,19 @@ class Difference:
         model_id: str,
         config_hash: str,
         *,
-        redo_failed: bool = False,
+        retry: Collection[ErrorCode] = (),
         report: Report = ignore,
     ) -> Iterator["Difference"]:
-        """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table."""
+        """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table.
+
+        Args:
+            source: Lists the images.
+            table: The predictions, or None where there is no table yet.
+            model_id: Of the model whose rows count.
+            config_hash: Of the configuration whose rows count.
+            retry: Rows that failed with one of these codes don't count.
+            report: Is told how far the listing is.
+        """
         with (
             tempfile.TemporaryDirectory(prefix="locray-") as folder,
             duckdb.connect(f"{folder}/worklist.duckdb") as connection,
@@ -139,23 +157,37 @@ class Difference:
             connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
-            _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
+            mine = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
+            again = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
+            _load_keys(connection, "done", table, mine & ~again)
+            _load_keys(connection, "retried", table if retry else None, mine & again)
             _load_listing(connection, source, report)
             _join(connection)
             yield cls(connection)
 
     def counts(self) -> Counts:
-        """How many images are listed, labelled already, and labelled in another version only."""
+        """How many images are listed, labelled already, labelled in another version only, and tried again."""
         listed = self._count("SELECT count(*) FROM listing")
         to_do = self._count("SELECT count(*) FROM to_do")
-        changed = self._count(f"SELECT count(*) FROM to_do SEMI JOIN done USING ({schema.IMAGE_URI})")
-        return Counts(listed, listed - to_do, changed)
+        retried = self._count(f"SELECT count(*) FROM to_do SEMI JOIN retried ON {_SAME_VERSION}")
+        changed = self._count(
+            f"SELECT count(*) FROM (SELECT * FROM to_do ANTI JOIN retried ON {_SAME_VERSION}) "
+            f"SEMI JOIN (FROM done UNION ALL FROM retried) USING ({schema.IMAGE_URI})"
+        )
+        return Counts(listed, listed - to_do, changed, retried)
 
     def batches(self, limit: int | None, batch_size: int) -> Iterator[pa.RecordBatch]:
-        """What is to be done, by image URI, as batches of `LISTING_SCHEMA`."""
+        """What is to be done as batches of `LISTING_SCHEMA`: some images drawn at random, then the others, by URI.
+
+        So whether none of the first images can be labelled says something of all of them, not of one folder.
+        """
         columns = ", ".join(schema.LISTING_SCHEMA.names)
-        bound = "" if limit is None else f"LIMIT {limit}"
-        query = f"SELECT {columns} FROM to_do ORDER BY {schema.IMAGE_URI} {bound}"
+        wanted = "to_do" if limit is None else f"(SELECT * FROM to_do ORDER BY {schema.IMAGE_URI} LIMIT {limit})"
+        drawn = f"SELECT {schema.IMAGE_URI} FROM {wanted} USING SAMPLE {DRAWN_IMAGES} ROWS (reservoir, 0)"
+        query = f"""
+            SELECT {columns} FROM {wanted}
+            ORDER BY {schema.IMAGE_URI} IN ({drawn}) DESC, {schema.IMAGE_URI}
+        """
         yield from self._connection.sql(query).to_arrow_reader(batch_size)
 
     def sample(self, num_images: int) -> pa.Table:
@@ -218,25 +250,18 @@ def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report:
     connection.unregister("listing_stream")
 
 
-def _load_done(
-    connection: duckdb.DuckDBPyConnection,
-    table: DeltaTable | None,
-    model_id: str,
-    config_hash: str,
-    *,
-    redo_failed: bool,
+def _load_keys(
+    connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable | None, wanted: ds.Expression
 ) -> None:
+    """The keys of the wanted rows as a table of this name."""
     key = [schema.IMAGE_URI, schema.ETAG]
     if table is None or not holds_rows(table):
         rows = pa.schema([schema.LISTING_SCHEMA.field(name) for name in key]).empty_table().to_reader()
     else:
-        wanted = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
-        if redo_failed:
-            wanted &= ds.field(schema.STATUS) == schema.STATUS_OK
         rows = table.to_pyarrow_dataset().scanner(columns=key, filter=wanted).to_reader()
-    connection.register("done_stream", rows)
-    connection.execute("CREATE TABLE done AS SELECT * FROM done_stream")
-    connection.unregister("done_stream")
+    connection.register("keys_stream", rows)
+    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM keys_stream")
+    connection.unregister("keys_stream")
 
 
 def _join(connection: duckdb.DuckDBPyConnection) -> None:

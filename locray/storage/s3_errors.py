@@ -91,7 +91,7 @@ def trouble_of(error: Exception) -> Trouble:
     code = code_of(error)
     if code in _TROUBLE_OF_CODE:
         return _TROUBLE_OF_CODE[code]
-    status = _status_of(error)
+    status = status_of(error)
     if status is not None:
         return _TROUBLE_OF_STATUS.get(status, Trouble.UNAVAILABLE)
     if isinstance(error, FileNotFoundError):
@@ -101,7 +101,8 @@ def trouble_of(error: Exception) -> Trouble:
     return Trouble.UNREACHABLE
 
 
-def _status_of(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
+    """The HTTP status in an error of one of the three."""
     if isinstance(error, botocore.exceptions.ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
     found = _STATUS_IN_TEXT.search(_text(error))

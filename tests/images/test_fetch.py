@@ -13,11 +13,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from s3_proxy import BUSY, Answer, Forward, Request, honest, s3_proxy
 from s3_server import S3Bucket, S3Server, free_ports
 
-from locray.errors import ErrorCode
+from locray.errors import DeferralCause, ErrorCode
 from locray.images.decode import ImageFailure
 from locray.images.fetch import Deferred, Fetched, FetchRequest, Outcome, fetch_images
+from locray.images.retries import A_SUCCESS, RetryBudget
 from locray.storage import local_uri
 from locray.storage.s3 import Retries
 
@@ -43,8 +45,8 @@ def outcomes(requests: Sequence[FetchRequest], **options: object) -> list[Outcom
     return [outcome for _, outcome in sorted(arrived, key=lambda pair: pair[0])]
 
 
-def outcome_of(uri: str, etag: str | None = None, size_bytes: int | None = None) -> Outcome:
-    (outcome,) = outcomes([FetchRequest(uri, etag, size_bytes)])
+def outcome_of(uri: str, etag: str | None = None, size_bytes: int | None = None, **options: object) -> Outcome:
+    (outcome,) = outcomes([FetchRequest(uri, etag, size_bytes)], **options)
     return outcome
 
 
@@ -140,7 +142,7 @@ class TestFiles:
         assert all(isinstance(outcome, Fetched) for outcome in outcomes(requests, max_waiting_bytes=1))
 
     def test_requests_and_outcomes_travel_between_processes(self) -> None:
-        for value in (FetchRequest("/a", None, 1), Fetched(b"x", None, 1, None), Deferred("why")):
+        for value in (FetchRequest("/a", None, 1), Fetched(b"x", None, 1, None), Deferred(DeferralCause.STORE, "why")):
             assert pickle.loads(pickle.dumps(value)) == value
         assert pickle.loads(pickle.dumps(fetch_images)) is fetch_images
 
@@ -194,9 +196,9 @@ class TestObjects:
             monkeypatch.setenv(name, value)
         assert code_of(outcome_of(uri)) is ErrorCode.ACCESS_DENIED
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
-        assert outcome_of(uri) == Deferred("credentials: SignatureDoesNotMatch")
+        assert outcome_of(uri) == Deferred(DeferralCause.CREDENTIALS, "the store answered SignatureDoesNotMatch")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-        assert outcome_of(uri) == Deferred("credentials: InvalidAccessKeyId")
+        assert outcome_of(uri) == Deferred(DeferralCause.CREDENTIALS, "the store answered InvalidAccessKeyId")
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
         assert isinstance(outcome_of(uri), Deferred)
@@ -207,7 +209,7 @@ class TestObjects:
     ) -> None:
         (port,) = free_ports(1)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        assert outcome_of(f"{s3_bucket.uri}/{key}") == Deferred("unreachable: no answer")
+        assert outcome_of(f"{s3_bucket.uri}/{key}") == Deferred(DeferralCause.DISCONNECTED, "the store did not answer")
 
 
 @contextmanager
@@ -261,10 +263,89 @@ class TestFailingStore:
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
     def test_trouble_that_stays_defers(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([503], monkeypatch) as asked_for:
-            assert outcome_of(f"s3://bucket/{key}") == Deferred("unavailable: Code503")
+            assert outcome_of(f"s3://bucket/{key}") == Deferred(DeferralCause.THROTTLED, "the store answered Code503")
         assert asked_for == [None] * (1 + FEW_RETRIES.max_retries)
 
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
     def test_half_a_body_is_never_taken_for_a_whole_one(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([None], monkeypatch):
             assert isinstance(outcome_of(f"s3://bucket/{key}"), Deferred)
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    @pytest.mark.parametrize(
+        ("status", "cause", "requests"),
+        [
+            (429, DeferralCause.THROTTLED, 3),
+            (500, DeferralCause.SERVER_ERROR, 3),
+            (408, DeferralCause.TIMED_OUT, 3),
+            (418, DeferralCause.STORE, 1),
+        ],
+    )
+    def test_what_may_pass_is_retried_and_nothing_else(
+        self, monkeypatch: pytest.MonkeyPatch, key: str, status: int, cause: DeferralCause, requests: int
+    ) -> None:
+        with failing_store([status], monkeypatch) as asked_for:
+            outcome = outcome_of(f"s3://bucket/{key}", budget=RetryBudget())
+        assert outcome == Deferred(cause, f"the store answered Code{status}")
+        assert len(asked_for) == requests
+
+
+def objects(bucket: S3Bucket, count: int) -> list[FetchRequest]:
+    etags = {f"{number}.jpg": bucket.put(f"{number}.jpg", str(number).encode()) for number in range(count)}
+    return [FetchRequest(f"{bucket.uri}/{key}", etag, None) for key, etag in etags.items()]
+
+
+@pytest.mark.s3
+class TestSharedRetries:
+    def test_a_store_that_is_down_is_not_asked_many_times_for_every_image(
+        self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        requests, budget = objects(s3_bucket, 100), RetryBudget(capacity=30)
+        with s3_proxy(s3_server.endpoint_url) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+            proxy.fault = lambda *_: BUSY
+            down = outcomes(requests, budget=budget)
+            assert down == [Deferred(DeferralCause.THROTTLED, "the store answered SlowDown")] * 100
+            assert len(proxy.requests) == 130
+            assert budget.is_spent
+
+            proxy.fault = honest
+            fetched = outcomes(requests, budget=budget)
+            assert [outcome.data for outcome in fetched if isinstance(outcome, Fetched)] == [
+                str(number).encode() for number in range(100)
+            ]
+            assert len(proxy.requests) == 230
+            assert not budget.is_spent
+
+            proxy.fault = lambda *_: BUSY
+            assert outcomes(requests, budget=budget) == down
+            assert 330 < len(proxy.requests) <= 330 + 100 * A_SUCCESS
+
+    def test_each_cause_has_a_budget_of_its_own(
+        self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken = Answer(500, b"<Error><Code>InternalError</Code></Error>")
+        requests = objects(s3_bucket, 20)
+        with s3_proxy(s3_server.endpoint_url) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+            proxy.fault = lambda request, _: broken if "1" in request.path.split("/")[-1] else BUSY
+            found = outcomes(requests, budget=RetryBudget(capacity=5))
+            assert len(proxy.requests) == 20 + 5 + 5
+        causes = [outcome.cause for outcome in found if isinstance(outcome, Deferred)]
+        assert (causes.count(DeferralCause.SERVER_ERROR), causes.count(DeferralCause.THROTTLED)) == (11, 9)
+
+    def test_a_store_that_throttles_gives_all_in_the_end(
+        self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        requests, asked_for = objects(s3_bucket, 100), set[str]()
+
+        def at_first(request: Request, forward: Forward) -> Answer:
+            known = request.path in asked_for
+            asked_for.add(request.path)
+            return forward() if known else BUSY
+
+        with s3_proxy(s3_server.endpoint_url) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+            proxy.fault = at_first
+            assert all(isinstance(outcome, Fetched) for outcome in outcomes(requests, budget=RetryBudget()))
+            assert len(proxy.requests) == 200

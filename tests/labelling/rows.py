@@ -5,10 +5,11 @@ import pyarrow as pa
 from locray import schema
 
 
-def predicted(ordinals: list[int], *, status: str = schema.STATUS_OK, etag: str = "v1") -> pa.Table:
-    """Rows of `schema.PREDICTED_SCHEMA`, one box each where the status is ok."""
+def predicted(
+    ordinals: list[int], *, status: str = schema.STATUS_OK, etag: str | None = "v1", code: str = "corrupt"
+) -> pa.Table:
+    """Rows of `schema.PREDICTED_SCHEMA`, one box each where the status is ok, else this code."""
     ok = status == schema.STATUS_OK
-    failed = status == schema.STATUS_FAILED
     box = {
         schema.LABEL_ID: 0,
         schema.LABEL: "disc",
@@ -29,7 +30,7 @@ def predicted(ordinals: list[int], *, status: str = schema.STATUS_OK, etag: str 
             schema.HEIGHT: 10 if ok else None,
             schema.FORMAT: "jpeg" if ok else None,
             schema.STATUS: status,
-            schema.ERROR_CODE: "corrupt" if failed else None,
+            schema.ERROR_CODE: None if ok else code,
             schema.ERROR_MESSAGE: None if ok else "something is wrong",
             schema.DETECTIONS: [box] if ok else None,
         }

@@ -145,7 +145,17 @@ def test_readers_of_changes_see_none(table: str) -> None:
 
 
 def logged(name: str, size: int, *, day: int = 0, rows: int | None = 10, model_id: str = MODEL_ID) -> LoggedFile:
-    return LoggedFile(name, name, size, rows, model_id, str(DATES[day]), name, name, None)
+    return LoggedFile(
+        uri=name,
+        path=name,
+        size_bytes=size,
+        num_rows=rows,
+        model_id=model_id,
+        run_date=str(DATES[day]),
+        first_uri=name,
+        last_uri=name,
+        first_status=None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -255,7 +265,7 @@ def test_files_whose_names_in_the_log_are_nothing_to_go_by_stay(table: str) -> N
     strange = replace(files[0], path=files[0].path.replace("@", "%20"))
     before = data_files(table)
     with pytest.raises(StoreError, match="not written by locray"):
-        TableWriter.claim(table, MODEL_ID).rewrite([strange], pq.ParquetFile(files[0].uri).read())
+        TableWriter.claim(table, MODEL_ID).rewrite(pq.ParquetFile(files[0].uri).read(), [strange])
     assert data_files(table) == before
 
 

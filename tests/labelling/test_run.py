@@ -4,6 +4,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema, storage
+from locray.labelling.table import TableWriter
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -87,17 +89,29 @@ def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str)
     images.mkdir()
     for number in range(4):
         (images / f"{number}.jpg").write_bytes(picture(number))
-    (images / "secret.jpg").write_bytes(picture(9))
+    (images / "page.jpg").write_bytes(b"<!doctype html>")
     listing = tmp_path / "listing.csv"
-    uris = [str(images / f"{number}.jpg") for number in range(4)] + [str(images / "late.jpg")]
+    uris = [str(images / name) for name in ("0.jpg", "1.jpg", "2.jpg", "3.jpg", "late.jpg", "page.jpg")]
     listing.write_text("\n".join([schema.IMAGE_URI, *uris]) + "\n")
     summary = label(str(listing), artifact, table, exit_code=3)
-    assert summary["errors"] == {"not_found": 1}
+    assert summary["errors"] == {"not_found": 1, "unsupported_format": 1}
+    before = rows_of(table).set_index(schema.IMAGE_URI)[schema.RUN_ID]
+
     (images / "late.jpg").write_bytes(picture(10))
-    label(str(listing), artifact, table, "--retry-failed")
-    rows = rows_of(table)
-    assert len(rows) == 5
-    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
+    arguments = ("--images", str(listing), "--model", artifact, "--table", table, "--json")
+    planned = json.loads(locray("plan", *arguments, "--retry-failed", "not_found").stdout)
+    assert (planned["planned"], planned["retried"], planned["new"], planned["already_labelled"]) == (1, 1, 0, 5)
+    summary = label(str(listing), artifact, table, "--retry-failed", "not_found")
+    assert (summary["planned"], summary["ok"], summary["failed"]) == (1, 1, 0)
+    rows = rows_of(table).set_index(schema.IMAGE_URI)
+    assert rows[schema.ERROR_CODE].dropna().to_dict() == {uris[-1]: "unsupported_format"}
+    assert (rows[schema.RUN_ID] == before).to_dict() == {uri: uri != uris[-2] for uri in uris}
+
+    summary = label(str(listing), artifact, table, "--retry-failed", exit_code=3)
+    assert (summary["planned"], summary["errors"], summary["commits"]) == (1, {"unsupported_format": 1}, 1)
+    rows = rows_of(table).set_index(schema.IMAGE_URI)
+    assert sorted(rows.index) == sorted(uris)
+    assert rows[schema.RUN_ID][uris[-1]] == summary["run_id"]
 
 
 @pytest.mark.s3
@@ -156,17 +170,58 @@ def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Pa
         (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
     options = ("--unit-size", "4", "--commit-rows", "8")
     with start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options) as driver:
-        deadline = time.monotonic() + 120
-        while not (DeltaTable.is_deltatable(table) and DeltaTable(table).file_uris()):
-            assert driver.poll() is None, driver.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        started(driver, table)
         os.killpg(driver.pid, signal.SIGKILL)
     committed = len(rows_of(table))
     assert 0 < committed < 400
 
     summary = label(str(images), artifact, table, *options)
     assert (summary["already_labelled"], summary["planned"]) == (committed, 400 - committed)
+    rows = rows_of(table)
+    assert rows[schema.IMAGE_URI].tolist() == sorted(str(path) for path in images.iterdir())
+    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
+
+
+def started(driver: "subprocess.Popen[str]", table: str, more_than: int = 0) -> None:
+    """Waits until the run has committed something."""
+    deadline = time.monotonic() + 120
+    while not (DeltaTable.is_deltatable(table) and len(DeltaTable(table).file_uris()) > more_than):
+        assert driver.poll() is None, driver.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_run_that_is_stopped_says_how_far_it_came_and_the_next_goes_on(tmp_path: Path, artifact: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(600):
+        (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
+    options = ("--unit-size", "4", "--commit-rows", "8")
+    arguments = ("label", "--images", str(images), "--model", artifact, "--table", table, "--json", *options)
+    with start_locray(*arguments) as driver:
+        started(driver, table)
+        driver.terminate()
+        stdout, stderr = driver.communicate(timeout=60)
+    assert driver.returncode == 4, stderr
+    asked = json.loads(stdout.splitlines()[-1])
+    assert 0 < asked["ok"] == len(rows_of(table)) < asked["planned"] == 600
+    assert (asked["failed"], asked["deferred"]) == (0, 600 - asked["ok"])
+    assert asked["deferred_causes"] == {"not_tried": asked["deferred"]}
+    assert "The reason: the run was asked to stop (SIGTERM)." in " ".join(stderr.split())
+    assert "Traceback" not in stderr
+
+    with start_locray(*arguments) as driver:
+        started(driver, table, len(DeltaTable(table).file_uris()))
+        TableWriter.claim(table, asked["model_id"])
+        stdout, stderr = driver.communicate(timeout=60)
+    assert driver.returncode == 5, stderr
+    fenced = json.loads(stdout.splitlines()[-1])
+    assert fenced["planned"] == asked["deferred"]
+    assert fenced["ok"] + fenced["failed"] + fenced["deferred"] == fenced["planned"]
+    assert fenced["deferred_causes"]["not_committed"] > 0
+    assert len(rows_of(table)) == asked["ok"] + fenced["ok"]
+
+    assert label(str(images), artifact, table)["planned"] == fenced["deferred"]
     rows = rows_of(table)
     assert rows[schema.IMAGE_URI].tolist() == sorted(str(path) for path in images.iterdir())
     assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
@@ -187,8 +242,8 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     assert 200 <= failed == len(rows_of(table)) < 600
     told = " ".join(done.stderr.split())
     assert f"{failed} of {failed} images failed (unsupported_format {failed}), more than --max-failure-rate" in told
-    assert f"{deferred} images were deferred: the next run takes them up again. The reason: the run was given" in told
-    assert f"none of the first {failed} images could be labelled" in told
+    assert f"{deferred} images were deferred (not_tried {deferred}): the next run takes them up again. " in told
+    assert f"The reason: the run was given up, since none of the first {failed} images could be labelled" in told
 
 
 def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:

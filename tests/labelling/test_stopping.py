@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -46,3 +47,19 @@ def test_without_a_wish_all_items_come() -> None:
     with stop_requests() as stop:
         assert list(stop.until_asked("abc")) == ["a", "b", "c"]
     assert stop.asked_by is None
+
+
+def test_an_error_leaves_the_handlers_as_they_were() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with pytest.raises(ZeroDivisionError), stop_requests() as stop:
+        list(stop.until_asked(1 // n for n in (1, 0)))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_in_another_thread_all_items_come() -> None:
+    def work() -> list[str]:
+        with stop_requests() as stop:
+            return list(stop.until_asked("abc"))
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(work).result() == ["a", "b", "c"]

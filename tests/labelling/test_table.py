@@ -2,6 +2,7 @@
 
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -11,7 +12,7 @@ from labelling.rows import predicted
 from s3_server import S3Bucket, S3Server
 
 from locray import schema, storage
-from locray.errors import FencedError, StoreAccessError, UsageError
+from locray.errors import ErrorCode, FencedError, StoreAccessError, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter, open_table
 
@@ -19,9 +20,7 @@ MODEL_ID = "net@0123456789ab"
 RUN_DATE = date(2026, 1, 2)
 
 
-def committer(
-    writer: TableWriter, *, num_images: int = 100, commit_rows: int = 1000, replace: bool = False
-) -> Committer:
+def committer(writer: TableWriter, *, num_images: int = 100, commit_rows: int = 1000, **options: Any) -> Committer:
     return Committer(
         writer,
         num_images,
@@ -29,7 +28,7 @@ def committer(
         run_date=RUN_DATE,
         commit_rows=commit_rows,
         commit_interval_s=3600,
-        replace=replace,
+        **options,
     )
 
 
@@ -91,10 +90,12 @@ def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
     commits.add(predicted([0]))
-    commits.add(predicted([1, 2], status=schema.STATUS_DEFERRED))
+    commits.add(predicted([1, 2], status=schema.STATUS_DEFERRED, code="throttled"))
     commits.flush()
     assert rows_of(uri).num_rows == 1
-    assert (commits.deferred, commits.deferred_reason) == (2, "something is wrong")
+    assert (commits.deferred, commits.deferred_causes) == (2, {"throttled": 2})
+    uris = [f"s3://bucket/{n:06d}.jpg" for n in (1, 2)]
+    assert commits.deferred_examples == dict.fromkeys(uris, "something is wrong")
 
 
 def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
@@ -311,3 +312,76 @@ def test_new_keys_do_not_hide_the_claim_of_another_run(
     with pytest.raises(FencedError):
         commits.flush()
     assert rows_of(uri).num_rows == 0
+
+
+STORE, MODEL = "access_denied", "non_finite"
+
+
+def test_failures_that_may_be_ours_wait_for_an_image_that_clears_us(tmp_path: Path) -> None:
+    """Written too early, they would never be tried again."""
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0], status=schema.STATUS_FAILED, code=STORE))
+    commits.flush()
+    commits.add(predicted([1], status=schema.STATUS_FAILED, code=MODEL))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE]  # the second one could be fetched
+    commits.add(predicted([2], status=schema.STATUS_FAILED, code="corrupt"))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE, "corrupt"]
+    commits.add(predicted([3]))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE, MODEL, "corrupt", None]
+    assert (commits.ok, commits.failed, commits.deferred, commits.commits) == (1, 3, 0, 3)
+
+
+def test_failures_that_nothing_clears_us_of_are_deferred(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted(list(range(12)), status=schema.STATUS_FAILED, code=STORE))
+    commits.close()
+    assert rows_of(uri).num_rows == 0
+    assert (commits.ok, commits.failed, commits.deferred, commits.commits) == (0, 0, 12, 0)
+    assert (commits.errors, commits.deferred_causes) == ({}, {STORE: 12})
+    assert list(commits.deferred_examples.values()) == ["something is wrong"] * 10
+
+
+def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    said: list[ErrorCode | None] = [ErrorCode.ACCESS_DENIED, None, ErrorCode.ACCESS_DENIED]
+    asked: list[ErrorCode | None] = []
+
+    def vouch() -> ErrorCode | None:
+        asked.append(said[len(asked)])
+        return asked[-1]
+
+    commits = committer(TableWriter.claim(uri, MODEL_ID), vouch=vouch)
+    commits.add(predicted([0]))
+    commits.flush()
+    assert not asked
+    commits.add(predicted([1], status=schema.STATUS_FAILED, code=STORE))
+    commits.flush()
+    assert commits.doubt is ErrorCode.ACCESS_DENIED
+    assert rows_of(uri).num_rows == 1
+    commits.flush()
+    assert commits.doubt is None
+    assert rows_of(uri).num_rows == 2
+    commits.add(predicted([2, 3], status=schema.STATUS_FAILED, code=STORE))
+    commits.close()
+    assert (commits.ok, commits.failed, commits.deferred, len(asked)) == (1, 1, 2, 3)
+    assert rows_of(uri).num_rows == 2
+
+
+def test_what_could_not_be_committed_is_deferred(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0]))
+    commits.flush()
+    TableWriter.claim(uri, MODEL_ID)
+    commits.add(predicted([1, 2]))
+    commits.add(predicted([3], status=schema.STATUS_FAILED))
+    with pytest.raises(FencedError):
+        commits.close()
+    assert (commits.ok, commits.failed, commits.deferred, commits.errors) == (1, 0, 3, {})
+    assert commits.deferred_causes == {"not_committed": 3}
+    assert rows_of(uri).num_rows == 1

@@ -4,14 +4,16 @@ import shutil
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from labelling.rows import predicted
 
 from locray import schema
+from locray.errors import ErrorCode
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter
-from locray.labelling.worklist import Difference
+from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
 from locray.progress import Progress
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
@@ -49,3 +51,79 @@ def test_a_listing_tells_how_far_it_is() -> None:
     with Difference.open(InBatches(), None, MODEL_ID, CONFIG_HASH, report=told.append) as difference:  # type: ignore[arg-type]
         assert difference.counts().listed == 2
     assert [(progress.stage, progress.facts["listed"]) for progress in told] == [("listing", n) for n in (2, 4, 6)]
+
+
+class Listing:
+    """A source of these rows."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows.select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA)
+
+    def listing(self) -> Iterator[pa.RecordBatch]:
+        yield from self._rows.to_batches()
+
+
+def a_table(uri: str, *parts: pa.Table) -> TableWriter:
+    """A table that holds these rows."""
+    writer = TableWriter.claim(uri, MODEL_ID)
+    for rows in parts:
+        commits = Committer(
+            writer,
+            100,
+            stamp={schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"},
+            run_date=date(2026, 1, 2),
+            commit_rows=9,
+            commit_interval_s=3600,
+        )
+        commits.add(rows)
+        commits.close()
+    return writer
+
+
+def to_do(listed: pa.Table, writer: TableWriter, *retry: ErrorCode) -> tuple[list[int], Counts]:
+    """The numbers of the images that are to be done, and the counts."""
+    source: Any = Listing(listed)
+    with Difference.open(source, writer.table, MODEL_ID, CONFIG_HASH, retry=retry) as difference:
+        uris = [uri for batch in difference.batches(None, 10) for uri in batch[schema.IMAGE_URI].to_pylist()]
+        return [int(uri[-10:-4]) for uri in uris], difference.counts()
+
+
+def test_failed_images_are_taken_up_again_by_their_codes(tmp_path: Path) -> None:
+    ok, corrupt = predicted([0]), predicted([1, 2], status=schema.STATUS_FAILED)
+    slow = predicted([3], status=schema.STATUS_FAILED, code="decoder_timeout")
+    writer = a_table(str(tmp_path), pa.concat_tables([ok, corrupt, slow]))
+    newer = predicted([1], etag="v2")
+    listed = pa.concat_tables([ok, newer, predicted([2, 3, 4])])
+    assert to_do(listed, writer) == ([1, 4], Counts(listed=5, already_labelled=3, changed=1, retried=0))
+    assert to_do(listed, writer, ErrorCode.DECODER_TIMEOUT) == ([1, 3, 4], Counts(5, 2, changed=1, retried=1))
+    for codes in ([ErrorCode.CORRUPT, ErrorCode.DECODER_TIMEOUT], list(ErrorCode)):
+        found, counts = to_do(listed, writer, *codes)
+        assert (found, counts) == ([1, 2, 3, 4], Counts(5, 1, changed=1, retried=2))
+        assert counts.new == 1
+    assert to_do(listed, writer, ErrorCode.EMPTY_FILE)[0] == [1, 4]
+
+
+def test_failed_images_of_unknown_version_are_taken_up_again(tmp_path: Path) -> None:
+    gone = predicted([0], status=schema.STATUS_FAILED, code="not_found", etag=None)
+    writer = a_table(str(tmp_path), pa.concat_tables([gone, predicted([1])]))
+    listed = predicted([0, 1], etag=None)
+    assert to_do(listed, writer) == ([], Counts(2, 2, 0, 0))
+    assert to_do(listed, writer, ErrorCode.NOT_FOUND) == ([0], Counts(2, 1, 0, retried=1))
+    assert to_do(predicted([0]), writer, ErrorCode.NOT_FOUND) == ([0], Counts(1, 0, 0, retried=1))
+
+
+def test_a_worklist_begins_with_images_from_everywhere(tmp_path: Path) -> None:
+    rows = pa.table({schema.IMAGE_URI: [f"/{n:06d}.jpg" for n in range(5000)]})
+    unknown = [pa.nulls(len(rows), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
+    source: Any = Listing(pa.table([rows[0], *unknown], schema=schema.LISTING_SCHEMA))
+    with Difference.open(source, None, MODEL_ID, CONFIG_HASH) as difference:
+        for limit, num_images in ((None, 5000), (1000, 1000)):
+            worklist = difference.write(str(tmp_path / str(limit)), unit_size=DRAWN_IMAGES, limit=limit)
+            units = [worklist.read_unit(unit) for unit in range(num_units(worklist))]
+            drawn = units[0][schema.IMAGE_URI].to_pylist()
+            assert drawn == sorted(drawn)
+            assert drawn[0] < f"/{num_images // 5:06d}" < f"/{num_images * 4 // 5:06d}" < drawn[-1]
+            others = pa.concat_tables(units[1:])[schema.IMAGE_URI].to_pylist()
+            assert others == sorted(others)
+            assert sorted(drawn + others) == rows[0].to_pylist()[:num_images]
+            assert pa.concat_tables(units)[schema.ORDINAL].to_pylist() == list(range(num_images))

@@ -182,9 +182,13 @@ def test_padding_and_boxes_keep_out_of_colour_changes():
 # All together.
 
 
-@settings(max_examples=150)
-@given(st.tuples(*(scenes(label_id=label_id) for label_id in range(5))), st.booleans(), st.booleans(), SEEDS)
-def test_after_the_whole_chain_boxes_bound_their_objects(five, is_mosaic, is_pasted, seed):
+# A turned box holds every ellipse. Of a square turned by 15 degrees it leaves out 5.9 % at the corners, on purpose: see
+# `turned_boxes`.
+@pytest.mark.parametrize(("is_round", "least_share"), [(True, 0.99), (False, 0.94)])
+@settings(max_examples=75)
+@given(st.data(), st.booleans(), st.booleans(), SEEDS)
+def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, data, is_mosaic, is_pasted, seed):
+    five = [data.draw(scenes(label_id=label_id, rounds=(is_round,))) for label_id in range(5)]
     chosen = Augmentation(crop=0.7, rotation_degrees=15, flip="both", colour=0)
     seen = augmented(chosen, five[0], seed, five[1:4] if is_mosaic else (), five[4] if is_pasted else None, side=96)
     assert boxes.is_proper(seen.objects.boxes_xyxy_px).all()
@@ -192,7 +196,7 @@ def test_after_the_whole_chain_boxes_bound_their_objects(five, is_mosaic, is_pas
     assert (seen.objects.boxes_xyxy_px <= 96).all()
     assert 0 in seen.objects.label_ids
     for label_id, box in zip(seen.objects.label_ids, seen.objects.boxes_xyxy_px, strict=True):
-        assert share_inside(seen.image_hwc_u8, label_id, box + WIDENED) >= 0.97
+        assert share_inside(seen.image_hwc_u8, label_id, box + WIDENED) >= least_share
 
 
 @given(scenes(), SEEDS)

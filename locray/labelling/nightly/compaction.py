@@ -97,5 +97,5 @@ def _merge(writer: TableWriter, group: list[LoggedFile]) -> int:
             f"files of {writer.uri} are damaged and stay as they are: {told}. `locray verify` tells more of them"
         )
     rows = pa.Table.from_batches(batches)
-    writer.rewrite(group, rows)
+    writer.rewrite(rows, group)
     return len(rows)

@@ -114,7 +114,7 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
     clock = Clock()
     with tempfile.TemporaryDirectory(prefix="locray-") as folder:
         source = KeptSource(open_source(config.images, config.uri_column), folder)
-        labelled = label(config, report, source)
+        labelled = label(config, report, source=source)
         night = Night(
             table=labelled.table,
             images=config.images,

@@ -1,0 +1,95 @@
+"""What a run makes of a store that fails or refuses, seen from outside: real Ray, a real S3 server, real keys."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import locray
+from deltalake import DeltaTable
+from PIL import Image
+from s3_proxy import Answer, Forward, Request, s3_proxy
+from s3_server import S3Bucket, S3Server
+
+from locray import schema
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3]
+
+NUM_IMAGES = 500
+DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
+
+
+@pytest.fixture
+def listing(s3_bucket: S3Bucket, tmp_path: Path) -> Path:
+    """A list of images in a bucket, without versions: whoever may not list can use it, too."""
+    Image.new("RGB", (60, 40)).save(tmp_path / "picture.jpg")
+    data = (tmp_path / "picture.jpg").read_bytes()
+    keys = [f"in/{number:04d}.jpg" for number in range(NUM_IMAGES)]
+    for key in keys:
+        s3_bucket.put(key, data)
+    path = tmp_path / "images.csv"
+    path.write_text("\n".join([schema.IMAGE_URI, *(f"{s3_bucket.uri}/{key}" for key in keys)]) + "\n")
+    return path
+
+
+def label(listing: Path, artifact: str, exit_code: int, **environment: str) -> tuple[dict[str, object], str]:
+    """The summary, and what was told. Ray is the run's own: its workers have the run's keys and endpoint."""
+    done = locray(
+        "label", "--images", str(listing), "--model", artifact, "--table", table_of(listing), "--unit-size", "25",
+        "--commit-rows", "50", "--json", **environment,
+    )  # fmt: skip
+    assert done.returncode == exit_code, done
+    assert "Traceback" not in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary["ok"] + summary["failed"] + summary["deferred"] == summary["planned"]
+    assert sum(summary["deferred_causes"].values()) == summary["deferred"]
+    return summary, " ".join(done.stderr.split())
+
+
+def table_of(listing: Path) -> str:
+    return str(listing.with_name("table"))
+
+
+def statuses(listing: Path) -> list[str]:
+    return list(DeltaTable(table_of(listing)).to_pyarrow_dataset().to_table()[schema.STATUS].to_pylist())
+
+
+def test_images_that_were_denied_to_a_role_without_rights_are_taken_up_the_next_night(
+    listing: Path, artifact: str, s3_server: S3Server
+) -> None:
+    summary, told = label(listing, artifact, 4, **s3_server.stranger)
+    assert (summary["planned"], summary["ok"], summary["failed"]) == (NUM_IMAGES, 0, 0)
+    causes = summary["deferred_causes"]
+    assert isinstance(causes, dict)
+    assert causes["access_denied"] >= 200
+    assert set(causes) == {"access_denied", "not_tried"}
+    assert f"none of the first {causes['access_denied']} images could be labelled" in told
+    assert "need s3:GetObject" in told
+    examples = summary["deferred_examples"]
+    assert isinstance(examples, dict)
+    assert len(examples) == 10
+    for uri, reason in examples.items():
+        assert reason == "the store answered AccessDenied"
+        assert f"{uri}: {reason}" in told
+    assert statuses(listing) == []
+
+    summary, _ = label(listing, artifact, 0)
+    assert summary["ok"] == NUM_IMAGES
+    assert statuses(listing) == [schema.STATUS_OK] * NUM_IMAGES
+
+
+def test_images_that_were_denied_after_rights_were_lost_are_taken_up_the_next_night(
+    listing: Path, artifact: str, s3_server: S3Server
+) -> None:
+    with s3_proxy(s3_server.endpoint_url) as proxy:
+
+        def lost(_: Request, forward: Forward) -> Answer:
+            return forward() if len(proxy.requests) < NUM_IMAGES // 2 else DENIED
+
+        proxy.fault = lost
+        summary, told = label(listing, artifact, 4, AWS_ENDPOINT_URL=proxy.endpoint_url)
+    assert summary["failed"] == 0
+    assert summary["ok"] == len(statuses(listing))
+    assert set(statuses(listing)) == {schema.STATUS_OK}
+    assert "images that were fetched before can't be any more (access_denied)" in told
+    summary, _ = label(listing, artifact, 0)
+    assert statuses(listing) == [schema.STATUS_OK] * NUM_IMAGES
