@@ -127,7 +127,11 @@ def _steps(night: Night) -> dict[str, str]:
     if night.compaction is not None:
         before, after = night.compaction.files_before, night.compaction.files_after
         done["compact"] = f"{before:,} files of this model became {after:,}" if before > after else "nothing to do"
-    skipped = "not done: the table is left as it is" if not night.is_sound else "not done"
+    skipped = (
+        "not done: the labelling ended before its time"
+        if night.was_cut_short
+        else "not done: the table is left as it is"
+    )
     return {
         step: f"failed: {night.failed[step]}" if step in night.failed else done.get(step, skipped)
         for step in ("label", "verify", "deleted", "vacuum", "compact")

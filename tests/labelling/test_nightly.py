@@ -135,6 +135,22 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
     assert [last[schema.RUN_ID] for last in status["nights"]] == [third["run_id"]]
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Path, artifact: str) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:03d}.jpg").write_bytes(b"no image")
+    options = ("--images", str(folder), "--model", artifact, "--table", str(store), "--unit-size", "20")
+    done = locray("nightly", *options, "--json")
+    assert done.returncode == 3, done
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["label"]["failed"] >= 200
+    assert (facts["verify"], facts["deleted"], facts["vacuumed"], facts["compaction"]) == (None, None, None, None)
+    assert "not done: the labelling ended before its time" in Path(facts["page"]).read_text()
+
+
 def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     """A table that holds all of the images in two small files, so that a night needs no Ray."""
     identity = Identity.of(artifact, Prediction())

@@ -81,6 +81,14 @@ def test_a_damaged_table_is_left_as_it_is(tmp_path: Path) -> None:
     assert "<td>fault</td><td><code>duplicate</code></td>" in page
 
 
+def test_a_night_that_was_cut_short(tmp_path: Path) -> None:
+    night = Night(
+        **(vars(night_of(tmp_path, 1)) | {"verify": None, "deleted": None, "vacuumed": None, "compaction": None})
+    )
+    night.label.deferred_causes["not_tried"] = 1
+    assert page_of(night).count("not done: the labelling ended before its time") == 4
+
+
 def test_a_night_that_could_not_be_verified(tmp_path: Path) -> None:
     night = night_of(tmp_path, 1, faults={Check.DUPLICATE: Finding(7, ("x",))})
     night.verify = None
