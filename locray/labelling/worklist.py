@@ -5,7 +5,6 @@ small file.
 """
 
 import io
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import LocrayError
+from locray.labelling.scratch import scratch_database
 from locray.labelling.table import holds_rows
 from locray.progress import Progress, Report, ignore
 from locray.sources import Source
 
 UNITS_A_FILE = 64
-_MEMORY_LIMIT = "1GB"
 _VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
 _VERSION_UNKNOWN = f"{schema.ETAG} IS NULL"
 
@@ -132,13 +131,7 @@ class Difference:
         report: Report = ignore,
     ) -> Iterator["Difference"]:
         """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table."""
-        with (
-            tempfile.TemporaryDirectory(prefix="locray-") as folder,
-            duckdb.connect(f"{folder}/worklist.duckdb") as connection,
-        ):
-            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = '{folder}/spill'")
-            connection.execute("SET preserve_insertion_order = false")
+        with scratch_database() as connection:
             _load_done(connection, table, model_id, config_hash, redo_failed=redo_failed)
             _load_listing(connection, source, report)
             _join(connection)
