@@ -1,5 +1,6 @@
 """A database on disk for joins that memory does not hold. Used by the worklist and by the verification."""
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ import duckdb
 from locray.errors import StoreError
 
 _MEMORY_LIMIT = "1GB"
+_IS_FULL = re.compile("No space left|quota exceeded|max_temp_directory_size")
+"""What the system says when a disk is full, and what DuckDB says before it is."""
 
 
 @contextmanager
@@ -27,7 +30,9 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
             yield connection
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except duckdb.Error as error:  # of several types: what fails may be a write, a commit or a spill
+        if not _IS_FULL.search(str(error)):
+            raise
         raise StoreError(
             f"the keys of the images don't fit into {tempfile.gettempdir()}: {str(error).splitlines()[0]}. Free some "
             "space there, or name a folder on a larger disk in TMPDIR"
