@@ -51,7 +51,7 @@ def label(images: str, model: str, table: str, *options: str, **environment: str
     done = locray("label", "--images", images, "--model", model, "--table", table, "--json", *options, **environment)
     assert done.returncode in range(6), done
     assert "Traceback" not in done.stderr, done
-    assert "unexpected" not in done.stderr, done
+    assert "error: unexpected" not in done.stderr, done
     return done
 
 
