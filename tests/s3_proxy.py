@@ -97,7 +97,9 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
                 self.upstream.putheader(name, value)
             self.upstream.endheaders(body or None)
             response: HTTPResponse = self.upstream.getresponse()
-            return Answer(response.status, response.read(), tuple(response.getheaders()))
+            answer = Answer(response.status, response.read(), tuple(response.getheaders()))
+            self.upstream.close()  # the server may close a connection that is left open, just as it is used again
+            return answer
 
         def _give(self, answer: Answer) -> None:
             if not answer.status:
