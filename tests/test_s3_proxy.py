@@ -5,7 +5,9 @@ from s3_proxy import BUSY, CLOSED, Answer, Forward, Request, s3_proxy
 from s3_server import S3Bucket, S3Server
 
 from locray import storage
-from locray.errors import StoreAccessError
+from locray.errors import StoreError
+
+pytestmark = pytest.mark.s3
 
 
 def test_a_store_seen_through_the_proxy_is_the_same(
@@ -19,7 +21,7 @@ def test_a_store_seen_through_the_proxy_is_the_same(
         assert storage.list_uris(s3_bucket.uri) == [uri]
         storage.delete([uri])
     assert not s3_bucket.keys()
-    assert {"PUT", "GET", "POST"} <= {request.method for request in proxy.requests}
+    assert {"PUT", "GET", "DELETE"} <= {request.method for request in proxy.requests}
     assert any(request.path == f"/{s3_bucket.name}/a folder/ü%40.bin" for request in proxy.requests)
 
 
@@ -48,6 +50,6 @@ def test_a_lost_answer_is_a_write_that_happened(
     with s3_proxy(s3_server.endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
         proxy.fault = lose
-        with pytest.raises(StoreAccessError):
+        with pytest.raises(StoreError):
             storage.write_bytes(f"{s3_bucket.uri}/x", b"x")
     assert s3_bucket.keys() == ["x"]
