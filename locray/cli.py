@@ -4,8 +4,10 @@ import importlib
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -122,13 +124,13 @@ def _kinds_of(annotation: Any) -> set[Any]:
 def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None, flags: dict[str, Any]) -> ExitCode:
     verbose = bool(flags.get("verbose"))
     console = Console(as_json=False)
-    before = _end_as_by_ctrl_c()
     try:
         config = load_config(config_class, config_file=config_file, environment=os.environ, flags=flags)
         verbose = config.verbose
         console = Console(as_json=config.json_output)
         runner: Runner = getattr(importlib.import_module(_RUNNERS), verb.replace("-", "_"))
-        return runner(config, console)
+        with _sigterm_as_ctrl_c():
+            return runner(config, console)
     except LocrayError as error:
         console.error(str(error))
         return error.exit_code
@@ -141,13 +143,20 @@ def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None,
         console.error(f"unexpected {type(error).__name__}: {error}. Run with --verbose for the whole story.")
         return ExitCode.UNEXPECTED
     finally:
-        signal.signal(signal.SIGTERM, before)
         console.close()
 
 
-def _end_as_by_ctrl_c() -> Any:
-    """Lets SIGTERM unwind the command as Ctrl-C does, so that it leaves no temporary files. The handler before."""
-    return signal.signal(signal.SIGTERM, signal.default_int_handler)
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Lets SIGTERM unwind the command as Ctrl-C does, so that it leaves no temporary files."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # where Python allows no handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 if __name__ == "__main__":

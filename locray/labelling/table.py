@@ -92,8 +92,10 @@ def create_table(uri: str) -> DeltaTable:
                 partition_by=schema.PARTITION_COLUMNS,
                 name="predictions",
                 storage_options=storage.delta_storage_options(uri),
+                # A second attempt would make the table anew in the midst of the log of another run.
+                commit_properties=CommitProperties(max_commit_retries=0),
             )
-    except (CommitFailedError, StoreError) as error:
+    except (CommitFailedError, TableNotFoundError, StoreError) as error:
         table = open_table(uri)  # another run's, or this one's whose answer was lost
         if table is None:
             raise StoreAccessError(f"no table can be made at {uri}: {in_one_line(error)}") from error

@@ -91,6 +91,8 @@ class Victim(Protocol):
 
     def pause(self) -> None: ...
 
+    def ask_to_stop(self) -> None: ...
+
 
 class AtMutation:
     """A fault of the proxy: what is to happen at one of the requests that change the store; honest otherwise.
@@ -160,6 +162,11 @@ def paused_after(fault: AtMutation, forward: Forward) -> Answer:
     return answer
 
 
+def asked_to_stop(fault: AtMutation, forward: Forward) -> Answer:
+    fault.driver.result().ask_to_stop()
+    return forward()
+
+
 def answer_lost(_: AtMutation, forward: Forward) -> Answer:
     forward()
     return CLOSED
@@ -219,8 +226,10 @@ class Place:
         self.check()
 
     def check(self) -> None:
-        """Every image has exactly one row, and the folder holds only what the table refers to."""
+        """Every image has exactly one row, the folder holds only what the table refers to, which was made once."""
         assert_whole(self.table, listing_of(self.images))
+        log = DeltaTable(self.table, storage_options=storage.delta_storage_options(self.table)).history()
+        assert [entry["operation"] for entry in log].count("CREATE TABLE") == 1
 
 
 def listing_of(folder: Path) -> pa.RecordBatch:

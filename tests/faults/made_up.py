@@ -104,6 +104,9 @@ class Driver:
         os.kill(self.pid, signal.SIGKILL)
         self._process.join(ENDS_WITHIN_S)
 
+    def ask_to_stop(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
     def pause(self) -> None:
         """Stops it; returns when not one of its threads runs."""
         stop(self.pid)

@@ -1,4 +1,4 @@
-"""A driver killed with SIGKILL at every request that changes the store, and a run after it."""
+"""A driver killed, or asked to stop, at every request that changes the store, and a run after it."""
 
 import signal
 
@@ -14,6 +14,7 @@ from faults.commit_path import (
     Place,
     Scenario,
     Templates,
+    asked_to_stop,
     assert_kept,
     at,
     killed_after,
@@ -22,6 +23,10 @@ from faults.commit_path import (
     named,
     request_lost,
 )
+
+from locray.errors import ExitCode
+
+FIRST_COMMIT = FIRST_NIGHT.mutations.index("commit")
 
 pytestmark = pytest.mark.s3
 
@@ -66,3 +71,23 @@ def test_after_a_kill_the_next_run_makes_the_table_whole(
     assert_kept(left, place.rows(), also_failed=also_failed)
     if deed is killed_before:
         place.do_nothing()
+
+
+@pytest.mark.parametrize(
+    ("index", "exit_code", "message"),
+    [
+        (FIRST_NIGHT.mutations.index("worklist"), ExitCode.UNEXPECTED, "interrupted; run the command again to go on"),
+        (FIRST_COMMIT, ExitCode.DEFERRED, "the run was asked to stop (SIGTERM)"),
+    ],
+    ids=["before it labels", "in a commit"],
+)
+def test_a_driver_that_is_asked_to_stop_ends_with_whole_commits(
+    index: int, exit_code: ExitCode, message: str, place: Place
+) -> None:
+    driver = place.start_with(AtMutation(index, asked_to_stop), FIRST_NIGHT)
+    assert driver.wait() == exit_code
+    assert message in " ".join(driver.log.read_text().split())
+    rows = place.rows()
+    assert len(rows) == (4 if index == FIRST_COMMIT else 0)
+    place.finish(FIRST_NIGHT)
+    assert_kept(rows, place.rows())

@@ -17,6 +17,7 @@ from faults.commit_path import (
     AtMutation,
     Deed,
     Place,
+    asked_to_stop,
     assert_kept,
     killed_when_applied,
     over_in_any_case,
@@ -24,7 +25,6 @@ from faults.commit_path import (
 )
 from faults.made_up import ENDS_WITHIN_S, stop
 from PIL import Image
-from s3_proxy import Answer, Forward
 
 from locray import schema
 from locray.errors import ExitCode
@@ -91,13 +91,6 @@ def end_with(place: Place, index: int, deed: Deed) -> tuple[int, str, str]:
     with running(place, AWS_ENDPOINT_URL=place.proxy.endpoint_url) as driver:
         fault.driver.set_result(driver)
         return driver.end()
-
-
-def asked_to_stop(fault: AtMutation, forward: Forward) -> Answer:
-    driver = fault.driver.result()
-    assert isinstance(driver, Process)
-    driver.ask_to_stop()
-    return forward()
 
 
 def test_a_night_of_accidents(whole_runs: Place) -> None:
