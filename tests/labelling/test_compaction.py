@@ -6,22 +6,18 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import date
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from commands import PROJECT_ROOT
-from deltalake import DeltaTable
 from labelling.rows import predicted
+from labelling.tables import DATES, MIB, MODEL_ID, OTHER, commit, data_files, files_of, flip_a_byte, opened, rows_of
 from s3_server import S3Bucket
 
-from locray import schema, storage
+from locray import schema
 from locray.errors import FencedError, StoreError
-from locray.labelling.committer import Committer
 from locray.labelling.data_files import LoggedFile, logged_files
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
@@ -29,30 +25,6 @@ from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 from locray.progress import ignore
-
-MODEL_ID, OTHER = "net@0123456789ab", "other@000000000000"
-DATES = date(2026, 1, 2), date(2026, 1, 3)
-MIB = 2**20
-
-
-def commit(
-    uri: str,
-    *parts: pa.Table,
-    model_id: str = MODEL_ID,
-    config_hash: str = "c0ffee",
-    run_date: date = DATES[0],
-    replace: bool = False,
-) -> TableWriter:
-    """One file of rows, as a run of labelling writes it."""
-    writer = TableWriter.claim(uri, model_id)
-    stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
-    commits = Committer(
-        writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
-    )
-    for part in parts:
-        commits.add(part)
-    commits.flush()
-    return writer
 
 
 @pytest.fixture
@@ -65,25 +37,6 @@ def table(tmp_path: Path) -> str:
     commit(uri, predicted([3, 0]))
     commit(uri, predicted([0], etag="v2"), run_date=DATES[1])
     return uri
-
-
-def opened(uri: str) -> DeltaTable:
-    return DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
-
-
-def rows_of(uri: str) -> list[dict[str, Any]]:
-    """All that the table holds, in one order."""
-    keys = [(name, "ascending") for name in schema.KEY_COLUMNS]
-    return list(opened(uri).to_pyarrow_dataset().to_table().sort_by(keys).to_pylist())
-
-
-def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:
-    return sorted(file for file in opened(uri).file_uris() if model_id in file)
-
-
-def data_files(uri: str) -> set[str]:
-    """What lies in the table's folder, but for the log."""
-    return {file for file in storage.list_uris(uri) if "/_delta_log/" not in file}
 
 
 def test_small_files_become_one_that_is_as_if_written_at_once(table: str) -> None:
@@ -117,15 +70,6 @@ def test_a_flipped_byte_of_a_compacted_file_is_noticed(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     flip_a_byte(files_of(table)[0])
     assert check_table(table).findings.faults.keys() == {Check.FILE_UNREADABLE}
-
-
-def flip_a_byte(file: str) -> None:
-    """In the page of a column that neither keys nor listings are made of."""
-    chunk = pq.read_metadata(file).row_group(0).column(schema.PREDICTIONS_SCHEMA.get_field_index(schema.FORMAT))
-    data = bytearray(Path(file).read_bytes())
-    start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
-    data[start + chunk.total_compressed_size - 1] ^= 1
-    Path(file).write_bytes(data)
 
 
 def test_a_compacted_table_is_left_alone(table: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 from commands import locray
 from deltalake import DeltaTable
 from labelling.rows import predicted
-from labelling.test_compaction import OTHER, commit, flip_a_byte
+from labelling.tables import OTHER, commit, flip_a_byte
 from PIL import Image
 from s3_server import S3Bucket
 
