@@ -1,4 +1,4 @@
-"""`locray label` with made-up rows in the place of Ray and the network: all that touches the table is the real thing."""
+"""`locray label` with made-up rows in the place of Ray and the network; all that touches the table is real."""
 
 import json
 import os

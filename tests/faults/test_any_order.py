@@ -1,4 +1,4 @@
-"""Drivers of one model in any order, over a store that misbehaves: whatever happens, no row twice, lost or half there."""
+"""Drivers of one model in any order, over a store that misbehaves: no row is there twice, is lost or changes."""
 
 import shutil
 import tempfile
