@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,14 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from commands import PROJECT_ROOT
+from deltalake.transaction import RemoveAction
 from labelling.rows import predicted
 from labelling.tables import DATES, MIB, MODEL_ID, OTHER, commit, data_files, files_of, flip_a_byte, opened, rows_of
 from s3_server import S3Bucket
 
 from locray import schema
 from locray.errors import FencedError, StoreError
-from locray.labelling.data_files import LoggedFile, logged_files
+from locray.labelling.data_files import LoggedFile, logged_files, remove_file
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
 from locray.labelling.table import TableWriter
@@ -199,7 +201,7 @@ def test_files_that_deltalake_has_written_go_like_others(table: str) -> None:
     assert len(replaced) == len(rows) + 1
     assert compact(TableWriter.claim(table, MODEL_ID), MIB, ignore).files_after == 2
     assert rows_of(table) == replaced
-    assert vacuum(table, 0) >= 6
+    assert vacuum(TableWriter.claim(table, MODEL_ID), 0) >= 6
     assert rows_of(table) == replaced
     assert check_table(table).findings.notes == {}
 
@@ -222,31 +224,55 @@ def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> Non
 
 
 def test_a_vacuum_deletes_what_was_removed_long_ago(table: str) -> None:
-    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    writer = TableWriter.claim(table, MODEL_ID)
+    compact(writer, MIB, ignore)
     before, version = data_files(table), opened(table).version()
-    assert vacuum(table, 1) == 0
-    assert (data_files(table), opened(table).version()) == (before, version)
-    assert vacuum(table, 0) == 3
+    assert vacuum(writer, 1) == 0
+    assert data_files(table) == before
+    assert vacuum(writer, 0) == 3
     assert data_files(table) == set(opened(table).file_uris())
     assert check_table(table).findings.faults == {}
-    assert vacuum(table, 0) == 0
+    assert vacuum(writer, 0) == 0
     assert opened(table).version() == version
 
 
 def test_a_vacuum_never_deletes_what_another_run_may_still_commit(table: str) -> None:
     """However old the file is: the run may have slept."""
-    written = Path(table) / f"{schema.MODEL_ID}={OTHER}" / f"{schema.RUN_DATE}={DATES[0]}" / f"part-{'0' * 32}.parquet"
-    written.write_bytes(b"not yet committed")
-    os.utime(written, (0, 0))
-    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
-    assert vacuum(table, 0) == 3
-    assert written.exists()
+    name = f"{schema.RUN_DATE}={DATES[0]}/part-{'0' * 32}.parquet"
+    written, orphan = (Path(table) / f"{schema.MODEL_ID}={model_id}" / name for model_id in (OTHER, MODEL_ID))
+    for file in (written, orphan):
+        file.write_bytes(b"not yet committed")
+        os.utime(file, (0, 0))
+    writer = TableWriter.claim(table, MODEL_ID)
+    compact(writer, MIB, ignore)
+    newer = TableWriter.claim(table, MODEL_ID)
+    with pytest.raises(FencedError):
+        vacuum(writer, 0)
+    assert orphan.exists()
+    assert vacuum(newer, 0) == 4
+    assert (written.exists(), orphan.exists()) == (True, False)
+
+
+@pytest.mark.parametrize(("hours", "deleted"), [(169, 0), (168, 1)])
+def test_a_vacuum_deletes_what_the_log_has_forgotten(table: str, hours: int, deleted: int) -> None:
+    """A checkpoint leaves out what was removed more than a week ago, and so when it was."""
+    nine_days_ago_ms = int((time.time() - 9 * 86_400) * 1000)
+    writer = TableWriter.claim(table, MODEL_ID)
+    *_, one, other = [file for file in logged_files(writer.table, table) if file.model_id == MODEL_ID]
+    recently = remove_file(other)
+    long_ago = RemoveAction(one.path, True, nine_days_ago_ms, one.size_bytes, recently.partition_values)
+    writer._commit([long_ago, recently], "0" * 32)
+    opened(table).create_checkpoint()
+    assert opened(table).vacuum(168, dry_run=True) == []
+    assert vacuum(TableWriter.claim(table, MODEL_ID), hours) == deleted
+    assert Path(one.uri).exists() == (not deleted)
+    assert Path(other.uri).exists()
 
 
 def test_a_vacuum_still_knows_what_to_delete_after_a_checkpoint(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     opened(table).create_checkpoint()
-    assert vacuum(table, 0) == 3
+    assert vacuum(TableWriter.claim(table, OTHER), 0) == 3
 
 
 @pytest.mark.s3
@@ -259,7 +285,7 @@ def test_a_table_on_a_bucket(s3_bucket: S3Bucket) -> None:
     rows = rows_of(uri)
     assert compact(TableWriter.claim(uri, MODEL_ID), MIB, ignore).files_after == 1
     assert rows_of(uri) == rows
-    assert vacuum(uri, 0) == 5
+    assert vacuum(TableWriter.claim(uri, MODEL_ID), 0) == 5
     assert rows_of(uri) == rows
     check = check_table(uri)
     assert (check.findings.faults, check.findings.notes, check.num_files) == ({}, {}, 1)
