@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 from labelling.rows import predicted
-from labelling.test_compaction import DATES, MIB, MODEL_ID, OTHER, commit
+from labelling.tables import DATES, MIB, MODEL_ID, OTHER, commit
 
 from locray import schema
 from locray.config import StatusConfig

@@ -136,9 +136,11 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
             report(Progress("listing deleted images"))
             night.deleted = night.attempt("deleted", lambda: _deleted(night, source))
             report(Progress("vacuuming"))
-            night.vacuumed = night.attempt("vacuum", lambda: vacuum(night.table, config.retention_hours))
+            night.vacuumed = night.attempt("vacuum", lambda: vacuum(_writer_of(night), config.retention_hours))
             report(Progress("compacting"))
-            night.compaction = night.attempt("compact", lambda: _compacted(night, config.target_file_bytes, report))
+            night.compaction = night.attempt(
+                "compact", lambda: compact(_writer_of(night), config.target_file_bytes, report)
+            )
     night.wall_s = clock.wall_s
     night.attempt("record", lambda: write_record(night.records, labelled.run_id, night.to_dict()))
     return night
@@ -155,7 +157,6 @@ def _deleted(night: Night, source: KeptSource) -> Deleted:
     return list_deleted(night.table, owner, source.listing(), deleted_uri(night.records), night.run_date)
 
 
-def _compacted(night: Night, target_bytes: int, report: Report) -> Compaction:
+def _writer_of(night: Night) -> TableWriter:
     """Under the number of the labelling: a run that has claimed the table since then goes first."""
-    writer = TableWriter.resume(night.table, night.label.model_id, night.label.transaction)
-    return compact(writer, target_bytes, report)
+    return TableWriter.resume(night.table, night.label.model_id, night.label.transaction)
