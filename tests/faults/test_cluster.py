@@ -76,7 +76,6 @@ def kill_worker(cluster: Any, title: str) -> None:
 def check_ended_well(driver: "subprocess.Popen[str]", table: str, versions: Versions) -> None:
     stdout, stderr = driver.communicate(timeout=300)
     done = subprocess.CompletedProcess(driver.args, driver.returncode, stdout, stderr)
-    print(stderr)
     assert driver.returncode == 0, done
     assert "Traceback" not in stderr, stderr
     assert (summary_of(done)["planned"], summary_of(done)["ok"]) == (NUM_IMAGES, NUM_IMAGES)

@@ -88,27 +88,33 @@ def run(bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> Runs:
     return Runs(proxy, (f"{bucket.uri}/in", artifact, f"{bucket.uri}/out-{uuid4().hex[:8]}"))
 
 
-class FromTheMiddle:
-    """Honest until half of the images were asked for and the first rows are committed; from then on, a fault."""
+def is_for_an_image(request: Request) -> bool:
+    return request.method == "GET" and request.path.endswith(".jpg")
 
-    def __init__(self, fault: Fault) -> None:
+
+class FromTheMiddle:
+    """Honest until some images were asked for and rows are committed; from then on, a fault."""
+
+    def __init__(self, fault: Fault, *, after: int = NUM_IMAGES // 2, first_rows: int = FIRST_ROWS) -> None:
         self.fault = fault
         self.began = False
+        self._after = after
         self._asked_for = 0
-        self._lock = threading.Lock()
+        self._commit = f"_delta_log/{first_rows:020d}.json"
         self._committed = threading.Event()
+        self._lock = threading.Lock()
 
     def __call__(self, request: Request, forward: Forward) -> Answer:
-        if request.method == "GET" and request.path.endswith(".jpg"):
+        if is_for_an_image(request):
             with self._lock:
                 self._asked_for += 1
-            if self._asked_for > NUM_IMAGES // 2:
+            if self._asked_for > self._after:
                 assert self._committed.wait(60)
                 self.began = True
         if self.began:
             return self.fault(request, forward)
         answer = forward()
-        if request.method == "PUT" and request.path.endswith(f"_delta_log/{FIRST_ROWS:020d}.json"):
+        if request.method == "PUT" and request.path.endswith(self._commit):
             self._committed.set()
         return answer
 
@@ -161,20 +167,25 @@ def test_answers_that_get_lost_cost_no_image_and_label_none_twice(run: Runs, ima
 
 
 def test_keys_that_expire_in_mid_run_cost_no_image(run: Runs, images: Versions) -> None:
-    """Nothing is said of images that can't be fetched any more; what can't be committed is left to the next run."""
-    done = run(FromTheMiddle(lambda _, __: EXPIRED))
+    """First those of the workers, then all: nothing is said of images that can't be fetched any more."""
+    done = run(FromTheMiddle(lambda request, forward: EXPIRED if is_for_an_image(request) else forward()))
+    assert done.returncode == 4, done
+    assert "ExpiredToken" in done.stderr
+    held = check_sound(run.table, images)
+    assert 0 < held.num_rows == summary_of(done)["ok"] < NUM_IMAGES - 100
+    assert codes_of(run.table) == {}
+
+    done = run(FromTheMiddle(lambda _, __: EXPIRED, after=60, first_rows=held.version + 2))
     assert done.returncode in {2, 4}, done
     told = " ".join(done.stderr.split())
     assert "no valid AWS credentials to reach" in told
     assert "the store answered ExpiredToken" in told
-    held = check_sound(run.table, images).num_rows
-    assert 0 < held < NUM_IMAGES
-    assert codes_of(run.table) == {}
+    before, held = held, check_sound(run.table, images)
+    assert before.num_rows < held.num_rows < NUM_IMAGES
 
-    again = run(honest)
-    assert (again.returncode, summary_of(again)["already_labelled"], summary_of(again)["ok"]) == (
-        0, held, NUM_IMAGES - held,
-    )  # fmt: skip
+    last = run(honest)
+    summary = summary_of(last)
+    assert (last.returncode, summary["already_labelled"], summary["deferred"]) == (0, held.num_rows, 0), last
     check_whole(run.table, images)
 
 
