@@ -5,7 +5,9 @@ from s3_proxy import BUSY, CLOSED, Answer, Forward, Request, s3_proxy
 from s3_server import S3Bucket, S3Server
 
 from locray import storage
-from locray.errors import StoreAccessError
+from locray.errors import StoreError
+
+pytestmark = pytest.mark.s3
 
 
 def test_a_store_seen_through_the_proxy_is_the_same(
@@ -19,7 +21,7 @@ def test_a_store_seen_through_the_proxy_is_the_same(
         assert storage.list_uris(s3_bucket.uri) == [uri]
         storage.delete([uri])
     assert not s3_bucket.keys()
-    assert {"PUT", "GET", "POST"} <= {request.method for request in proxy.requests}
+    assert {"PUT", "GET", "DELETE"} <= {request.method for request in proxy.requests}
     assert any(request.path == f"/{s3_bucket.name}/a folder/ü%40.bin" for request in proxy.requests)
 
 
@@ -27,7 +29,7 @@ def test_a_store_seen_through_the_proxy_is_the_same(
 def test_a_write_that_was_refused_at_first_is_done_again(
     answer: Answer, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def twice(request: Request, forward: Forward) -> Answer:
+    def twice(_: Request, forward: Forward) -> Answer:
         return answer if len(proxy.requests) <= 2 else forward()
 
     with s3_proxy(s3_server.endpoint_url) as proxy:
@@ -41,13 +43,13 @@ def test_a_write_that_was_refused_at_first_is_done_again(
 def test_a_lost_answer_is_a_write_that_happened(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(request: Request, forward: Forward) -> Answer:
+    def lose(_: Request, forward: Forward) -> Answer:
         forward()
         return CLOSED
 
     with s3_proxy(s3_server.endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
         proxy.fault = lose
-        with pytest.raises(StoreAccessError):
+        with pytest.raises(StoreError):
             storage.write_bytes(f"{s3_bucket.uri}/x", b"x")
     assert s3_bucket.keys() == ["x"]

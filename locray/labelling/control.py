@@ -1,42 +1,43 @@
-"""Images that a run has fetched: if they no longer can be, failures are not the images' fault. Called by run.py."""
+"""Images fetched when a run began: if they no longer can be, failures are not the images' fault. Called by run.py."""
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from dataclasses import dataclass
 
 from locray import schema
 from locray.errors import DeferralCause, ErrorCode
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
+from locray.labelling.worklist import Worklist
+from locray.storage.s3 import CHECK_RETRIES
 
-CONTROL_IMAGES = 3
+CONTROL_IMAGES = 5
 
 
+@dataclass(frozen=True, slots=True)
 class Control:
-    """Some small images of the run, which the driver itself has fetched once.
+    """Some small images of the run, which the driver has fetched itself; none if it could not."""
 
-    Args:
-        max_bytes: As images are fetched with.
-    """
+    images: list[FetchRequest]
+    max_bytes: int
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._images: list[FetchRequest] | None = None
+    @classmethod
+    def of(cls, worklist: Worklist, max_bytes: int) -> "Control":
+        """Takes the smallest images of the first unit, which `Difference.write` has drawn from everywhere.
 
-    def note(self, rows: pa.Table) -> None:
-        """Takes the smallest images of the first rows (`schema.PREDICTED_SCHEMA`) that are ok."""
-        if self._images is not None:
-            return
-        ok = rows.filter(pc.equal(rows[schema.STATUS], schema.STATUS_OK)).sort_by(schema.SIZE_BYTES)
-        if len(ok):
-            names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
-            columns = (ok[name].slice(0, CONTROL_IMAGES).to_pylist() for name in names)
-            chosen = [FetchRequest(*image) for image in zip(*columns, strict=True)]
-            # A driver without rights of its own on the images can't tell anything.
-            fetched = fetch_images(chosen, max_bytes=self._max_bytes)
-            self._images = [chosen[index] for index, outcome in fetched if isinstance(outcome, Fetched)]
+        To be called before the workers begin: what is lost later was there then. A driver without rights of its own
+        on the images can't tell anything, and has none.
+        """
+        if not worklist.num_images:
+            return cls([], max_bytes)
+        first = worklist.read_unit(0).sort_by(schema.SIZE_BYTES).slice(0, CONTROL_IMAGES)
+        names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
+        images = [FetchRequest(*image) for image in zip(*(first[name].to_pylist() for name in names), strict=True)]
+        outcomes = fetch_images(images, max_bytes=max_bytes, retries=CHECK_RETRIES)
+        return cls([images[index] for index, outcome in outcomes if isinstance(outcome, Fetched)], max_bytes)
 
     def lost(self) -> ErrorCode | DeferralCause | None:
         """Why none of them can be fetched any more; None where one can, and where there are none."""
-        outcomes = [outcome for _, outcome in fetch_images(self._images or [], max_bytes=self._max_bytes)]
+        outcomes = [
+            outcome for _, outcome in fetch_images(self.images, max_bytes=self.max_bytes, retries=CHECK_RETRIES)
+        ]
         if not outcomes or any(isinstance(outcome, Fetched) for outcome in outcomes):
             return None
         deferred = [outcome.cause for outcome in outcomes if isinstance(outcome, Deferred)]

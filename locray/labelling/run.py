@@ -61,7 +61,7 @@ def label(
         counts = difference.counts()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
-    control = Control(config.max_bytes)
+    control = Control.of(worklist, config.max_bytes)
     committer = Committer(
         writer,
         worklist.num_images,
@@ -85,7 +85,7 @@ def label(
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         try:
-            summary.deferred_reason = _label_worklist(worklist, pipeline, committer, control, clock, report)
+            summary.deferred_reason = _label_worklist(worklist, pipeline, committer, clock, report)
         except BaseException as error:
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
@@ -95,7 +95,7 @@ def label(
 
 
 def _label_worklist(
-    worklist: Worklist, pipeline: Pipeline, committer: Committer, control: Control, clock: Clock, report: Report
+    worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report
 ) -> str | None:
     """Runs the stages and commits what they give, also what came before an error.
 
@@ -105,7 +105,6 @@ def _label_worklist(
     with stop_requests() as stop:
         try:
             for rows in stop.until_asked(pipeline.rows(worklist)):
-                control.note(rows)
                 committer.add(rows)
                 clock.tick(committer.answered)
                 facts = {"failed": committer.failed, **clock.speed()}

@@ -20,7 +20,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from labelling.rows import predicted
 
 from locray import schema
-from locray.errors import FencedError, StoreError
+from locray.errors import ErrorCode, FencedError, StoreError
 from locray.labelling import table
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter
@@ -92,11 +92,11 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             if fate == "refused itself":
                 raise CommitFailedError("met itself")
 
-        def write_file_somehow(*arguments: Any) -> Any:
+        def write_file_somehow(*arguments: Any, **keywords: Any) -> Any:
             if self.misfortunes[:1] == ["file lost"]:
                 self.misfortunes.pop(0)
                 raise StoreError("no answer")
-            return write_file(*arguments)
+            return write_file(*arguments, **keywords)
 
         self.patch.setattr(TableWriter, "_try_commit", try_commit_somehow)
         self.patch.setattr(table, "write_file", write_file_somehow)
@@ -135,7 +135,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             driver.writer.table,
             MODEL_ID,
             CONFIG_HASH,
-            redo_failed=driver.retries,  # type: ignore[arg-type]
+            retry=tuple(ErrorCode) if driver.retries else (),
         ) as difference:
             batches = list(difference.batches(None, 100))
         rows = pa.Table.from_batches(batches) if batches else LISTING.schema.empty_table()

@@ -163,6 +163,7 @@ class LateClaim:
         self.table = open_table(uri) or create_table(uri)
         self.scratch_uri = f"{uri}/_locray/{model_id}"
         self.writer: TableWriter | None = None
+        self.number = 0
 
     claim = classmethod(lambda cls, uri, model_id: cls(uri, model_id))
 
@@ -225,8 +226,8 @@ def test_a_file_is_written_before_its_commit(bench: Bench, guard: bool) -> None:
     if not guard:
         real = table.write_file
 
-        def write_later(uri: str, *arguments: Any) -> Any:
-            action = real(uri, *arguments)
+        def write_later(uri: str, *arguments: Any, **keywords: Any) -> Any:
+            action = real(uri, *arguments, **keywords)
             Path(uri, action.path).unlink()
             return action
 

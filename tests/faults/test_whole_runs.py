@@ -1,4 +1,4 @@
-"""Complete runs, each with a Ray of its own: one asked to stop, one killed, one paused until another has done all."""
+"""Complete runs, each with a Ray of its own: one asked to stop, one killed, one paused while another does it all."""
 
 import io
 import json

@@ -5,48 +5,28 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import date
+import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from commands import PROJECT_ROOT
-from deltalake import DeltaTable
+from deltalake.transaction import RemoveAction
 from labelling.rows import predicted
+from labelling.tables import DATES, MIB, MODEL_ID, OTHER, commit, data_files, files_of, flip_a_byte, opened, rows_of
 from s3_server import S3Bucket
 
-from locray import schema, storage
+from locray import schema
 from locray.errors import FencedError, StoreError
-from locray.labelling.committer import Committer
-from locray.labelling.data_files import LoggedFile
+from locray.labelling.data_files import LoggedFile, logged_files, remove_file
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
 from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 from locray.progress import ignore
-
-MODEL_ID, OTHER = "net@0123456789ab", "other@000000000000"
-DATES = date(2026, 1, 2), date(2026, 1, 3)
-MIB = 2**20
-
-
-def commit(
-    uri: str, *parts: pa.Table, model_id: str = MODEL_ID, run_date: date = DATES[0], replace: bool = False
-) -> TableWriter:
-    """One file of rows, as a run of labelling writes it."""
-    writer = TableWriter.claim(uri, model_id)
-    stamp = {schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"}
-    commits = Committer(
-        writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
-    )
-    for part in parts:
-        commits.add(part)
-    commits.flush()
-    return writer
 
 
 @pytest.fixture
@@ -59,25 +39,6 @@ def table(tmp_path: Path) -> str:
     commit(uri, predicted([3, 0]))
     commit(uri, predicted([0], etag="v2"), run_date=DATES[1])
     return uri
-
-
-def opened(uri: str) -> DeltaTable:
-    return DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
-
-
-def rows_of(uri: str) -> list[dict[str, Any]]:
-    """All that the table holds, in one order."""
-    keys = [(name, "ascending") for name in schema.KEY_COLUMNS]
-    return list(opened(uri).to_pyarrow_dataset().to_table().sort_by(keys).to_pylist())
-
-
-def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:
-    return sorted(file for file in opened(uri).file_uris() if model_id in file)
-
-
-def data_files(uri: str) -> set[str]:
-    """What lies in the table's folder, but for the log."""
-    return {file for file in storage.list_uris(uri) if "/_delta_log/" not in file}
 
 
 def test_small_files_become_one_that_is_as_if_written_at_once(table: str) -> None:
@@ -111,15 +72,6 @@ def test_a_flipped_byte_of_a_compacted_file_is_noticed(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     flip_a_byte(files_of(table)[0])
     assert check_table(table).findings.faults.keys() == {Check.FILE_UNREADABLE}
-
-
-def flip_a_byte(file: str) -> None:
-    """In the page of a column that neither keys nor listings are made of."""
-    chunk = pq.read_metadata(file).row_group(0).column(schema.PREDICTIONS_SCHEMA.get_field_index(schema.FORMAT))
-    data = bytearray(Path(file).read_bytes())
-    start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)
-    data[start + chunk.total_compressed_size - 1] ^= 1
-    Path(file).write_bytes(data)
 
 
 def test_a_compacted_table_is_left_alone(table: str) -> None:
@@ -239,15 +191,28 @@ def test_commits_of_another_model_meanwhile_do_no_harm(table: str) -> None:
     assert rows_of(table) == rows
 
 
-def test_rows_that_were_replaced_are_compacted_as_they_are(table: str) -> None:
-    """Files of a merge lie under other names."""
-    commit(table, predicted([2, 6]), run_date=DATES[0], replace=True)
+def test_files_that_deltalake_has_written_go_like_others(table: str) -> None:
+    """They lie in folders whose names are percent-encoded, and have names in the log that are encoded once more."""
+    opened(table).optimize.compact()
+    assert any("%40" in file for file in files_of(table, ""))
     rows = rows_of(table)
+    commit(table, predicted([2, 6]), replace=True)
+    replaced = rows_of(table)
+    assert len(replaced) == len(rows) + 1
     assert compact(TableWriter.claim(table, MODEL_ID), MIB, ignore).files_after == 2
-    assert rows_of(table) == rows
-    assert vacuum(table, 0) > 3
-    assert rows_of(table) == rows
+    assert rows_of(table) == replaced
+    assert vacuum(TableWriter.claim(table, MODEL_ID), 0) >= 6
+    assert rows_of(table) == replaced
     assert check_table(table).findings.notes == {}
+
+
+def test_files_whose_names_in_the_log_are_nothing_to_go_by_stay(table: str) -> None:
+    files = logged_files(opened(table), table)
+    strange = replace(files[0], path=files[0].path.replace("@", "%20"))
+    before = data_files(table)
+    with pytest.raises(StoreError, match="not written by locray"):
+        TableWriter.claim(table, MODEL_ID).rewrite(pq.ParquetFile(files[0].uri).read(), [strange])
+    assert data_files(table) == before
 
 
 def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> None:
@@ -259,31 +224,55 @@ def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> Non
 
 
 def test_a_vacuum_deletes_what_was_removed_long_ago(table: str) -> None:
-    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
+    writer = TableWriter.claim(table, MODEL_ID)
+    compact(writer, MIB, ignore)
     before, version = data_files(table), opened(table).version()
-    assert vacuum(table, 1) == 0
-    assert (data_files(table), opened(table).version()) == (before, version)
-    assert vacuum(table, 0) == 3
+    assert vacuum(writer, 1) == 0
+    assert data_files(table) == before
+    assert vacuum(writer, 0) == 3
     assert data_files(table) == set(opened(table).file_uris())
     assert check_table(table).findings.faults == {}
-    assert vacuum(table, 0) == 0
+    assert vacuum(writer, 0) == 0
     assert opened(table).version() == version
 
 
 def test_a_vacuum_never_deletes_what_another_run_may_still_commit(table: str) -> None:
     """However old the file is: the run may have slept."""
-    written = Path(table) / f"{schema.MODEL_ID}={OTHER}" / f"{schema.RUN_DATE}={DATES[0]}" / f"part-{'0' * 32}.parquet"
-    written.write_bytes(b"not yet committed")
-    os.utime(written, (0, 0))
-    compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
-    assert vacuum(table, 0) == 3
-    assert written.exists()
+    name = f"{schema.RUN_DATE}={DATES[0]}/part-{'0' * 32}.parquet"
+    written, orphan = (Path(table) / f"{schema.MODEL_ID}={model_id}" / name for model_id in (OTHER, MODEL_ID))
+    for file in (written, orphan):
+        file.write_bytes(b"not yet committed")
+        os.utime(file, (0, 0))
+    writer = TableWriter.claim(table, MODEL_ID)
+    compact(writer, MIB, ignore)
+    newer = TableWriter.claim(table, MODEL_ID)
+    with pytest.raises(FencedError):
+        vacuum(writer, 0)
+    assert orphan.exists()
+    assert vacuum(newer, 0) == 4
+    assert (written.exists(), orphan.exists()) == (True, False)
+
+
+@pytest.mark.parametrize(("hours", "deleted"), [(169, 0), (168, 1)])
+def test_a_vacuum_deletes_what_the_log_has_forgotten(table: str, hours: int, deleted: int) -> None:
+    """A checkpoint leaves out what was removed more than a week ago, and so when it was."""
+    nine_days_ago_ms = int((time.time() - 9 * 86_400) * 1000)
+    writer = TableWriter.claim(table, MODEL_ID)
+    *_, one, other = [file for file in logged_files(writer.table, table) if file.model_id == MODEL_ID]
+    recently = remove_file(other)
+    long_ago = RemoveAction(one.path, True, nine_days_ago_ms, one.size_bytes, recently.partition_values)
+    writer._commit([long_ago, recently], "0" * 32)
+    opened(table).create_checkpoint()
+    assert opened(table).vacuum(168, dry_run=True) == []
+    assert vacuum(TableWriter.claim(table, MODEL_ID), hours) == deleted
+    assert Path(one.uri).exists() == (not deleted)
+    assert Path(other.uri).exists()
 
 
 def test_a_vacuum_still_knows_what_to_delete_after_a_checkpoint(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     opened(table).create_checkpoint()
-    assert vacuum(table, 0) == 3
+    assert vacuum(TableWriter.claim(table, OTHER), 0) == 3
 
 
 @pytest.mark.s3
@@ -296,7 +285,7 @@ def test_a_table_on_a_bucket(s3_bucket: S3Bucket) -> None:
     rows = rows_of(uri)
     assert compact(TableWriter.claim(uri, MODEL_ID), MIB, ignore).files_after == 1
     assert rows_of(uri) == rows
-    assert vacuum(uri, 0) == 5
+    assert vacuum(TableWriter.claim(uri, MODEL_ID), 0) == 5
     assert rows_of(uri) == rows
     check = check_table(uri)
     assert (check.findings.faults, check.findings.notes, check.num_files) == ({}, {}, 1)

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from labelling.rows import predicted
-from labelling.test_compaction import MODEL_ID, OTHER, commit
+from labelling.tables import MODEL_ID, OTHER, commit
 
 from locray import schema
 from locray.errors import StoreError

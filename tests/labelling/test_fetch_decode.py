@@ -5,6 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from commands import PROJECT_ROOT
 from poison import install_broken_decoder, poison
 
 from locray import schema
+from locray.errors import StoreAccessError, StoreError
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import MAX_DEATHS, DecodeSettings, FetchDecode, decode_rows
 from locray.labelling.worklist import InlineWorklist
@@ -46,6 +48,35 @@ def test_a_size_that_no_column_holds_is_unknown(tmp_path: Path) -> None:
     (row,) = decoded(tmp_path).drop_columns([schema.IMAGE]).to_pylist()
     assert (row[schema.ERROR_CODE], row[schema.WIDTH], row[schema.FORMAT]) == ("too_many_pixels", None, "bmp")
     assert "4294967169 x 64" in row[schema.ERROR_MESSAGE]
+
+
+@dataclass(frozen=True)
+class Unreadable(InlineWorklist):
+    """A worklist in a store that fails."""
+
+    error: StoreError
+
+    def read_unit(self, unit: int) -> pa.Table:  # noqa: ARG002
+        raise self.error
+
+
+def unreadable(error: StoreError) -> Unreadable:
+    return Unreadable(schema.LISTING_SCHEMA.empty_table(), num_images=10, unit_size=4, error=error)
+
+
+def test_a_unit_that_can_not_be_read_is_deferred_whole() -> None:
+    worklist = unreadable(StoreError("the store is out"))
+    units = [FetchDecode(worklist, SETTINGS)(unit) for unit in range(3)]
+    assert [rows[schema.ORDINAL].to_pylist() for rows in units] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    for rows in units:
+        assert rows.schema == schema.decoded_schema(32)
+        assert set(rows[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
+        assert set(rows[schema.ERROR_MESSAGE].to_pylist()) == {"the store is out"}
+
+
+def test_a_worklist_that_is_denied_is_an_error() -> None:
+    with pytest.raises(StoreAccessError, match="access is denied"):
+        FetchDecode(unreadable(StoreAccessError("access is denied")), SETTINGS)(0)
 
 
 FIRST_RUN = """

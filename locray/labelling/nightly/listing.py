@@ -19,7 +19,7 @@ class KeptSource:
 
     Args:
         source: lists the images.
-        folder: a local one for the listing; some ten bytes an image.
+        folder: a local one for the listing.
     """
 
     def __init__(self, source: Source, folder: str) -> None:

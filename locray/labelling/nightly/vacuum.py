@@ -1,28 +1,47 @@
 """Deletes files that the table has not referred to for long. Called by the nightly run.
 
-Only files that a commit has removed, longer ago than the retention: whoever still reads an older version of the table
-has that long. Files that no commit has ever named are not for a vacuum to delete, however old: a run of another model
-may have written one and sleep before its commit, which nothing would refuse. Of its own model a run deletes them when
-it begins (`TableWriter.clean_up`), after its claim: who wrote them before can't commit them any more.
+Of all models, files that commits have removed longer ago than the retention: whoever still reads an older version of
+the table has that long. The log forgets which they were after a week (a checkpoint leaves them out), so of the model
+that has just labelled, whatever the table doesn't refer to goes, but for what was removed within the retention. Files
+of other models that no removal is known of are not for this run to delete, however old: a run may have written one and
+sleep before its commit, which nothing would refuse. Of its own model, who wrote before the claim can't commit any more.
 """
 
-from locray import storage
+from deltalake import DeltaTable
+
+from locray import schema, storage
 from locray.labelling.delta_errors import explained
-from locray.labelling.table import open_table
+from locray.labelling.table import TableWriter
+
+LOG_REMEMBERS_HOURS = 168
+_RETENTION_OF_THE_LOG = "delta.deletedFileRetentionDuration"
 
 
-def vacuum(uri: str, retention_hours: int) -> int:
-    """Deletes the files that commits have removed from the table, of all models, and says how many there were.
+def vacuum(writer: TableWriter, retention_hours: int) -> int:
+    """Deletes old files and says how many there were.
 
     Raises:
+        FencedError: another run of the model has claimed the table; nothing was deleted.
         StoreError: the store failed.
         StoreAccessError: files may not be deleted there.
     """
-    table = open_table(uri)
-    assert table is not None, uri
+    table, uri = writer.table, writer.uri
+    here = set(storage.list_uris(uri))
+    old = here & _removed(table, uri, retention_hours)
+    if retention_hours <= LOG_REMEMBERS_HOURS and _RETENTION_OF_THE_LOG not in table.metadata().configuration:
+        partition = storage.join(uri, f"{schema.MODEL_ID}={writer.model_id}") + "/"
+        own = {file for file in here if file.startswith(partition) and file.rpartition("/")[2].startswith("part-")}
+        recent = _removed(table, uri, 0) - _removed(table, uri, retention_hours)
+        old |= own - recent - set(table.file_uris())
+    if old:
+        # After the listing: a run that claimed the table before it may have written one of these files.
+        writer.check_claim()
+        storage.delete(sorted(old))
+    return len(old)
+
+
+def _removed(table: DeltaTable, uri: str, hours: int) -> set[str]:
+    """What commits have removed longer ago, as far as the log remembers; it names also what is long gone."""
     with explained(uri):
-        # The log remembers them long after they are gone, so a vacuum of deltalake's own would report them each night.
-        paths = table.vacuum(retention_hours, dry_run=True, enforce_retention_duration=False)
-    removed = {storage.join(uri, path) for path in paths} & set(storage.list_uris(uri))
-    storage.delete(sorted(removed))
-    return len(removed)
+        paths = table.vacuum(hours, dry_run=True, enforce_retention_duration=False)
+    return {storage.join(uri, path) for path in paths}

@@ -1,0 +1,67 @@
+"""Memory of the driver while rows of a model that does nothing stream through it. Makes a figure of docs/scale.md.
+
+Run from the project's root: `python tests/driver_memory.py 1000000`.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from datetime import date
+
+import pyarrow as pa
+from labelling.rows import predicted
+
+from locray import schema
+from locray.labelling.committer import Committer
+from locray.labelling.judge import Judge
+from locray.labelling.table import TableWriter
+
+UNIT_SIZE = 250
+COMMIT_ROWS = 100_000
+
+
+def unit(first: int, template: pa.Table) -> pa.Table:
+    """Rows as they come from the pipeline."""
+    numbers = range(first, first + UNIT_SIZE)
+    columns = {
+        schema.ORDINAL: pa.array(numbers, pa.int64()),
+        schema.IMAGE_URI: pa.array(
+            [f"s3://bucket/photos/2026/{n // 100_000:04d}/{n % 100_000:08d}.jpg" for n in numbers]
+        ),
+    }
+    for name, column in columns.items():
+        template = template.set_column(template.column_names.index(name), template.schema.field(name), column)
+    return template
+
+
+def resident_mib() -> float:
+    """Memory that this process takes now."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def main(num_images: int) -> None:
+    """Prints the memory after each commit."""
+    template = predicted([0]).take([0] * UNIT_SIZE)
+    with tempfile.TemporaryDirectory() as uri:
+        committer = Committer(
+            TableWriter.claim(uri, "net@0123456789ab"),
+            num_images,
+            stamp={schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run"},
+            run_date=date(2026, 1, 2),
+            commit_rows=COMMIT_ROWS,
+            commit_interval_s=3600,
+        )
+        judge, started = Judge(), time.perf_counter()
+        for first in range(0, num_images, UNIT_SIZE):
+            committer.add(unit(first, template))
+            assert judge.verdict(committer, time.monotonic()) is None
+            if committer.answered % COMMIT_ROWS == 0:
+                print(f"{committer.answered:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")
+        committer.close()
+        print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
