@@ -83,21 +83,37 @@ def _quiet_loggers() -> None:
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.ERROR)
+                handler.addFilter(_is_not_raised)
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Ray Data writes down, traceback and all, what it then raises: whoever catches it tells it once."""
+    return not (record.name.startswith("ray.data") and (record.exc_info or record.name.endswith("exceptions")))
 
 
 def _quiet_messages() -> None:
     """Sends what Ray's nodes tell the driver to stderr, and drops what concerns no user.
 
-    Ray prints it to stdout, which is for the command's result, and knows no setting against that.
+    Ray prints it to stdout, which is for the command's result, and knows no setting against that. What a node says
+    again and again, such as that it finds no space, is said once.
     """
     from ray._private import worker
 
+    last = ""
+
     def pass_on(data: dict[str, Any], **_: Any) -> None:
-        for line in data["lines"]:
-            if not any(harmless in line.encode() for harmless in _HARMLESS):
-                print(line, file=sys.stderr)  # noqa: T201
+        nonlocal last
+        for message in map(_without_traceback, data["lines"]):
+            if message != last and not any(harmless in message.encode() for harmless in _HARMLESS):
+                print(message, file=sys.stderr)  # noqa: T201
+                last = message
 
     worker.print_to_stdstream = pass_on  # type: ignore[assignment]
+
+
+def _without_traceback(message: str) -> str:
+    """Of a traceback through Ray's own processes, the last line."""
+    return message.strip().rsplit("\n", 1)[-1] if message.startswith("Traceback") else message
 
 
 def _quiet_stderr() -> None:

@@ -147,7 +147,7 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
 def _lines_of_a_night(facts: dict[str, Any]) -> dict[str, str]:
     """The figures that a person looks for."""
     labelled, deleted, compaction = facts["label"], facts["deleted"], facts["compaction"]
-    names = ("run_id", "listed", "already_labelled", "planned", "ok", "failed", "deferred", "images_per_s")
+    names = (schema.RUN_ID, "listed", "already_labelled", "planned", "ok", "failed", "deferred", "images_per_s")
     lines = {name: labelled[name] for name in names}
     if labelled["errors"]:
         lines["errors"] = labelled["errors"]
@@ -184,7 +184,7 @@ def status(config: StatusConfig, console: Console) -> ExitCode:
     lines = {
         "table": found.table,
         "version": str(found.version),
-        "files": f"{found.files:,} of {found.size_bytes / 2**20:,.1f} MiB in all, {found.small_files:,} of them small",
+        "files": f"{found.files:,}, {found.size_bytes / 2**20:,.1f} MiB; {found.small_files:,} of them to be compacted",
         "rows": f"{found.rows:,}",
     }
     for one in found.runs:

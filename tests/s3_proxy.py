@@ -1,6 +1,6 @@
-"""A proxy before the S3 server, which does to requests what a network and an overloaded store do. Used by tests of faults.
+"""A proxy before the S3 server, which does to requests what networks and overloaded stores do. For tests of faults.
 
-The server checks signatures against the `Host` header, which the proxy hands on as it came: the client's view is whole.
+The server checks signatures against the `Host` header, which the proxy hands on as it came.
 """
 
 import socket
@@ -67,7 +67,8 @@ class S3Proxy:
 def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
     """A proxy before the server, until the block ends."""
     server = urlsplit(server_url)
-    assert server.hostname and server.port
+    assert server.hostname
+    assert server.port
     proxy = S3Proxy("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -76,7 +77,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
         def setup(self) -> None:
             super().setup()
             self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.upstream = HTTPConnection(server.hostname or "", server.port, timeout=120)
+            self.upstream = HTTPConnection(str(server.hostname), server.port, timeout=120)
 
         def finish(self) -> None:
             self.upstream.close()
@@ -97,7 +98,9 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
                 self.upstream.putheader(name, value)
             self.upstream.endheaders(body or None)
             response: HTTPResponse = self.upstream.getresponse()
-            return Answer(response.status, response.read(), tuple(response.getheaders()))
+            answer = Answer(response.status, response.read(), tuple(response.getheaders()))
+            self.upstream.close()  # the server may close a connection that is left open, just as it is used again
+            return answer
 
         def _give(self, answer: Answer) -> None:
             if not answer.status:
@@ -116,7 +119,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Says nothing: tests look at `requests`."""
 
     class Server(ThreadingHTTPServer):

@@ -27,7 +27,7 @@ def test_a_store_seen_through_the_proxy_is_the_same(
 def test_a_write_that_was_refused_at_first_is_done_again(
     answer: Answer, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def twice(request: Request, forward: Forward) -> Answer:
+    def twice(_: Request, forward: Forward) -> Answer:
         return answer if len(proxy.requests) <= 2 else forward()
 
     with s3_proxy(s3_server.endpoint_url) as proxy:
@@ -41,7 +41,7 @@ def test_a_write_that_was_refused_at_first_is_done_again(
 def test_a_lost_answer_is_a_write_that_happened(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lose(request: Request, forward: Forward) -> Answer:
+    def lose(_: Request, forward: Forward) -> Answer:
         forward()
         return CLOSED
 

@@ -94,8 +94,25 @@ def write_file(
     )
 
 
+def can_be_removed(file: LoggedFile) -> bool:
+    """Whether a `RemoveAction` can name the file as the log does: it encodes percent signs; of others nothing is known.
+
+    Nobody looks whether it names a file of the table: one that is named otherwise stays, and its rows are there twice.
+    """
+    return file.path.count("%") == file.path.count("%25")
+
+
 def remove_file(file: LoggedFile, *, changes_data: bool = True) -> RemoveAction:
-    """What a commit says so that the table doesn't consist of the file any more; a vacuum deletes it in its time."""
+    """What a commit says so that the table doesn't consist of the file any more; a vacuum deletes it in its time.
+
+    Raises:
+        StoreError: it can't be removed, for its name in the log.
+    """
+    if not can_be_removed(file):
+        raise StoreError(
+            f"{file.uri} was not written by locray, and its name in the log, {file.path}, can't be given to remove it. "
+            "Let the program that wrote it write it anew"
+        )
     return RemoveAction(
         path=unquote(file.path),  # which deltalake encodes again, unlike that of an AddAction
         data_change=changes_data,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from locray import schema
 from locray.boxes import Letterbox
-from locray.errors import DeferralCause
+from locray.errors import DeferralCause, StoreAccessError, StoreError
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
@@ -52,7 +52,13 @@ class FetchDecode:
             unit: Its number.
             deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
         """
-        rows, limits, timeout_s = self.worklist.read_unit(unit), self.settings.limits, self.settings.timeout_s
+        limits, timeout_s = self.settings.limits, self.settings.timeout_s
+        try:
+            rows = self.worklist.read_unit(unit)
+        except StoreAccessError:
+            raise  # neither will any other unit be read
+        except StoreError as error:
+            return _defer(_unnamed_rows(self.worklist, unit), self.settings, str(error))
         if deaths == 0:
             return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s))
         if deaths < MAX_DEATHS:
@@ -92,6 +98,14 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
     for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
         _settle(outcomes[index], fetched, images[index], decode)
     return _as_table(rows, outcomes, images)
+
+
+def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:
+    """The rows of a unit as far as they are known without its file: by their ordinals."""
+    first = unit * worklist.unit_size
+    ordinals = range(first, min(first + worklist.unit_size, worklist.num_images))
+    rows = [{schema.ORDINAL: ordinal, schema.IMAGE_URI: ""} for ordinal in ordinals]
+    return pa.Table.from_pylist(rows, schema=schema.WORKLIST_SCHEMA)
 
 
 def _defer(rows: pa.Table, settings: DecodeSettings, reason: str) -> pa.Table:

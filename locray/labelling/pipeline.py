@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from locray import cluster
-from locray.errors import LocrayError
+from locray.errors import LocrayError, StoreError
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.predictor import Predictor, PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
@@ -40,13 +40,23 @@ class Pipeline:
 
         Raises:
             LocrayError: what a worker met, as if it had been met here.
+            StoreError: a node's memory for blocks is full, and so is the disk that Ray spills them to.
         """
         cluster.start_ray(verbose=self.verbose)
+        from ray.exceptions import OutOfDiskError
+
         layout = _Layout.for_cluster(self.num_predictors)
         total = num_units(worklist)
-        for first_unit in range(0, total, self.units_a_wave):
-            units = min(self.units_a_wave, total - first_unit)
-            yield from self._wave(worklist, first_unit, units, layout)
+        try:
+            for first_unit in range(0, total, self.units_a_wave):
+                units = min(self.units_a_wave, total - first_unit)
+                yield from self._wave(worklist, first_unit, units, layout)
+        except OutOfDiskError as error:
+            raise StoreError(
+                "no space is left on a node of the cluster, neither in Ray's object store nor on the disk that it "
+                "spills to. Free some there (`ray memory` shows who holds what), or start Ray with "
+                "--object-spilling-directory on a larger disk"
+            ) from error
 
     def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
         import ray

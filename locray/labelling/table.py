@@ -187,8 +187,9 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was changed.
         """
         write_id = uuid.uuid4().hex
+        removed = [remove_file(file, changes_data=False) for file in files]
         add = self._write(rows, files[0].run_date, f"part-{write_id}", changes_data=False)
-        self._commit([add, *(remove_file(file, changes_data=False) for file in files)], write_id)
+        self._commit([add, *removed], write_id)
 
     def clean_up(self) -> int:
         """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""

@@ -5,7 +5,6 @@ small file.
 """
 
 import io
-import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import ErrorCode, LocrayError
+from locray.labelling.scratch import scratch_database
 from locray.labelling.table import holds_rows
 from locray.progress import Progress, Report, ignore
 from locray.sources import Source
@@ -26,7 +26,6 @@ from locray.sources import Source
 UNITS_A_FILE = 64
 DRAWN_IMAGES = 256
 """How many images, drawn at random, a worklist begins with."""
-_MEMORY_LIMIT = "1GB"
 _VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
 _VERSION_UNKNOWN = f"{schema.ETAG} IS NULL"
 _SAME_VERSION = (
@@ -150,13 +149,7 @@ class Difference:
             retry: Rows that failed with one of these codes don't count.
             report: Is told how far the listing is.
         """
-        with (
-            tempfile.TemporaryDirectory(prefix="locray-") as folder,
-            duckdb.connect(f"{folder}/worklist.duckdb") as connection,
-        ):
-            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = '{folder}/spill'")
-            connection.execute("SET preserve_insertion_order = false")
+        with scratch_database() as connection:
             mine = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
             again = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
             _load_keys(connection, "done", table, mine & ~again)

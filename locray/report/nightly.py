@@ -26,7 +26,7 @@ _OUTCOMES = {
 _CHARTS = (
     ("Images labelled", (("ok", "c2"), ("failed", "c4"), ("deferred", "c6"))),
     ("Images listed", (("listed", "c0"),)),
-    ("Images a second", (("images_per_s", "c0"),)),
+    ("Images a second, in the steady state", (("images_per_s_steady", "c0"),)),
 )
 
 
@@ -57,21 +57,31 @@ def write_night_page(night: Night) -> str:
 
 
 def charts(nights: Sequence[Mapping[str, Any]]) -> list[Chart]:
-    """The nights beside each other, by how many nights ago they were; none where there is but one."""
+    """The nights beside each other, by how many nights ago they were; none where there is but one.
+
+    A figure that a night has not, such as the speed where nothing was labelled, leaves a gap.
+    """
     if len(nights) < 2:  # noqa: PLR2004 (a curve has two ends)
         return []
+    labelled = [(index + 1.0 - len(nights), night["label"]) for index, night in enumerate(nights)]
     found = []
     for title, names in _CHARTS:
         lines = [
-            Line(
-                name,
-                [(index + 1.0 - len(nights), float(night["label"][name])) for index, night in enumerate(nights)],
-                c,
-            )
-            for name, c in names
+            Line(name, [(ago, float(facts[name])) for ago, facts in labelled if facts[name] is not None], colour)
+            for name, colour in names
         ]
-        high = max(value for line in lines for _, value in line.points)
-        found.append(line_chart(title, lines, x_label="nights, 0 is this one", y_limits=(0.0, high), whole_x=True))
+        values = [value for line in lines for _, value in line.points]
+        if values:
+            found.append(
+                line_chart(
+                    title,
+                    lines,
+                    x_label="nights, 0 is this one",
+                    y_limits=(0.0, max(values)),
+                    x_limits=(labelled[0][0], 0.0),
+                    whole_x=True,
+                )
+            )
     return found
 
 
@@ -109,15 +119,19 @@ def _steps(night: Night) -> dict[str, str]:
         )
     if night.deleted is not None:
         done["deleted"] = (
-            f"{night.deleted.images:,} images have rows and are not listed; {night.deleted.since_last_night:,} since "
-            f"the last night, {night.deleted.returned:,} are there again"
+            f"images with rows that are not listed: {night.deleted.images:,}. Since the last night: "
+            f"{night.deleted.since_last_night:,}; there again: {night.deleted.returned:,}"
         )
     if night.vacuumed is not None:
         done["vacuum"] = f"{night.vacuumed:,} files of older versions deleted"
     if night.compaction is not None:
         before, after = night.compaction.files_before, night.compaction.files_after
         done["compact"] = f"{before:,} files of this model became {after:,}" if before > after else "nothing to do"
-    skipped = "not done: the table is left as it is" if not night.is_sound else "not done"
+    skipped = (
+        "not done: the labelling ended before its time"
+        if night.was_cut_short
+        else "not done: the table is left as it is"
+    )
     return {
         step: f"failed: {night.failed[step]}" if step in night.failed else done.get(step, skipped)
         for step in ("label", "verify", "deleted", "vacuum", "compact")

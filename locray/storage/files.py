@@ -4,6 +4,7 @@ All of it is for few and for small things: configuration, artifacts, reports, on
 millions go through `locray.sources` and `locray.images.fetch`.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -294,4 +295,6 @@ def local_error(uri: str, error: OSError) -> StoreError:
         return StoreAccessError(f"{uri} is a folder: expected a file")
     if isinstance(error, NotADirectoryError):
         return StoreAccessError(f"{uri}: a part of this path is a file, not a folder")
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreError(f"{uri} can't be written: no space is left on its disk. Free some and run the command again")
     return StoreError(f"{uri} can't be used: {error.strerror or error}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -48,37 +48,48 @@ RETRY = Scenario(
 )
 WITH_CHECKPOINTS = Scenario(
     "with checkpoints",
-    ("claim", "checkpoint", "last checkpoint", "worklist", "file", "commit", "file", "commit", "checkpoint",
-     "last checkpoint", "scratch"),
-)  # fmt: skip
+    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
+)
 SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
 
 
 def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
-    """Where in the scenario such requests are; all of them where no kind is named."""
-    return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
+    """Where in the scenario the last request of each kind is; of all kinds where none is named."""
+    last = {kind: index for index, kind in enumerate(scenario.mutations)}
+    return [(scenario, last[kind]) for kind in kinds or last]
 
 
 def named(value: object) -> str:
     return str(value).replace(" ", "-")
 
 
+_KINDS = {
+    r"DELETE .*/_locray/.*": "scratch",
+    r"PUT .*/_locray/.*": "worklist",
+    r"PUT .*/_delta_log/_last_checkpoint": "last checkpoint",
+    r"PUT .*/_delta_log/.*\.checkpoint.*": "checkpoint",
+    r"PUT .*/_delta_log/0+\.json": "table",
+    r"PUT .*/_delta_log/\d+\.json": "commit",
+    r"PUT .*\.parquet": "file",
+    r"DELETE .*\.parquet": "orphan",
+}
+
+
 def kind_of(request: Request) -> str | None:
     """What the request changes in the folder of a table; None if nothing."""
     if not request.changes_the_store:
         return None
-    if "/_locray/" in request.path:
-        return "scratch" if request.method == "DELETE" else "worklist"
-    if request.path.endswith("/_last_checkpoint"):
-        return "last checkpoint"
-    if ".checkpoint" in request.path:
-        return "checkpoint"
-    entry = re.search(r"/_delta_log/(\d+)\.json$", request.path)
-    if entry and int(entry[1]) == 0:
-        return "table"
-    if entry:
-        return "commit" if b'"add"' in request.body else "claim"
-    return "orphan" if request.method == "DELETE" else "file"
+    said = f"{request.method} {request.path}"
+    kind = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, said)), said)
+    return "claim" if kind == "commit" and b'"add"' not in request.body else kind
+
+
+class Victim(Protocol):
+    """A process that things happen to."""
+
+    def kill(self) -> None: ...
+
+    def pause(self) -> None: ...
 
 
 class AtMutation:
@@ -88,7 +99,7 @@ class AtMutation:
     """
 
     def __init__(self, index: int, deed: "Deed") -> None:
-        self.driver: Future[Driver] = Future()
+        self.driver: Future[Victim] = Future()
         self.kinds: list[str] = []
         self.happened = threading.Event()
         self.over = threading.Event()
@@ -193,13 +204,17 @@ class Place:
         return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
 
     def finish(self, scenario: Scenario) -> None:
-        """Runs the command to its end, then once more, and checks that it had nothing to do."""
+        """Runs the command to its end, cleaning up; the table is whole then."""
         driver = self.start(scenario)
         assert driver.wait() == 0, driver.log.read_text()
+        self.check()
+
+    def do_nothing(self) -> None:
+        """Runs the command once more: no row is labelled again."""
         rows = self.rows()
-        again = self.start(FIRST_NIGHT)
-        assert again.wait() == 0, again.log.read_text()
-        assert again.summary()["planned"] == 0
+        driver = self.start(FIRST_NIGHT)
+        assert driver.wait() == 0, driver.log.read_text()
+        assert driver.summary()["planned"] == 0
         assert self.rows() == rows
         self.check()
 

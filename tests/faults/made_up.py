@@ -1,4 +1,4 @@
-"""`locray label` with made-up rows in the place of Ray and the network: all that touches the table is the real thing."""
+"""`locray label` with made-up rows in the place of Ray and the network; all that touches the table is real."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from locray import cli, schema
+from locray import cli, commands, schema
 from locray.labelling import run
 from locray.labelling.worklist import Worklist, num_units
 
@@ -65,6 +65,7 @@ def run_made_up(arguments: Sequence[str], environment: Mapping[str, str], log: s
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     os.environ.update(environment)
+    assert commands  # imported before the fork
     run.Pipeline = MadeUpPipeline  # type: ignore[misc, assignment]
     sys.exit(cli.main(["label", *arguments]))
 

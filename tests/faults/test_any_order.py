@@ -1,4 +1,4 @@
-"""Drivers of one model in any order, over a store that misbehaves: whatever happens, no row twice, lost or half there."""
+"""Drivers of one model in any order, over a store that misbehaves: no row is there twice, is lost or changes."""
 
 import shutil
 import tempfile
@@ -138,7 +138,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             redo_failed=driver.retries,  # type: ignore[arg-type]
         ) as difference:
             batches = list(difference.batches(None, 100))
-        rows = pa.Table.from_batches(batches, schema.LISTING_SCHEMA) if batches else LISTING.schema.empty_table()
+        rows = pa.Table.from_batches(batches) if batches else LISTING.schema.empty_table()
         driver.worklist = InlineWorklist.of(rows, UNIT_SIZE)
         driver.committer = Committer(
             driver.writer,

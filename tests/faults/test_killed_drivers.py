@@ -64,3 +64,5 @@ def test_after_a_kill_the_next_run_makes_the_table_whole(
     assert_kept(committed, left, also_failed=also_failed)
     place.finish(scenario)
     assert_kept(left, place.rows(), also_failed=also_failed)
+    if deed is killed_before:
+        place.do_nothing()

@@ -1,4 +1,4 @@
-"""A connection that breaks at a request that changes the store, before it arrives or with the answer: the run goes on."""
+"""A connection that breaks at a request that changes the store, before it or with the answer: the run goes on."""
 
 import pytest
 from faults.commit_path import (

@@ -1,13 +1,14 @@
 """A cluster for the drivers that tests start, and a model for them to run."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def ray_cluster(s3_server: object) -> Iterator[None]:
-    """A running cluster of one node; RAY_ADDRESS points at it, as inside a submitted job.
+def ray_cluster(s3_server: object) -> Iterator[Any]:
+    """A running cluster (`ray.cluster_utils.Cluster`) of one node; RAY_ADDRESS points at it, as inside a submitted job.
 
     It starts after the S3 server: its workers inherit the server's address and keys. It ends with the module that
     asked for it: other drivers start their own.
@@ -18,5 +19,5 @@ def ray_cluster(s3_server: object) -> Iterator[None]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ADDRESS", cluster.address)
-        yield
+        yield cluster
     cluster.shutdown()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from s3_server import S3Bucket
 from locray import schema, storage
 from locray.errors import FencedError, StoreError
 from locray.labelling.committer import Committer
-from locray.labelling.data_files import LoggedFile
+from locray.labelling.data_files import LoggedFile, logged_files
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
 from locray.labelling.table import TableWriter
@@ -35,11 +36,16 @@ MIB = 2**20
 
 
 def commit(
-    uri: str, *parts: pa.Table, model_id: str = MODEL_ID, run_date: date = DATES[0], replace: bool = False
+    uri: str,
+    *parts: pa.Table,
+    model_id: str = MODEL_ID,
+    config_hash: str = "c0ffee",
+    run_date: date = DATES[0],
+    replace: bool = False,
 ) -> TableWriter:
     """One file of rows, as a run of labelling writes it."""
     writer = TableWriter.claim(uri, model_id)
-    stamp = {schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"}
+    stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
     commits = Committer(
         writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
     )
@@ -239,15 +245,28 @@ def test_commits_of_another_model_meanwhile_do_no_harm(table: str) -> None:
     assert rows_of(table) == rows
 
 
-def test_rows_that_were_replaced_are_compacted_as_they_are(table: str) -> None:
-    """Files of a merge lie under other names."""
-    commit(table, predicted([2, 6]), run_date=DATES[0], replace=True)
+def test_files_that_deltalake_has_written_go_like_others(table: str) -> None:
+    """They lie in folders whose names are percent-encoded, and have names in the log that are encoded once more."""
+    opened(table).optimize.compact()
+    assert any("%40" in file for file in files_of(table, ""))
     rows = rows_of(table)
+    commit(table, predicted([2, 6]), replace=True)
+    replaced = rows_of(table)
+    assert len(replaced) == len(rows) + 1
     assert compact(TableWriter.claim(table, MODEL_ID), MIB, ignore).files_after == 2
-    assert rows_of(table) == rows
-    assert vacuum(table, 0) > 3
-    assert rows_of(table) == rows
+    assert rows_of(table) == replaced
+    assert vacuum(table, 0) >= 6
+    assert rows_of(table) == replaced
     assert check_table(table).findings.notes == {}
+
+
+def test_files_whose_names_in_the_log_are_nothing_to_go_by_stay(table: str) -> None:
+    files = logged_files(opened(table), table)
+    strange = replace(files[0], path=files[0].path.replace("@", "%20"))
+    before = data_files(table)
+    with pytest.raises(StoreError, match="not written by locray"):
+        TableWriter.claim(table, MODEL_ID).rewrite(pq.ParquetFile(files[0].uri).read(), [strange])
+    assert data_files(table) == before
 
 
 def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> None:

@@ -16,14 +16,17 @@ from deltalake import DeltaTable
 from labelling.rows import predicted
 from labelling.test_compaction import OTHER, commit, flip_a_byte
 from PIL import Image
+from s3_server import S3Bucket
 
-from locray import schema
+from locray import schema, storage
 from locray.config import NightlyConfig, Prediction
 from locray.errors import ExitCode, StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.nightly import run as nightly_run
+from locray.labelling.nightly.compaction import Compaction
+from locray.labelling.nightly.records import read_records
 from locray.labelling.nightly.run import nightly, worst
 from locray.labelling.predictor import Predictor
 from locray.labelling.table import TableWriter
@@ -55,6 +58,10 @@ def store(tmp_path: Path) -> Path:
     return tmp_path / "table"
 
 
+def files_outside_of_records(store: Path) -> set[str]:
+    return {str(path) for path in store.rglob("*") if path.is_file() and "nights" not in path.parts}
+
+
 def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files: int = 0) -> None:
     """Each image has as many rows as it had versions; what lies there is what the table refers to, and old files."""
     table = DeltaTable(store)
@@ -65,8 +72,7 @@ def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files
     live = set(table.file_uris())
     assert live <= here
     assert len(here - live) == old_files
-    (scratch,) = [path for path in (store / "_locray").iterdir() if path.name != "nights"]
-    assert list(scratch.iterdir()) == []
+    assert files_outside_of_records(store) == live | {str(path) for path in (store / "_delta_log").iterdir()} | here
 
 
 @pytest.mark.ray
@@ -114,13 +120,13 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
 
     # The deleted one is back as it was: there is nothing to do, and nothing is done.
     (store.parent / "away.jpg").rename(images / "01.jpg")
-    before = {path for path in store.rglob("*") if path.is_file() and "nights" not in path.parts}
+    before = files_outside_of_records(store)
     third = night(3)
     assert (third["label"]["planned"], third["label"]["commits"], third["vacuumed"]) == (0, 0, 0)
     assert (third["deleted"]["images"], third["deleted"]["returned"]) == (0, 1)
     assert third["compaction"]["files_after"] == third["compaction"]["files_before"] == 2
-    (claim,) = {path for path in store.rglob("*") if path.is_file() and "nights" not in path.parts} - before
-    assert claim.parent.name == "_delta_log"
+    (claim,) = files_outside_of_records(store) - before
+    assert Path(claim).parent.name == "_delta_log"
     check_against_the_files(store, everything | {images / "new.jpg": 1, images / "00.jpg": 2})
 
     status = json.loads(locray("status", "--table", str(store), "--json").stdout)
@@ -129,19 +135,59 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
     assert [last[schema.RUN_ID] for last in status["nights"]] == [third["run_id"]]
 
 
-@pytest.fixture
-def labelled(images: Path, store: Path, artifact: str) -> NightlyConfig:
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Path, artifact: str) -> None:
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number:03d}.jpg").write_bytes(b"no image")
+    options = ("--images", str(folder), "--model", artifact, "--table", str(store), "--unit-size", "20")
+    done = locray("nightly", *options, "--json")
+    assert done.returncode == 3, done
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["label"]["failed"] >= 200
+    assert (facts["verify"], facts["deleted"], facts["vacuumed"], facts["compaction"]) == (None, None, None, None)
+    assert "not done: the labelling ended before its time" in Path(facts["page"]).read_text()
+
+
+def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     """A table that holds all of the images in two small files, so that a night needs no Ray."""
     identity = Identity.of(artifact, Prediction())
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     rows = Predictor(identity.predict, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), identity.decode))
     stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
-    writer = TableWriter.claim(str(store), identity.model_id)
+    writer = TableWriter.claim(table, identity.model_id)
     commits = Committer(writer, 99, stamp=stamp, run_date=date(2026, 1, 1), commit_rows=7, commit_interval_s=3600)
     for start in (0, 7):
         commits.add(rows.slice(start, 7))
     commits.flush()
-    return NightlyConfig(images=str(images), model=artifact, table=str(store), sample=2)
+    return NightlyConfig(images=str(images), model=artifact, table=table, sample=2, retention_hours=0)
+
+
+@pytest.fixture
+def labelled(images: Path, store: Path, artifact: str) -> NightlyConfig:
+    return labelled_before(images, artifact, str(store))
+
+
+@pytest.mark.s3
+def test_nights_on_a_bucket(images: Path, artifact: str, s3_bucket: S3Bucket) -> None:
+    table = f"{s3_bucket.uri}/table"
+    config = labelled_before(images, artifact, table)
+    first = nightly(config, ignore)
+    assert (first.exit_code, first.compaction) == (ExitCode.DONE, Compaction(2, 1, 13))
+    (images / "00.jpg").unlink()
+    second = nightly(config, ignore)
+    assert (second.exit_code, second.vacuumed) == (ExitCode.DONE, 2)
+    assert second.verify is not None
+    assert second.verify.notes.keys() == {Check.IMAGE_GONE, Check.FILE_REMOVED}
+    assert second.deleted is not None
+    listed = pd.read_parquet(io.BytesIO(storage.read_bytes(second.deleted.list_uri)))
+    assert listed[schema.IMAGE_URI].tolist() == [str(images / "00.jpg")]
+    files = DeltaTable(table, storage_options=storage.delta_storage_options(table)).file_uris()
+    assert {uri for uri in storage.list_uris(table) if uri.endswith(".parquet")} == set(files)
+    runs = {record[schema.RUN_ID] for record in read_records(second.records, 9)}
+    assert runs == {first.label.run_id, second.label.run_id}
 
 
 def test_a_damaged_table_is_left_as_it_is(labelled: NightlyConfig, store: Path) -> None:
@@ -163,7 +209,9 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
     second = nightly(labelled, ignore)
     assert second.exit_code is ExitCode.UNEXPECTED
     assert second.failed.keys() == {"deleted"}
-    assert (second.vacuumed, second.compaction is not None) == (0, True)
+    assert (second.vacuumed, second.compaction) == (2, Compaction(1, 1, 0))
+    assert second.verify is not None
+    assert second.verify.notes.keys() == {Check.FILE_REMOVED}
 
 
 def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: Path) -> None:
@@ -182,8 +230,8 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
     assert TableWriter.resume(str(store), others[0].model_id, others[0].number)
 
 
-def test_images_without_a_row_are_left_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:
-    """Here they come between the labelling and the verification; the listing is that of the labelling."""
+def test_images_that_come_meanwhile_are_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:
+    """The listing of the verification is that of the labelling."""
 
     def report(progress: Progress) -> None:
         if progress.stage == "reading the log":

@@ -97,3 +97,24 @@ def test_the_threshold_leaves_out_and_nothing_left_is_an_empty_list(detector):
 
 def test_the_id_of_a_detector_fits_a_folder(detector):
     assert load_artifact(detector).model_id.startswith("detector-fcos-resnet18@")
+
+
+def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp_path):
+    """Weights that are finite, and with them a network that overflows on bright images."""
+    model = build_model("small_cnn", 3)
+    with torch.no_grad():
+        for layer, gain in ((0, 1), (3, 1e20), (6, 1e20)):
+            model.features[layer].weight.zero_()
+            model.features[layer].weight[0, 0, 1, 1] = gain
+            model.features[layer].bias.zero_()
+    folder = str(tmp_path / "model")
+    save_artifact(folder, model, ArtifactInfo(architecture="small_cnn", classes=["a", "b", "c"], input_size=32))
+    pixels = np.zeros((4, 32, 32, 3), dtype=np.uint8)
+    pixels[1] = 255
+    unit = pa.Table.from_pylist(decoded_rows(pixels), schema=schema.decoded_schema(32))
+    for batch_size in (1, 4):
+        rows = Predictor(PredictorSettings(folder, 0.0, batch_size), num_threads=1)(unit).to_pylist()
+        assert [row[schema.STATUS] for row in rows] == ["ok", "failed", "ok", "failed"]
+        assert [row[schema.ERROR_CODE] for row in rows] == [None, "non_finite", None, "corrupt"]
+        assert [row[schema.DETECTIONS] is None for row in rows] == [False, True, False, True]
+        assert rows[1][schema.ERROR_MESSAGE] == "the model's answer for this image is not finite"

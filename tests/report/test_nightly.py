@@ -51,7 +51,7 @@ def test_a_night_with_all_that_it_may_have(tmp_path: Path) -> None:
         "s3://bucket/&lt;a&gt;.jpg",
         "failed: no &lt;space&gt;",
         "4 files of this model became 1",
-        "2 since the last night, 1 are there again",
+        "Since the last night: 2; there again: 1",
         f"read_parquet('s3://bucket/deleted') USING ({schema.IMAGE_URI})",
         "<code>corrupt</code>",
     ):
@@ -62,14 +62,31 @@ def test_a_night_with_all_that_it_may_have(tmp_path: Path) -> None:
 def test_the_nights_before_it_are_shown_the_latest_first(tmp_path: Path) -> None:
     pages = [page_of(night_of(tmp_path, day)) for day in (1, 2, 3)]
     assert pages[2].index("<td>2026-01-03") < pages[2].index("<td>2026-01-02") < pages[2].index("<td>2026-01-01")
-    assert pages[2].count("<svg") == 3
+    assert pages[2].count("<svg") == 2
     assert "failed at -2: 1" in pages[2]
+
+
+def test_a_night_without_a_speed_is_a_gap() -> None:
+    speeds = [5.0, None, 7.0]
+    nights = [{"label": dict.fromkeys(("ok", "failed", "deferred", "listed"), 0) | {"images_per_s_steady": speed}}
+              for speed in speeds]  # fmt: skip
+    *_, chart = charts(nights)
+    assert chart.svg.count("<circle") == 2
+    assert "at 0: 7" in chart.svg
 
 
 def test_a_damaged_table_is_left_as_it_is(tmp_path: Path) -> None:
     page = page_of(night_of(tmp_path, 1, faults={Check.DUPLICATE: Finding(7, ("x",))}))
     assert page.count("not done: the table is left as it is") == 3
     assert "<td>fault</td><td><code>duplicate</code></td>" in page
+
+
+def test_a_night_that_was_cut_short(tmp_path: Path) -> None:
+    night = Night(
+        **(vars(night_of(tmp_path, 1)) | {"verify": None, "deleted": None, "vacuumed": None, "compaction": None})
+    )
+    night.label.deferred_causes["not_tried"] = 1
+    assert page_of(night).count("not done: the labelling ended before its time") == 4
 
 
 def test_a_night_that_could_not_be_verified(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from locray.errors import StoreError
-from locray.labelling.data_files import LoggedFile, logged_files
+from locray.labelling.data_files import LoggedFile, can_be_removed, logged_files
 from locray.labelling.table import TableWriter
 from locray.labelling.verification.files import read_file
 from locray.labelling.verification.findings import Findings
@@ -56,7 +56,7 @@ def _packed(files: Iterable[LoggedFile], target_bytes: int, most_rows: int) -> I
     group: list[LoggedFile] = []
     size_bytes = num_rows = 0
     for file in files:
-        if file.size_bytes >= target_bytes or not file.num_rows or not _can_be_removed(file):
+        if file.size_bytes >= target_bytes or not file.num_rows or not can_be_removed(file):
             continue
         if group and (size_bytes + file.size_bytes > target_bytes or num_rows + file.num_rows > most_rows):
             yield group
@@ -65,14 +65,6 @@ def _packed(files: Iterable[LoggedFile], target_bytes: int, most_rows: int) -> I
         size_bytes += file.size_bytes
         num_rows += file.num_rows
     yield group
-
-
-def _can_be_removed(file: LoggedFile) -> bool:
-    """Whether `RemoveAction` names the file as the log does: it encodes a percent sign, and nothing is known of others.
-
-    A file that is named otherwise would stay, and its rows be there twice.
-    """
-    return file.path.count("%") == file.path.count("%25")
 
 
 def compact(writer: TableWriter, target_bytes: int, report: Report) -> Compaction:
@@ -98,11 +90,12 @@ def compact(writer: TableWriter, target_bytes: int, report: Report) -> Compactio
 
 def _merge(writer: TableWriter, group: list[LoggedFile]) -> int:
     findings = Findings()
-    rows = pa.Table.from_batches([batch for file in group for batch in read_file(file, findings)])
+    batches = [batch for file in group for batch in read_file(file, findings)]
     if findings.faults:
         told = "; ".join(name for finding in findings.faults.values() for name in finding.first)
         raise StoreError(
             f"files of {writer.uri} are damaged and stay as they are: {told}. `locray verify` tells more of them"
         )
+    rows = pa.Table.from_batches(batches)
     writer.rewrite(rows, group)
     return len(rows)

@@ -70,6 +70,9 @@ def _contents(uris: Sequence[str]) -> list[tuple[str, bytes]]:
 
 def _parsed(uri: str, data: bytes) -> dict[str, Any]:
     try:
-        return dict(json.loads(data))
-    except ValueError as error:
-        raise StoreError(f"{uri} is no record of a night ({error}): delete it") from error
+        facts = json.loads(data)
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        raise StoreError(f"{uri} is no record of a night: delete it")
+    return facts

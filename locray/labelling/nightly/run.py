@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any, TypeVar
 
+from locray import schema
 from locray.config import NightlyConfig, VerifyConfig
-from locray.errors import ExitCode, LocrayError
+from locray.errors import DeferralCause, ExitCode, LocrayError
 from locray.labelling.nightly.compaction import Compaction, compact
 from locray.labelling.nightly.deleted import Deleted, list_deleted
 from locray.labelling.nightly.listing import KeptSource
@@ -68,6 +69,11 @@ class Night:
         return records_uri(self.table, self.label.model_id, self.label.config_hash)
 
     @property
+    def was_cut_short(self) -> bool:
+        """Whether the labelling ended before its worklist: it was asked to stop, or given up."""
+        return bool(self.label.deferred_causes.get(DeferralCause.NOT_TRIED))
+
+    @property
     def is_sound(self) -> bool:
         """Whether the table was verified and nothing is wrong with it."""
         return self.verify is not None and not self.verify.faults
@@ -77,10 +83,10 @@ class Night:
         return {
             "table": self.table,
             "images": self.images,
-            "run_id": self.label.run_id,
-            "run_date": str(self.run_date),
-            "model_id": self.label.model_id,
-            "config_hash": self.label.config_hash,
+            schema.RUN_ID: self.label.run_id,
+            schema.RUN_DATE: str(self.run_date),
+            schema.MODEL_ID: self.label.model_id,
+            schema.CONFIG_HASH: self.label.config_hash,
             "exit_code": int(self.exit_code),
             "label": self.label.to_dict(),
             "verify": self.verify and self.verify.to_dict(),
@@ -104,7 +110,8 @@ class Night:
 def nightly(config: NightlyConfig, report: Report) -> Night:
     """Labels what is new or changed, verifies the table against the same listing, tidies it up, writes the night down.
 
-    A table in which the verification finds faults is left as it is: old files may be needed to mend it.
+    A table in which the verification finds faults is left as it is: old files may be needed to mend it. Where the
+    labelling ended before its worklist, the night ends, too.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -121,7 +128,8 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
             label=labelled,
             exit_code=labelled.exit_code(config.max_failure_rate),
         )
-        night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
+        if not night.was_cut_short:
+            night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
         if night.verify is not None:
             night.exit_code = worst(night.exit_code, night.verify.exit_code)
         if night.is_sound:

@@ -3,7 +3,6 @@
 Keys are MD5 hashes, 16 bytes each, in a DuckDB database on disk: memory is bounded, whatever the number of rows.
 """
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from locray import schema
+from locray.labelling.scratch import scratch_database
 from locray.labelling.verification.findings import NAMED, Check, Findings
 
 Place = tuple[int, int]
 """The index of a file, and the number of a row in it."""
 
-_MEMORY_LIMIT = "1GB"
 _ROWS_AN_INSERT = 131_072
 _ROW_BITS = 32
 _URI, _ETAG = schema.IMAGE_URI, schema.ETAG
@@ -44,13 +43,7 @@ class Keys:
     @contextmanager
     def open(cls) -> Iterator["Keys"]:
         """Empty, in a folder of its own that is deleted afterwards."""
-        with (
-            tempfile.TemporaryDirectory(prefix="locray-") as folder,
-            duckdb.connect(f"{folder}/keys.duckdb") as connection,
-        ):
-            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-            connection.execute(f"SET temp_directory = '{folder}/spill'")
-            connection.execute("SET preserve_insertion_order = false")
+        with scratch_database() as connection:
             connection.execute(
                 "CREATE TABLE held (image UHUGEINT, version UHUGEINT, owner INTEGER, ok BOOLEAN, place BIGINT)"
             )

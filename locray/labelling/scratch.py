@@ -1,0 +1,39 @@
+"""A database on disk for joins that memory does not hold. Used by the worklist and by the verification."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+
+from locray.errors import StoreError
+
+_MEMORY_LIMIT = "1GB"
+_IS_FULL = re.compile("No space left|quota exceeded|max_temp_directory_size")
+"""What the system says when a disk is full, and what DuckDB says before it is."""
+
+
+@contextmanager
+def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty DuckDB database in a folder of its own, which is deleted afterwards. What memory can't hold is spilled.
+
+    Raises:
+        StoreError: the folder for temporary files has no space for it, also while it is in use.
+    """
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="locray-", ignore_cleanup_errors=True) as folder,
+            duckdb.connect(f"{folder}/scratch.duckdb") as connection,
+        ):
+            connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
+            connection.execute(f"SET temp_directory = '{folder}/spill'")
+            connection.execute("SET preserve_insertion_order = false")
+            yield connection
+    except duckdb.Error as error:  # of several types: what fails may be a write, a commit or a spill
+        if not _IS_FULL.search(str(error)):
+            raise
+        raise StoreError(
+            f"the keys of the images don't fit into {tempfile.gettempdir()}: {str(error).splitlines()[0]}. Free some "
+            "space there, or name a folder on a larger disk in TMPDIR"
+        ) from error

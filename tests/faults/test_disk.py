@@ -1,0 +1,141 @@
+"""Runs that find no space left: for the table, for the worklist's database, for what is between the stages."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from faults.images import Versions, check_sound, check_whole, fill_folder, label, summary_of
+
+from locray import schema
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
+
+NUM_IMAGES = 240
+OPTIONS = ("--unit-size", "8", "--commit-rows", "8")
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A file system of a few pages."""
+
+    folder: Path
+
+    def resize(self, num_kib: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={num_kib}k", self.folder], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path) -> Iterator[Disk]:
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=200k", "locray-test", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"only root may mount the small file system that gets full here: {mounted.stderr.strip()}")
+    try:
+        yield Disk(folder)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    with small_disk(tmp_path / "disk") as disk:
+        yield disk
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A running cluster of the smallest object store that Ray takes, which finds no space where it would spill."""
+    from ray.cluster_utils import Cluster
+
+    with small_disk(tmp_path_factory.mktemp("spill") / "disk") as disk, pytest.MonkeyPatch.context() as patch:
+        (disk.folder / "full").write_bytes(bytes(196 << 10))
+        resources = {"num_cpus": 2, "object_store_memory": 80 << 20, "object_spilling_directory": str(disk.folder)}
+        nodes = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **resources})
+        patch.setenv("RAY_ADDRESS", nodes.address)
+        yield
+        nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Versions]:
+    folder = tmp_path_factory.mktemp("images") / "in"
+    return str(folder), fill_folder(folder, NUM_IMAGES)
+
+
+def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[str, Versions], artifact: str) -> None:
+    table = str(disk.folder / "table")
+    held = 0
+    for attempt in range(3):
+        done = label(images[0], artifact, table, *OPTIONS)
+        assert done.returncode in {1, 2, 4}, done
+        assert re.search(r"[Nn]o space (is )?left", done.stderr), done
+        before, held = held, check_sound(table, images[1]).num_rows
+        assert max(before, 1) <= held < NUM_IMAGES, attempt
+
+    disk.resize(100_000)
+    last = label(images[0], artifact, table, *OPTIONS)
+    assert (last.returncode, summary_of(last)["planned"]) == (0, NUM_IMAGES - held), last
+    check_whole(table, images[1])
+
+
+def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
+    disk: Disk, images: tuple[str, Versions], artifact: str, tmp_path: Path
+) -> None:
+    """Of many listed images, those that exist come first by name; the others are never reached."""
+    table, listing = str(tmp_path / "table"), tmp_path / "listing.csv"
+    uris = [*images[1], *(f"s3://nowhere/{number}.jpg" for number in range(50_000))]
+    listing.write_text("\n".join([schema.IMAGE_URI, *uris]) + "\n")
+    options = (*OPTIONS, "--limit", str(NUM_IMAGES))
+    done = label(str(listing), artifact, table, *options, TMPDIR=str(disk.folder))
+    assert (done.returncode, done.stdout) == (1, ""), done
+    told = " ".join(done.stderr.split())
+    assert f"the keys of the images don't fit into {disk.folder}" in told
+    assert "TMPDIR" in told
+    assert check_sound(table, {}).num_rows == 0
+    assert list(disk.folder.iterdir()) == []
+    assert label(str(listing), artifact, table, *options).returncode == 0
+    check_whole(table, images[1])
+
+
+HOARDER = """
+import sys
+import numpy as np
+import ray
+ray.init(log_to_driver=False)
+held = []
+for num_bytes in (8_000_000, 400_000):
+    try:
+        while True:
+            held.append(ray.put(np.ones(num_bytes, np.uint8)))
+    except ray.exceptions.OutOfDiskError:
+        pass
+print("full", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_an_object_store_that_can_not_spill_costs_no_image(
+    images: tuple[str, Versions], artifact: str, tmp_path: Path
+) -> None:
+    """Another job of the cluster takes all of the store."""
+    table = str(tmp_path / "table")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOARDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as hoarder:
+        assert hoarder.stdout is not None
+        assert hoarder.stdout.readline() == b"full\n"
+        done = label(images[0], artifact, table)
+        hoarder.kill()
+    assert done.returncode == 1, done
+    assert "no space is left on a node of the cluster" in done.stderr
+    assert "--object-spilling-directory" in done.stderr
+    assert check_sound(table, images[1]).num_rows == 0
+    assert label(images[0], artifact, table).returncode == 0
+    check_whole(table, images[1])

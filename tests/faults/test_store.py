@@ -1,0 +1,268 @@
+"""Complete runs over a store that fails in the middle of them: a real server, behind a proxy that misbehaves."""
+
+import hashlib
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import parse_qs, quote
+from uuid import uuid4
+
+import pytest
+from deltalake import DeltaTable
+from faults.images import Versions, check_sound, check_whole, fill_bucket, label, picture, summary_of
+from s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, honest, s3_proxy
+from s3_server import S3Bucket, S3Server, new_client
+
+from locray import schema, storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_behind_proxy")]
+
+NUM_IMAGES = 240
+OUTAGE_S = 10
+FIRST_ROWS = 2
+"""The commit of a new table that holds rows: the first two make and claim it."""
+
+EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
+DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
+
+
+@pytest.fixture(scope="module")
+def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
+    with s3_proxy(s3_server.endpoint_url) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def ray_behind_proxy(proxy: S3Proxy) -> Iterator[None]:
+    """A running cluster whose workers take the proxy for the store, as its drivers and the test itself do."""
+    from ray.cluster_utils import Cluster
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield
+        cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def bucket(ray_behind_proxy: None) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
+    with closing(new_client()) as client:
+        bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
+        client.create_bucket(Bucket=bucket.name)
+        yield bucket
+
+
+@pytest.fixture(scope="module")
+def images(bucket: S3Bucket) -> Versions:
+    return fill_bucket(bucket, "in", NUM_IMAGES)
+
+
+@dataclass
+class Runs:
+    """Runs into a table of their own; each in turn over a store with a fault."""
+
+    proxy: S3Proxy
+    arguments: tuple[str, str, str]
+
+    @property
+    def table(self) -> str:
+        return self.arguments[2]
+
+    def __call__(self, fault: Fault, *options: str):
+        self.proxy.fault = fault
+        try:
+            return label(
+                *self.arguments, "--unit-size", "8", "--commit-rows", "24", "--max-failure-rate", "1", *options
+            )
+        finally:
+            self.proxy.fault = honest
+
+
+@pytest.fixture
+def run(bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> Runs:
+    return Runs(proxy, (f"{bucket.uri}/in", artifact, f"{bucket.uri}/out-{uuid4().hex[:8]}"))
+
+
+class FromTheMiddle:
+    """Honest until half of the images were asked for and the first rows are committed; from then on, a fault."""
+
+    def __init__(self, fault: Fault) -> None:
+        self.fault = fault
+        self.began = False
+        self._asked_for = 0
+        self._lock = threading.Lock()
+        self._committed = threading.Event()
+
+    def __call__(self, request: Request, forward: Forward) -> Answer:
+        if request.method == "GET" and request.path.endswith(".jpg"):
+            with self._lock:
+                self._asked_for += 1
+            if self._asked_for > NUM_IMAGES // 2:
+                assert self._committed.wait(60)
+                self.began = True
+        if self.began:
+            return self.fault(request, forward)
+        answer = forward()
+        if request.method == "PUT" and request.path.endswith(f"_delta_log/{FIRST_ROWS:020d}.json"):
+            self._committed.set()
+        return answer
+
+
+def test_a_store_that_refuses_everything_for_a_while_costs_no_image(run: Runs, images: Versions) -> None:
+    refused: list[float] = []
+
+    def outage(_: Request, forward: Forward) -> Answer:
+        now = time.monotonic()
+        if refused and now > refused[0] + OUTAGE_S:
+            return forward()
+        refused.append(now)
+        return BUSY
+
+    done = run(FromTheMiddle(outage))
+    first = summary_of(done)
+    assert done.returncode in {0, 4}, done
+    assert len(refused) > 1
+    assert check_sound(run.table, images).num_rows == first["ok"] >= NUM_IMAGES // 2
+    if done.returncode == 4:
+        again = run(honest)
+        assert (again.returncode, summary_of(again)["planned"]) == (0, first["deferred"]), again
+    check_whole(run.table, images)
+
+
+def test_answers_that_get_lost_cost_no_image_and_label_none_twice(run: Runs, images: Versions) -> None:
+    """A fifth of all requests, before or after the store has done what they ask; each is asked again at other odds."""
+    asked: Counter[tuple[str, str, str]] = Counter()
+    lost = []
+
+    def lossy(request: Request, forward: Forward) -> Answer:
+        key = (request.method, request.path, request.query)
+        asked[key] += 1
+        dice = hashlib.sha256(repr((key, asked[key])).encode()).digest()
+        if dice[0] >= 256 // 5:
+            return forward()
+        lost.append(request)
+        if dice[1] % 2:
+            forward()
+        return CLOSED
+
+    for _ in range(5):  # a run may end early, but never otherwise than the README says
+        done = run(lossy)
+        if done.returncode == 0:
+            break
+        check_sound(run.table, images)
+    assert len(lost) > NUM_IMAGES // 10
+    assert done.returncode == 0, done
+    check_whole(run.table, images)
+
+
+def test_keys_that_expire_in_mid_run_cost_no_image(run: Runs, images: Versions) -> None:
+    """Nothing is said of images that can't be fetched any more; what can't be committed is left to the next run."""
+    done = run(FromTheMiddle(lambda _, __: EXPIRED))
+    assert done.returncode in {2, 4}, done
+    told = " ".join(done.stderr.split())
+    assert "no valid AWS credentials to reach" in told
+    assert "the store answered ExpiredToken" in told
+    held = check_sound(run.table, images).num_rows
+    assert 0 < held < NUM_IMAGES
+    assert codes_of(run.table) == {}
+
+    again = run(honest)
+    assert (again.returncode, summary_of(again)["already_labelled"], summary_of(again)["ok"]) == (
+        0, held, NUM_IMAGES - held,
+    )  # fmt: skip
+    check_whole(run.table, images)
+
+
+def test_what_happens_to_an_image_between_its_listing_and_its_fetching(
+    bucket: S3Bucket, artifact: str, proxy: S3Proxy
+) -> None:
+    versions = dict(fill_bucket(bucket, "moving", 12))
+    uri = {
+        name: f"{bucket.uri}/moving/{number:04d}.jpg" for number, name in enumerate(["denied", "gone", "new", "huge"])
+    }
+    new_version = ""
+
+    def moving(request: Request, forward: Forward) -> Answer:
+        nonlocal new_version
+        if request.path.endswith("moving/0000.jpg"):
+            return DENIED
+        answer = forward()
+        if request.method == "GET" and "list-type=2" in request.query:
+            key, size = rb"(<Key>moving/0003\.jpg</Key>.*?<Size>)", str(5 << 30).encode()
+            body = re.sub(key + rb"\d+", rb"\g<1>" + size, answer.body, flags=re.DOTALL)
+            return edited(answer, body)
+        if request.method == "PUT" and "/worklist-" in request.path:
+            bucket.client.delete_object(Bucket=bucket.name, Key="moving/0001.jpg")
+            new_version = bucket.put("moving/0002.jpg", picture(1000))
+        return answer
+
+    run = Runs(proxy, (f"{bucket.uri}/moving", artifact, f"{bucket.uri}/out-{uuid4().hex[:8]}"))
+    before = len(proxy.requests)
+    first = summary_of(run(moving))
+    assert (first["planned"], first["ok"], first["deferred"]) == (12, 8, 0)
+    assert first["errors"] == {"access_denied": 1, "not_found": 1, "changed": 1, "too_many_bytes": 1}
+    assert not [one for one in proxy.requests[before:] if one.path.endswith("moving/0003.jpg") and one.method == "GET"]
+    check_whole(run.table, versions)
+    assert codes_of(run.table) == {
+        uri["denied"]: "access_denied", uri["gone"]: "not_found", uri["new"]: "changed", uri["huge"]: "too_many_bytes",
+    }  # fmt: skip
+
+    second = summary_of(run(moving))
+    assert (second["listed"], second["planned"], second["ok"]) == (11, 1, 1)
+    check = check_sound(run.table, versions | {uri["new"]: new_version})
+    assert (check.findings.pending, check.num_rows) == ({}, 13)
+
+
+def codes_of(table: str) -> dict[str, str]:
+    """The codes of the images that have one."""
+    rows = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+    codes = zip(rows[schema.IMAGE_URI].to_pylist(), rows[schema.ERROR_CODE].to_pylist(), strict=True)
+    return {uri: code for uri, code in codes if code is not None}
+
+
+def edited(answer: Answer, body: bytes) -> Answer:
+    """The server's answer with another body."""
+    headers = tuple((name, value) for name, value in answer.headers if name.lower() != "content-length")
+    return Answer(answer.status, body, headers)
+
+
+FORGED = ["forged/../up.jpg", "forged/./here.jpg", "forged/../../etc/passwd", "forged/nul\0.jpg", "forged//double.jpg"]
+
+
+def forge(request: Request, answer: Answer) -> Answer:
+    """Puts objects into the store's answers that S3 holds and the server of the tests refuses."""
+    query = {name: values[0] for name, values in parse_qs(request.query, keep_blank_values=True).items()}
+    if request.method == "GET" and request.path.partition("/")[2].partition("/")[2] in FORGED:
+        return Answer(200, picture(7), (("ETag", '"forged"'), ("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")))
+    if query.get("list-type") != "2":
+        return answer
+    prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
+    written = quote if query.get("encoding-type") == "url" else str
+    below = [key for key in FORGED if key.startswith(prefix) and key > query.get("start-after", "")]
+    folders = {prefix + key[len(prefix) :].partition("/")[0] + "/" for key in below if "/" in key[len(prefix) :]}
+    objects = [key for key in below if not delimiter or delimiter not in key[len(prefix) :]]
+    entries = [
+        f"<Contents><Key>{written(key)}</Key><LastModified>2023-11-14T22:13:20Z</LastModified>"
+        f"<ETag>&quot;forged&quot;</ETag><Size>{len(picture(7))}</Size></Contents>"
+        for key in objects
+    ]
+    entries += [
+        f"<CommonPrefixes><Prefix>{written(folder)}</Prefix></CommonPrefixes>" for folder in folders if delimiter
+    ]
+    body = answer.body.replace(b"</ListBucketResult>", "".join(entries).encode() + b"</ListBucketResult>")
+    return edited(answer, body)
+
+
+def test_keys_that_look_like_paths_or_end_strings_are_labelled_as_they_are(
+    bucket: S3Bucket, artifact: str, proxy: S3Proxy
+) -> None:
+    versions = dict(fill_bucket(bucket, "forged", 3)) | {f"{bucket.uri}/{key}": "forged" for key in FORGED}
+    run = Runs(proxy, (f"{bucket.uri}/forged", artifact, f"{bucket.uri}/out-{uuid4().hex[:8]}"))
+    summary = summary_of(run(lambda request, forward: forge(request, forward())))
+    assert (summary["listed"], summary["ok"]) == (8, 8)
+    check_whole(run.table, versions)

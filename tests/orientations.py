@@ -1,0 +1,41 @@
+"""One picture as cameras lay it down that were held in each of EXIF's eight ways. Used by tests."""
+
+from PIL import Image
+
+ORIENTATION = 0x0112
+"""EXIF's tag."""
+
+ALL = range(1, 9)
+
+AS_STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+"""How a camera that was held so lays an upright picture down in its file."""
+
+
+def upright_picture() -> Image.Image:
+    """64 x 32, its four quarters red, green, blue and white, clockwise from the top left one."""
+    image = Image.new("RGB", (64, 32))
+    for box, colour in (((0, 0), "red"), ((32, 0), "lime"), ((32, 16), "blue"), ((0, 16), "white")):
+        image.paste(colour, (*box, box[0] + 32, box[1] + 16))
+    return image
+
+
+def stored(orientation: int) -> Image.Image:
+    """The picture as it lies in a file of this orientation."""
+    transpose = AS_STORED[orientation]
+    return upright_picture() if transpose is None else upright_picture().transpose(transpose)
+
+
+def exif_block(orientation: int) -> Image.Exif:
+    """What such a file says of itself."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
