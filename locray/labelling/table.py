@@ -194,11 +194,17 @@ class TableWriter:
         self._commit([add, *removed], write_id)
 
     def clean_up(self) -> int:
-        """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many."""
+        """Deletes what crashed runs of this model left: data files never committed, worklists. Returns how many.
+
+        Raises:
+            FencedError: another run has claimed the table, and may have written some of it; nothing was deleted.
+        """
+        here = storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}"))
+        self.check_claim()  # after the listing: what a newer run writes comes after its claim
         committed = {entry[WRITE_ID] for entry in self.table.history() if WRITE_ID in entry}
         live = {uri.rsplit("/", 1)[-1] for uri in self.table.file_uris()}
         orphans = []
-        for uri in storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}")):
+        for uri in here:
             name = uri.rsplit("/", 1)[-1]
             own = _OWN_FILE.fullmatch(name)
             if own and name not in live and own[1] not in committed:

@@ -188,6 +188,20 @@ def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> 
     assert rows_of(uri).num_rows == 2
 
 
+def test_who_was_overtaken_cleans_nothing_up(tmp_path: Path) -> None:
+    """It was paused after its claim, and wakes between a file of the newer run and its commit."""
+    uri = str(tmp_path / "table")
+    paused = TableWriter.claim(uri, MODEL_ID)
+    TableWriter.claim(uri, MODEL_ID)
+    partition = tmp_path / "table" / f"{schema.MODEL_ID}={MODEL_ID}" / f"{schema.RUN_DATE}={RUN_DATE}"
+    partition.mkdir(parents=True)
+    written = partition / f"part-{'0' * 32}.parquet"
+    written.write_bytes(b"about to be committed")
+    with pytest.raises(FencedError):
+        paused.clean_up()
+    assert written.exists()
+
+
 def test_replaced_rows_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     first = committer(TableWriter.claim(uri, MODEL_ID))
