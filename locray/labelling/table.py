@@ -200,7 +200,8 @@ class TableWriter:
             FencedError: another run has claimed the table, and may have written some of it; nothing was deleted.
         """
         here = storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}"))
-        self.check_claim()  # after the listing: what a newer run writes comes after its claim
+        scratch = storage.list_uris(self.scratch_uri)
+        self.check_claim()  # after the listings: what a newer run writes comes after its claim
         committed = {entry[WRITE_ID] for entry in self.table.history() if WRITE_ID in entry}
         live = {uri.rsplit("/", 1)[-1] for uri in self.table.file_uris()}
         orphans = []
@@ -210,7 +211,8 @@ class TableWriter:
             if own and name not in live and own[1] not in committed:
                 orphans.append(uri)
         storage.delete(orphans)
-        return len(orphans) + storage.delete_folder(self.scratch_uri)
+        of_runs = {uri.removeprefix(self.scratch_uri).strip("/").split("/")[0] for uri in scratch}
+        return len(orphans) + sum(storage.delete_folder(storage.join(self.scratch_uri, run)) for run in sorted(of_runs))
 
     def check_claim(self) -> None:
         """Makes sure that the model's rows are still this writer's: what it has written may be deleted otherwise.

@@ -200,6 +200,9 @@ def test_a_claim_comes_before_the_table_is_read(bench: Bench, guard: bool) -> No
 
 @guarded
 def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
+    if not guard:
+        bench.patch.setattr(TableWriter, "check_claim", lambda _: None)
+
     def clean_up() -> None:
         model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
         unclaimed = open_table(bench.uri)
@@ -215,6 +218,25 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
             bench.label()
     else:
         bench.label()
+    assert bench.faults() == (set() if guard else {Check.FILE_MISSING})
+
+
+@guarded
+def test_who_was_overtaken_while_it_slept_cleans_nothing_up(bench: Bench, guard: bool) -> None:
+    if not guard:
+        bench.patch.setattr(TableWriter, "check_claim", lambda _: None)
+    model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
+    asleep = TableWriter.claim(bench.uri, model_id)
+
+    def wake_up() -> None:
+        if guard:
+            with pytest.raises(FencedError):
+                asleep.clean_up()
+        else:
+            asleep.clean_up()
+
+    bench.during_a_commit(before=wake_up)
+    bench.label()
     assert bench.faults() == (set() if guard else {Check.FILE_MISSING})
 
 
