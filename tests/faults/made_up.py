@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ class Driver:
         log.write_bytes(b"")
         self._process = _processes.Process(target=run_made_up, args=(arguments, aws | environment, str(log)))
         self._process.start()
+        self._joining = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -91,7 +93,8 @@ class Driver:
 
     def wait(self) -> int:
         """Its exit code; minus the signal's number where one has ended it."""
-        self._process.join(ENDS_WITHIN_S)
+        with self._joining:  # its end can be read once, in one thread
+            self._process.join(ENDS_WITHIN_S)
         assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
         return self._process.exitcode
 
@@ -102,7 +105,7 @@ class Driver:
     def kill(self) -> None:
         """Ends it at once; returns when it is no more."""
         os.kill(self.pid, signal.SIGKILL)
-        self._process.join(ENDS_WITHIN_S)
+        self.wait()
 
     def ask_to_stop(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
