@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -122,6 +123,14 @@ def stop(pid: int) -> None:
     """SIGSTOP, and waits until all threads of the process stand still."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + ENDS_WITHIN_S
-    while {(task / "stat").read_text().rsplit(") ", 1)[1][0] for task in Path(f"/proc/{pid}/task").iterdir()} != {"T"}:
+    while _states_of_threads(pid) != {"T"}:
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def _states_of_threads(pid: int) -> set[str]:
+    states = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            states.add((task / "stat").read_text().rsplit(") ", 1)[1][0])
+    return states
