@@ -4,8 +4,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -83,6 +85,7 @@ class Driver:
         log.write_bytes(b"")
         self._process = _processes.Process(target=run_made_up, args=(arguments, aws | environment, str(log)))
         self._process.start()
+        self._joining = threading.Lock()
 
     @property
     def pid(self) -> int:
@@ -91,7 +94,8 @@ class Driver:
 
     def wait(self) -> int:
         """Its exit code; minus the signal's number where one has ended it."""
-        self._process.join(ENDS_WITHIN_S)
+        with self._joining:  # its end can be read once, in one thread
+            self._process.join(ENDS_WITHIN_S)
         assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
         return self._process.exitcode
 
@@ -102,7 +106,7 @@ class Driver:
     def kill(self) -> None:
         """Ends it at once; returns when it is no more."""
         os.kill(self.pid, signal.SIGKILL)
-        self._process.join(ENDS_WITHIN_S)
+        self.wait()
 
     def ask_to_stop(self) -> None:
         os.kill(self.pid, signal.SIGTERM)
@@ -119,6 +123,14 @@ def stop(pid: int) -> None:
     """SIGSTOP, and waits until all threads of the process stand still."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + ENDS_WITHIN_S
-    while {(task / "stat").read_text().rsplit(") ", 1)[1][0] for task in Path(f"/proc/{pid}/task").iterdir()} != {"T"}:
+    while _states_of_threads(pid) != {"T"}:
         assert time.monotonic() < deadline
         time.sleep(0.001)
+
+
+def _states_of_threads(pid: int) -> set[str]:
+    states = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            states.add((task / "stat").read_text().rsplit(") ", 1)[1][0])
+    return states
