@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from faults.images import Versions, check_sound, check_whole, fill_folder, label, summary_of
 
-from locray import schema
+from locray.errors import StoreError
+from locray.labelling.scratch import scratch_database
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -88,20 +89,27 @@ def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[
 def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
     disk: Disk, images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> None:
-    """Of many listed images, those that exist come first by name; the others are never reached."""
-    table, listing = str(tmp_path / "table"), tmp_path / "listing.csv"
-    uris = [*images[1], *(f"s3://nowhere/{number}.jpg" for number in range(50_000))]
-    listing.write_text("\n".join([schema.IMAGE_URI, *uris]) + "\n")
-    options = (*OPTIONS, "--limit", str(NUM_IMAGES))
-    done = label(str(listing), artifact, table, *options, TMPDIR=str(disk.folder))
+    table = str(tmp_path / "table")
+    disk.resize(8)
+    done = label(images[0], artifact, table, TMPDIR=str(disk.folder))
     assert (done.returncode, done.stdout) == (1, ""), done
     told = " ".join(done.stderr.split())
     assert f"the keys of the images don't fit into {disk.folder}" in told
     assert "TMPDIR" in told
     assert check_sound(table, {}).num_rows == 0
     assert list(disk.folder.iterdir()) == []
-    assert label(str(listing), artifact, table, *options).returncode == 0
+    assert label(images[0], artifact, table).returncode == 0
     check_whole(table, images[1])
+
+
+@pytest.mark.parametrize("num_rows", [10_000, 1_000_000])
+def test_a_database_that_outgrows_its_disk_says_so(disk: Disk, monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+    """At the end of a statement, or in the middle of it."""
+    monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
+    told = f"the keys of the images don't fit into {disk.folder}: .* No space left"
+    with pytest.raises(StoreError, match=told), scratch_database() as connection:
+        connection.execute(f"CREATE TABLE keys AS SELECT md5(range::VARCHAR) AS key FROM range({num_rows})")
+    assert list(disk.folder.iterdir()) == []
 
 
 HOARDER = """
