@@ -58,13 +58,14 @@ class FetchDecode:
         except StoreAccessError:
             raise  # neither will any other unit be read
         except StoreError as error:
-            return _defer(_unnamed_rows(self.worklist, unit), self.settings, str(error))
+            return _defer(_unnamed_rows(self.worklist, unit), self.settings, DeferralCause.STORE, str(error))
         if deaths == 0:
             return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s))
         if deaths < MAX_DEATHS:
             with IsolatedDecoder(limits, timeout_s) as decode:
                 return decode_rows(rows, self.settings, decode)
-        return _defer(rows, self.settings, f"{deaths} processes died over it: too little memory, or a node that fails")
+        reason = f"{deaths} processes died over it: too little memory, or a node that fails"
+        return _defer(rows, self.settings, DeferralCause.WORKER, reason)
 
 
 @dataclass(slots=True)
@@ -108,10 +109,10 @@ def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.WORKLIST_SCHEMA)
 
 
-def _defer(rows: pa.Table, settings: DecodeSettings, reason: str) -> pa.Table:
+def _defer(rows: pa.Table, settings: DecodeSettings, cause: DeferralCause, reason: str) -> pa.Table:
     outcomes, images = _untried(rows, settings)
     for outcome in outcomes:
-        outcome.error_code, outcome.error_message = DeferralCause.WORKER, reason
+        outcome.error_code, outcome.error_message = cause, reason
     return _as_table(rows, outcomes, images)
 
 
