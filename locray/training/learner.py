@@ -85,6 +85,11 @@ class Learner:
         model: Any = self._model
         return bool(model.max_detections == 1)
 
+    @property
+    def precision_bits(self) -> int:
+        """Bits of a number of the arithmetic: 16 or 32."""
+        return torch.finfo(self._settings.dtype).bits
+
     def freeze(self, frozen: bool) -> None:
         """Keeps pretrained layers as they are from now on, their running statistics too, or lets them learn again."""
         if frozen == self._frozen or not self._is_pretrained:

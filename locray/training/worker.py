@@ -128,6 +128,7 @@ class WorkerRun:
                 "learning_rate": self._learning_rate,
                 **summarise(results, one_object=self._learner.finds_one_object),
                 "images_per_s": self._plan.train.order.num_images / self._seconds,
+                "precision_bits": float(self._learner.precision_bits),
             }
         self._history.append(self._team.share(metrics))
         if best_of(self._history) is self._history[-1] and self._team.is_first:
