@@ -119,7 +119,7 @@ class VerifyConfig(Answers, Sampling):
         description="Folder or s3:// prefix of the artifact whose rows are meant, to predict some of them again; or "
         "as ID or ID/CONFIGURATION. Default: the only model of the table.",
     )
-    seed: int = Field(0, description="Seed of the choice of the rows to predict again.")
+    seed: NotNegative = Field(0, description="Seed of the choice of the rows to predict again.")
 
     @model_validator(mode="after")
     def _column_is_of_images(self) -> Self:

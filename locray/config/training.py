@@ -32,7 +32,7 @@ class AugmentationUse(ImageLimits):
     colour: Fraction = Field(0.3, description="Largest random change of brightness, contrast and saturation.")
     mosaic: Fraction = Field(0, description="Share of the images that are put together from four.")
     copy_paste: Fraction = Field(0, description="Share of the images that get objects of other images pasted in.")
-    seed: int = Field(0, description="Seed of weights, order and augmentation.")
+    seed: NotNegative = Field(0, description="Seed of weights, order and augmentation.")
 
 
 class TrainConfig(DatasetUse, AugmentationUse):
@@ -94,6 +94,14 @@ class TrainConfig(DatasetUse, AugmentationUse):
         None, description="Score threshold that the artifact carries. Default: a detector's best on validation, else 0."
     )
 
+    @model_validator(mode="after")
+    def _only_what_is_pretrained_is_frozen(self) -> Self:
+        if self.freeze_epochs and self.weights is None:
+            raise ValueError(
+                "--freeze-epochs needs --weights: layers that have learned nothing yet can't stay as they are"
+            )
+        return self
+
 
 class PreviewConfig(DatasetUse, AugmentationUse):
     """`locray preview`: a page of training images as a network would see them, with their boxes."""
@@ -150,7 +158,7 @@ class DemoConfig(CommandConfig):
     """`locray demo`: makes data, trains, evaluates, labels and shows the result, on one machine."""
 
     output: Path = Field(description="Folder for everything that the demo makes.")
-    seed: int = Field(0, description="Seed of the pictures and of the training.")
+    seed: NotNegative = Field(0, description="Seed of the pictures and of the training.")
 
     @model_validator(mode="after")
     def _output_is_no_file(self) -> Self:

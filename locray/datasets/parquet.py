@@ -12,7 +12,7 @@ import math
 import posixpath
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -159,10 +159,11 @@ def _objects(table: pa.Table, where: str) -> list[list[Annotation] | None]:
     absent = [name for name in (schema.LABEL, *_CORNERS) if name not in fields]
     if schema.LABEL in absent or len(absent) not in (0, len(_CORNERS)):
         raise UsageError(f"{place}: found the fields {', '.join(sorted(fields))}; missing {', '.join(absent)}.")
-    flat = [_annotation(place, *one) for one in zip(*_columns(values, fields, place), strict=True)]
-    ends = [0]
-    for length in pc.fill_null(pc.list_value_length(lists), 0).to_pylist():
-        ends.append(ends[-1] + length)
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
+    rows = [row for row, length in enumerate(lengths) for _ in range(length)]
+    objects = zip(rows, *_columns(values, fields, place), strict=True)
+    flat = [_annotation(f"{place}, row {row}", *one) for row, *one in objects]
+    ends = [0, *accumulate(lengths)]
     valid = lists.is_valid().to_pylist()
     return [flat[start:end] if there else None for (start, end), there in zip(pairwise(ends), valid, strict=True)]
 

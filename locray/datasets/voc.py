@@ -195,7 +195,7 @@ def _folder_split(data_uri: str, split: str) -> _Split | None:
     for folder_uri in (storage.join(data_uri, "images", split), storage.join(data_uri, split)):
         annotations, images = _files_by_id(folder_uri, deep=False)
         if annotations and images:
-            return _Split(list(annotations), annotations, images)
+            return _Split(list(annotations | images), annotations, images)
     return None
 
 

@@ -89,16 +89,16 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     for output in (config.output, config.page):
         _check_is_no_folder(output)
     # A curve of precision and recall needs what a table of predictions would leave out.
-    config = config.model_copy(update={"score_threshold": config.score_threshold or 0.0})
+    complete = config.model_copy(update={"score_threshold": config.score_threshold or 0.0})
     # Without a table, the configuration makes sure that there is a model.
-    identity = Identity.of(config.model or "", config) if config.table is None else None
+    identity = Identity.of(config.model or "", complete) if config.table is None else None
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     if not dataset.records:
         raise UsageError(f"the split {config.split!r} of {config.data} holds no images")
     if identity is None:
         evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
     else:
-        evaluated = evaluate_dataset(dataset, identity, config, report)
+        evaluated = evaluate_dataset(dataset, identity, complete, report)
     report(Progress("measuring"))
     figures = Figures.of(evaluated.results)
     summary = summarise(config.data, dataset, evaluated, figures, table=config.table, wall_s=clock.wall_s)

@@ -49,7 +49,10 @@ def write_training_page(
     """
     _, validation = read_splits(config)
     chosen = some_of(validation, MOST_IMAGES)
-    prediction = Prediction(max_bytes=config.max_bytes, max_pixels=config.max_pixels, verbose=config.verbose)
+    # A curve of precision and recall needs what the artifact's threshold would leave out.
+    prediction = Prediction(
+        score_threshold=0, max_bytes=config.max_bytes, max_pixels=config.max_pixels, verbose=config.verbose
+    )
     identity = Identity.of(config.output, prediction)
     evaluated = evaluate_dataset(chosen, identity, prediction, report)
     figures = Figures.of(evaluated.results)

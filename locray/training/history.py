@@ -1,4 +1,4 @@
-"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by the workers."""
+"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by workers and by `run`."""
 
 import json
 import tempfile
@@ -32,12 +32,26 @@ def write_history(output_uri: str, history: Sequence[Epoch]) -> None:
     Raises:
         StoreError: the output can't be written.
     """
-    lines = [json.dumps({name: _plain(value) for name, value in epoch.items()}) for epoch in history]
-    storage.write_bytes(storage.join(output_uri, HISTORY_FILE), "".join(f"{line}\n" for line in lines).encode())
-    epoch = history[-1]
-    # A file an epoch: an object can't be appended to, and TensorBoard reads files one after the other by name.
-    name = f"events.out.tfevents.{int(epoch['epoch']):010d}.locray"
-    storage.write_bytes(storage.join(output_uri, EVENTS_FOLDER, name), _events(epoch))
+    storage.write_bytes(storage.join(output_uri, HISTORY_FILE), _lines(history))
+    storage.write_bytes(_events_uri(output_uri, history[-1]), _events(history[-1]))
+
+
+def settle_history(output_uri: str, history: Sequence[Epoch]) -> None:
+    """Makes the files those of this run, whatever one that was cut off, or another one, has left in their place.
+
+    Raises:
+        StoreError: the output can't be written.
+    """
+    uri, lines = storage.join(output_uri, HISTORY_FILE), _lines(history)
+    is_there = storage.exists(uri) and storage.read_bytes(uri) == lines
+    here = set(storage.list_uris(storage.join(output_uri, EVENTS_FOLDER)))
+    events = {_events_uri(output_uri, epoch): epoch for epoch in history}
+    for events_uri, epoch in events.items():
+        if not is_there or events_uri not in here:
+            storage.write_bytes(events_uri, _events(epoch))
+    storage.delete(sorted(here - events.keys()))
+    if not is_there:
+        storage.write_bytes(uri, lines)
 
 
 def read_history(output_uri: str) -> list[Epoch]:
@@ -50,6 +64,16 @@ def read_history(output_uri: str) -> list[Epoch]:
     if not storage.exists(uri):
         return []
     return [json.loads(line) for line in storage.read_bytes(uri).splitlines()]
+
+
+def _lines(history: Sequence[Epoch]) -> bytes:
+    lines = [json.dumps({name: _plain(value) for name, value in epoch.items()}) for epoch in history]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _events_uri(output_uri: str, epoch: Epoch) -> str:
+    # A file an epoch: an object can't be appended to, and TensorBoard reads files one after the other by name.
+    return storage.join(output_uri, EVENTS_FOLDER, f"events.out.tfevents.{int(epoch['epoch']):010d}.locray")
 
 
 def _plain(value: float) -> float | int:

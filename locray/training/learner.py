@@ -77,6 +77,8 @@ class Learner:
         self._step = wrap(TrainingStep(model))
         self._frozen = False
         self._optimiser = build_optimiser(model, settings.optimiser, pretrained_stages)
+        self.gradient_norm = 0.0
+        """Of the step that was computed last, over all workers, before it was clipped."""
         self.average = AveragedModel(model, settings.num_steps * settings.optimiser.ema)
 
     @property
@@ -100,7 +102,13 @@ class Learner:
         self._step = self._wrap(TrainingStep(self._model))  # type: ignore[arg-type]
 
     def compute(self, batch: Mapping[str, Tensor]) -> float:
-        """The loss of a batch of `samples`, and its gradients. Not finite where the training has diverged."""
+        """The loss of a batch of `samples`, and its gradients, clipped. Not finite where the training has diverged."""
+        loss = self._compute(batch)
+        clip_norm = self._settings.optimiser.clip_norm
+        self.gradient_norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), clip_norm))
+        return loss
+
+    def _compute(self, batch: Mapping[str, Tensor]) -> float:
         # A detector's few images a batch would only spoil the statistics that came with the weights.
         small_batches = self._is_pretrained and not self.finds_one_object
         training_mode(self._model, trunk_statistics=not (self._frozen or small_batches))
@@ -122,7 +130,6 @@ class Learner:
     def apply(self, step: int) -> float:
         """Makes the step that `compute` has prepared; the learning rate."""
         learning_rate = set_rates(self._optimiser, self._settings.optimiser, step, self._settings.num_steps)
-        nn.utils.clip_grad_norm_(self._model.parameters(), self._settings.optimiser.clip_norm)
         self._optimiser.step()
         self.average.update(self._model, step)
         return learning_rate

@@ -195,6 +195,11 @@ def _check(plan: TrainPlan) -> None:
             f"found --workers {plan.num_workers} with a batch of {order.batch_size} and {order.num_images} training "
             "images: each worker needs at least one image of every batch. Use fewer workers"
         )
+    if plan.architecture.startswith("detector/") and not plan.train.packed.has_box.any():
+        raise UsageError(
+            f"none of the {order.num_images} training images has a box, and {plan.architecture} learns from boxes. Use "
+            "small_cnn or localizer/..., which learn the class alone"
+        )
     names = plan.run_name.replace("-", "").replace("_", "").replace(".", "")
     if not names.isalnum():
         raise UsageError(f"--run-name {plan.run_name!r} may hold letters, digits, '-', '_' and '.' only")

@@ -10,7 +10,7 @@ from locray.config import TrainConfig
 from locray.errors import UsageError
 from locray.models.artifact import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info, save_artifact
 from locray.progress import Progress, Report
-from locray.training.history import read_history
+from locray.training.history import read_history, settle_history
 from locray.training.loop import Fitted, fit
 from locray.training.metrics import BEST_CUT, METRICS
 from locray.training.plan import TrainPlan, initial_model, make_plan
@@ -51,26 +51,29 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     started = time.monotonic()
     report(Progress("checking"))
     plan = make_plan(config)
-    finished = _finished(plan)
+    finished = _finished(config, plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, errors={}, started=started)
     model = initial_model(config, plan)
     _claim_run_name(plan)
     fitted = fit(plan, model, report)
     report(Progress("saving"))
+    settle_history(plan.output_uri, fitted.history)
     model.load_state_dict(fitted.weights)  # type: ignore[attr-defined]
     saved = save_artifact(plan.output_uri, model, _info(config, plan, fitted))
     return _summary(plan, saved, already_trained=False, errors=fitted.unusable, started=started)
 
 
-def _finished(plan: TrainPlan) -> ArtifactDescription | None:
+def _finished(config: TrainConfig, plan: TrainPlan) -> ArtifactDescription | None:
     """The artifact in the output, where this very run has written it."""
     if not has_artifact(plan.output_uri):
         return None
     found = read_artifact_info(plan.output_uri)
     provenance = found.info.provenance
     same = provenance.get(_RUN_NAME) == plan.run_name and provenance.get(_IDENTITY) == plan.identity
-    return found if same else None
+    # Another threshold needs another description, but no other weights.
+    fits = config.score_threshold in (None, found.info.score_threshold)
+    return found if same and fits else None
 
 
 def _claim_run_name(plan: TrainPlan) -> None:

@@ -4,6 +4,7 @@ Knows nothing of Ray. What it learns from a step depends on the step's number al
 process: a run that was cut off, and even one that goes on with another number of workers, sees the same batches.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
@@ -85,12 +86,15 @@ class WorkerRun:
             if is_over(self._history, self._plan.epochs, self._plan.patience):
                 return
             self._learner.freeze(epoch < self._plan.freeze_epochs)
-            if self._train(epoch, place.step if epoch == place.epoch else 0, batches) >= Signal.STOP:
+            signal, is_whole = self._train(epoch, place.step if epoch == place.epoch else 0, batches)
+            if is_whole:
+                self._validate(epoch, batches)
+            if signal >= Signal.STOP:
                 return
-            self._validate(epoch, batches)
 
-    def _train(self, epoch: int, first_step: int, batches: Iterator[Mapping[str, Tensor]]) -> Signal:
-        order = self._plan.train.order
+    def _train(self, epoch: int, first_step: int, batches: Iterator[Mapping[str, Tensor]]) -> tuple[Signal, bool]:
+        """What was agreed on after the last step, and whether that was the last one of the epoch."""
+        order, signal = self._plan.train.order, Signal.GO_ON
         for step in range(first_step, order.num_steps):
             started = time.monotonic()
             batch = next(batches)
@@ -100,7 +104,7 @@ class WorkerRun:
             signal = self._team.agree(self._wish(loss))
             if signal is Signal.FAILED:
                 self._explain(loss, epoch, step)
-                return signal
+                return signal, False
             self._learning_rate = self._learner.apply(epoch * order.num_steps + step)
             outcomes = torch.bincount(batch[OUTCOMES], minlength=len(OUTCOME_NAMES))
             self._sums += torch.cat([torch.tensor([loss, 1.0]), outcomes]).double()
@@ -109,8 +113,8 @@ class WorkerRun:
             if signal >= Signal.SAVE and step + 1 < order.num_steps:
                 self._save(Place(epoch, step + 1))
                 if signal is Signal.STOP:
-                    return signal
-        return Signal.GO_ON
+                    return signal, False
+        return signal, True
 
     def _validate(self, epoch: int, batches: Iterator[Mapping[str, Tensor]]) -> None:
         """Every image of the validation split once, over all workers; then the epoch is done."""
@@ -135,9 +139,10 @@ class WorkerRun:
             weights = {name: tensor.cpu() for name, tensor in self._learner.average.model.state_dict().items()}
             self._best = {"epoch": epoch + 1, "weights": weights}
         self._sums, self._seconds = _no_sums(), 0.0
-        self._save(Place(epoch + 1, 0), sums)
         if self._team.is_first:
+            # Before the checkpoint: an epoch that is done again writes the same files again.
             write_history(self._plan.output_uri, self._history)
+        self._save(Place(epoch + 1, 0), sums)
         self._post(epoch, self._plan.train.order.num_images, finished=True)
         self._epoch_done(self._history[-1])
 
@@ -161,7 +166,7 @@ class WorkerRun:
 
     def _wish(self, loss: float) -> Signal:
         """What this worker asks of all after computing a step."""
-        if not torch.isfinite(torch.tensor(loss)):
+        if self._has_diverged(loss):
             return Signal.FAILED
         now = time.monotonic()
         if self._team.is_first and now - self._last_asked >= _SECONDS_BETWEEN_POSTS:
@@ -172,15 +177,21 @@ class WorkerRun:
                 return Signal.SAVE
         return Signal.GO_ON
 
+    def _has_diverged(self, loss: float) -> bool:
+        """Gradients may overflow where the loss does not yet."""
+        return not (math.isfinite(loss) and math.isfinite(self._learner.gradient_norm))
+
     def _explain(self, loss: float, epoch: int, step: int) -> None:
-        """Tells why the run ends; said by the workers whose loss it was."""
-        if torch.isfinite(torch.tensor(loss)):
+        """Tells why the run ends; said by the workers whose loss or gradients it was."""
+        if not self._has_diverged(loss):
             return
+        what = "the norm of the gradients" if math.isfinite(loss) else "the loss"
+        value = self._learner.gradient_norm if math.isfinite(loss) else loss
         rows = self._plan.train.order.rows(epoch, step, self._team.rank)
         names = [self._plan.train.packed.image_uris[row] for row in rows]
         more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
         self._fail(
-            f"the loss became {loss} in epoch {epoch + 1}, step {step + 1}: the training has diverged. The batch held "
+            f"{what} became {value} in epoch {epoch + 1}, step {step + 1}: the training has diverged. The batch held "
             f"{', '.join(names[:_NAMED_IMAGES])}{more}. Look at these images and their boxes (`locray preview`), or "
             "try a smaller --learning-rate. The checkpoint before it is kept"
         )

@@ -23,7 +23,7 @@ from locray.labelling.predictor import Predictor
 from locray.labelling.table import TableWriter
 from locray.labelling.worklist import InlineWorklist
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, save_artifact
+from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
 from locray.progress import ignore
 
 MODEL_ID, CONFIG = "small_cnn@0123456789ab", "ba9876543210"
@@ -101,6 +101,17 @@ def test_a_table_and_its_model_give_the_same_figures(
     assert evaluation.figures.calibration == figures.calibration
     assert (evaluation.summary.images, evaluation.summary.errors) == (12, {"truncated": 1})
     assert (evaluation.summary.model_id, evaluation.summary.config_hash) == (MODEL_ID, CONFIG)
+
+
+def test_the_options_that_a_table_was_labelled_with_include_the_artifact_s_threshold(
+    data: Path, model: str, labelled: pa.Table, tmp_path: Path
+) -> None:
+    strict, loaded = str(tmp_path / "strict"), load_artifact(model)
+    save_artifact(strict, loaded.model, loaded.info.model_copy(update={"score_threshold": 0.25}))
+    usual = Identity.of(strict, EvaluateConfig(data=str(data), format="csv", model=strict))
+    table = write(tmp_path / "t", labelled, model_id=usual.model_id, config_hash=usual.config_hash)
+    config = EvaluateConfig(data=str(data), format="csv", table=table, model=strict)
+    assert evaluate(config, ignore).summary.config_hash == usual.config_hash
 
 
 def test_the_newest_version_of_an_image_counts(data: Path, labelled: pa.Table, tmp_path: Path) -> None:

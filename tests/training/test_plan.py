@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
@@ -63,6 +64,16 @@ def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
 def test_wrong_options_are_told(data, changes, message):
     with pytest.raises(UsageError, match=message):
         make_plan(config(data, **changes))
+
+
+def test_a_detector_without_a_single_box_to_learn_from_is_told(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / "train" / label).mkdir(parents=True)
+        for number in range(12):
+            Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "train" / label / f"{number}.png")
+    chosen = config(tmp_path, format="folders", model="detector/fcos/resnet18", input_size=64)
+    with pytest.raises(UsageError, match=r"none of the 1\d training images has a box"):
+        make_plan(chosen)
 
 
 def test_an_output_that_is_a_file_is_told(data, tmp_path):

@@ -84,8 +84,8 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_af
     assert whole.run() == Place(3, 0)
     first = Rehearsal(data, tmp_path / "parts")
     first.batches_until_stop = stop_after
-    # The last step of an epoch is followed by its validation; then the next step stops.
-    assert first.run() == Place(*divmod(stop_after + (stop_after % 3 == 0), 3))
+    # The last step of an epoch is followed by its validation.
+    assert first.run() == Place(*divmod(stop_after, 3))
     second = Rehearsal(data, tmp_path / "parts", seed=0)
     assert second.run() == Place(3, 0)
     assert second.taken == 9 - first.taken
@@ -136,6 +136,25 @@ def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_last_checkpoi
     assert "epoch 2, step 2" in message
     assert all(run.plan.train.packed.image_uris[row] in message for row in rows)
     assert all(torch.isfinite(part).all() for part in run.store.latest().state["learner"]["model"].values())
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_run_whose_epochs_have_a_single_step_can_be_stopped(data, tmp_path):
+    run = Rehearsal(data, tmp_path, batch_size=64)
+    assert run.plan.train.order.num_steps == 1
+    run.batches_until_stop = 1
+    assert run.run() == Place(1, 0)
+
+
+def test_gradients_that_are_not_finite_end_the_run_before_the_step(data, tmp_path):
+    run = Rehearsal(data, tmp_path)
+    parameter = next(run.model.parameters())
+    parameter.register_hook(lambda gradient: gradient * float("inf") if run.taken == 6 else gradient)
+    assert run.run() == Place(1, 0)
+    (message,) = run.failures
+    assert "the norm of the gradients became" in message
+    assert "epoch 2, step 3" in message
+    assert torch.isfinite(parameter).all()
 
 
 def test_each_step_takes_the_same_images_whatever_the_number_of_workers(data, tmp_path):
