@@ -1,0 +1,60 @@
+"""What runs on a GPU gives what it gives on processors."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from locray import schema
+from locray.config import TrainConfig
+from locray.demo.images import write_dataset
+from locray.images.decode import DecodeLimits
+from locray.labelling.fetch_decode import DecodeSettings, decode_rows
+from locray.labelling.predictor import Predictor, PredictorSettings
+from locray.labelling.worklist import InlineWorklist
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.plan import initial_model, make_plan
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, {"train": 16, "val": 4}, seed=0)
+    return folder
+
+
+def test_a_training_takes_the_same_course(data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=str(data), format="csv", output=str(tmp_path), model="small_cnn", batch_size=16)
+    plan = make_plan(config)
+    batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
+    courses = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        model = initial_model(config, plan)
+        assert isinstance(model, torch.nn.Module)
+        model.to(device)
+        learner = Learner(model, LearnerSettings(plan.optimiser, plan.num_steps, 1, torch.float32), device)
+        losses = []
+        for step in range(5):
+            torch.manual_seed(step)
+            losses.append(learner.compute(batch))
+            learner.apply(step)
+        courses.append(losses)
+    assert courses[1] == pytest.approx(courses[0], rel=0.01)
+
+
+def test_images_are_labelled_the_same(data: Path, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    uris = sorted(map(str, (data / "images").iterdir()))
+    unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
+    listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
+    settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30)
+    decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), settings)
+    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8))(decoded)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8))(decoded)
+    for one, other in zip(*(rows[schema.DETECTIONS].to_pylist() for rows in (on_gpu, on_cpu)), strict=True):
+        assert len(one) == len(other) == 1
+        for name, value in other[0].items():
+            assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))
