@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from locray import schema, storage
 from locray.config import LabelConfig
-from locray.errors import DeferralCause, StoreError
+from locray.errors import DeferralCause
 from locray.labelling.committer import Committer
 from locray.labelling.control import Control
 from locray.labelling.identity import Identity
@@ -61,7 +61,8 @@ def label(
         counts = difference.counts()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
-    control = Control.of(worklist, config.max_bytes)
+    with writer.telling_a_takeover():
+        control = Control.of(worklist, config.max_bytes)
     committer = Committer(
         writer,
         worklist.num_images,
@@ -104,17 +105,15 @@ def _label_worklist(
     judge, verdict = Judge(), None
     with stop_requests() as stop:
         try:
-            for rows in stop.until_asked(pipeline.rows(worklist)):
-                committer.add(rows)
-                clock.tick(committer.answered)
-                facts = {"failed": committer.failed, **clock.speed()}
-                report(Progress("labelling", committer.answered, worklist.num_images, facts))
-                verdict = judge.verdict(committer, time.monotonic())
-                if verdict is not None:
-                    break
-        except StoreError:
-            committer.writer.check_claim()  # a run that took over has deleted this one's worklist
-            raise
+            with committer.writer.telling_a_takeover():
+                for rows in stop.until_asked(pipeline.rows(worklist)):
+                    committer.add(rows)
+                    clock.tick(committer.answered)
+                    facts = {"failed": committer.failed, **clock.speed()}
+                    report(Progress("labelling", committer.answered, worklist.num_images, facts))
+                    verdict = judge.verdict(committer, time.monotonic())
+                    if verdict is not None:
+                        break
         finally:
             committer.close()
     if stop.asked_by is not None:

@@ -8,7 +8,8 @@ commit under the same application id, so a writer that was overtaken can add not
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -223,17 +224,27 @@ class TableWriter:
         if self._latest().transaction_version(_app_id(self.model_id)) != self.number:
             raise self._overtaken()
 
+    @contextmanager
+    def telling_a_takeover(self) -> Iterator[None]:
+        """Looks, where the store fails in the block, whether that is since a run that took over has cleaned up.
+
+        Raises:
+            FencedError: another run has claimed the table.
+        """
+        try:
+            yield
+        except StoreError:
+            self.check_claim()
+            raise
+
     @property
     def scratch_uri(self) -> str:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
     def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
-        try:
+        with self.telling_a_takeover():
             return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
-        except StoreError:
-            self.check_claim()  # the run that took over has cleaned up
-            raise
 
     def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
         """Commits the actions under the next transaction number, and makes sure that it is this writer's.
