@@ -4,12 +4,13 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from locray import schema, storage
 from locray.config import LabelConfig
-from locray.errors import DeferralCause
+from locray.errors import DeferralCause, StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.control import Control
 from locray.labelling.identity import Identity
@@ -91,7 +92,8 @@ def label(
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
             raise
-    storage.delete_folder(worklist.uri)
+    with suppress(StoreError):  # all is committed; the next run of the model deletes what is left
+        storage.delete_folder(worklist.uri)
     return _completed(summary, committer, clock)
 
 
