@@ -99,6 +99,18 @@ def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
     assert commits.deferred_examples == dict.fromkeys(uris, "something is wrong")
 
 
+def test_images_without_a_name_are_no_examples(tmp_path: Path) -> None:
+    """Of a unit whose worklist could not be read, only the ordinals are known."""
+    commits = committer(TableWriter.claim(str(tmp_path / "table"), MODEL_ID))
+    unread = predicted(list(range(20)), status=schema.STATUS_DEFERRED, code="store")
+    place = unread.schema.get_field_index(schema.IMAGE_URI)
+    names = pa.array([""] * 20, unread.schema.field(place).type)
+    commits.add(unread.set_column(place, unread.schema.field(place), names))
+    commits.add(predicted([20], status=schema.STATUS_DEFERRED, code="throttled"))
+    assert commits.deferred == 21
+    assert commits.deferred_examples == {"s3://bucket/000020.jpg": "something is wrong"}
+
+
 def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     old = committer(TableWriter.claim(uri, MODEL_ID))
