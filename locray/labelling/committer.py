@@ -170,7 +170,8 @@ class Committer:
     def _defer(self, rows: pa.Table, cause: DeferralCause | None = None) -> None:
         self.deferred += len(rows)
         self.deferred_causes.update([str(cause)] * len(rows) if cause else _codes(rows))
-        some = rows.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
+        named = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # not of a unit that could not be read
+        some = named.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
         reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]
         self.deferred_examples |= dict(zip(some[schema.IMAGE_URI].to_pylist(), reasons, strict=True))
 

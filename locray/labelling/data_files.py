@@ -4,7 +4,7 @@ Called by labelling/table.py and by the verification.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +12,16 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
-from locray.errors import StoreError
+from locray.errors import StoreAccessError, StoreError
+from locray.labelling.delta_errors import explained
 from locray.labelling.statistics import file_statistics
+from locray.storage.s3_errors import store_error
 
 ROWS_A_GROUP = 65_536
 FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
@@ -68,6 +71,39 @@ def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
 def _file_uri(table_uri: str, path: str) -> str:
     """Paths in the log are relative to the table and percent-encoded; such of shared files are whole URIs."""
     return unquote(path) if "://" in path else storage.join(table_uri, unquote(path))
+
+
+def removed_files(table: DeltaTable, uri: str, hours: int) -> set[str]:
+    """What commits have removed longer ago, as far as the log remembers; it names also what is long gone.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    with explained(uri):  # a dry run deletes nothing and, unless it is a full one, lists nothing
+        paths = table.vacuum(hours, dry_run=True, enforce_retention_duration=False)
+    return {storage.join(uri, path) for path in paths}
+
+
+def scan_texts(table: DeltaTable, columns: Sequence[str], wanted: ds.Expression) -> Iterator[pa.RecordBatch]:
+    """Columns of strings of the wanted rows, batch by batch.
+
+    Raises:
+        StoreError: the store failed.
+        StoreAccessError: a file of the table is damaged, missing or denied.
+    """
+    fields = pa.schema([(name, pa.string()) for name in columns])
+    try:
+        if table.file_uris():
+            reader = table.to_pyarrow_dataset().scanner(columns=list(columns), filter=wanted).to_reader()
+            yield from (batch.cast(fields) for batch in reader)
+    except (pa.ArrowException, OSError) as error:
+        uri = table.table_uri.rstrip("/")
+        if storage.is_remote(uri) and isinstance(error, OSError) and "://" in str(error):  # a request that failed
+            raise store_error(uri, error) from error
+        raise StoreAccessError(
+            f"rows of the table at {uri} can't be read: {str(error).splitlines()[0]}. `locray verify` tells which "
+            "files are damaged or missing: restore them"
+        ) from error
 
 
 def write_file(

@@ -10,6 +10,8 @@ from locray.labelling.committer import Committer
 
 PROBATION_IMAGES = 200
 """Images to try before a run is given up because not one of them can be labelled."""
+PROBATION_UNITS = 2
+"""They come from so many units at least: one may be deferred whole, for what says nothing of its images."""
 
 OUTAGE_S = 300.0
 """How long a store that gives nothing any more is waited for."""
@@ -29,17 +31,19 @@ class Judge:
     """Watches a run."""
 
     outage_s: float = OUTAGE_S
+    _units: int = 0
     _settled: int = 0
     _deferred_then: int = 0
     _settled_at_s: float | None = None
 
     def verdict(self, committer: Committer, now_s: float) -> str | None:
-        """Why the run should end; None while it should go on.
+        """Why the run should end; None while it should go on. To be asked after each unit.
 
         Args:
             committer: What came of the images so far.
             now_s: On a clock that does not jump.
         """
+        self._units += 1
         reason = self._reason(committer, now_s)
         return None if reason is None else f"the run was given up, since {reason}"
 
@@ -47,7 +51,7 @@ class Judge:
         if isinstance(committer.doubt, ErrorCode):
             advice = _ADVICE.get(committer.doubt, "")
             return f"images that were fetched before can't be any more ({committer.doubt}). {advice}"
-        if committer.ok == 0 and committer.answered >= PROBATION_IMAGES:
+        if committer.ok == 0 and committer.answered >= PROBATION_IMAGES and self._units >= PROBATION_UNITS:
             return why_none(committer)
         settled = committer.ok + committer.failed
         if settled > self._settled or self._settled_at_s is None:

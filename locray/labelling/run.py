@@ -4,6 +4,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -61,7 +62,8 @@ def label(
         counts = difference.counts()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
-    control = Control.of(worklist, config.max_bytes)
+    with writer.telling_a_takeover():
+        control = Control.of(worklist, config.max_bytes)
     committer = Committer(
         writer,
         worklist.num_images,
@@ -90,7 +92,8 @@ def label(
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
             raise
-    storage.delete_folder(worklist.uri)
+    with suppress(StoreError):  # all is committed; the next run of the model deletes what is left
+        storage.delete_folder(worklist.uri)
     return _completed(summary, committer, clock)
 
 
@@ -104,17 +107,15 @@ def _label_worklist(
     judge, verdict = Judge(), None
     with stop_requests() as stop:
         try:
-            for rows in stop.until_asked(pipeline.rows(worklist)):
-                committer.add(rows)
-                clock.tick(committer.answered)
-                facts = {"failed": committer.failed, **clock.speed()}
-                report(Progress("labelling", committer.answered, worklist.num_images, facts))
-                verdict = judge.verdict(committer, time.monotonic())
-                if verdict is not None:
-                    break
-        except StoreError:
-            committer.writer.check_claim()  # a run that took over has deleted this one's worklist
-            raise
+            with committer.writer.telling_a_takeover():
+                for rows in stop.until_asked(pipeline.rows(worklist)):
+                    committer.add(rows)
+                    clock.tick(committer.answered)
+                    facts = {"failed": committer.failed, **clock.speed()}
+                    report(Progress("labelling", committer.answered, worklist.num_images, facts))
+                    verdict = judge.verdict(committer, time.monotonic())
+                    if verdict is not None:
+                        break
         finally:
             committer.close()
     if stop.asked_by is not None:

@@ -8,7 +8,8 @@ commit under the same application id, so a writer that was overtaken can add not
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -116,6 +117,8 @@ class TableWriter:
     table: DeltaTable
     options: dict[str, str] | None = field(repr=False)
     """What `table` was opened with. Holds secrets."""
+    _in_doubt: str | None = field(default=None, init=False, repr=False)
+    """The write id of a commit that was tried after `number`, and may have landed."""
 
     @classmethod
     def claim(cls, uri: str, model_id: str) -> "TableWriter":
@@ -158,6 +161,7 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was added.
             StoreError: the store failed; perhaps all was added, which the next run sees, or nothing.
         """
+        self._settle()
         write_id = uuid.uuid4().hex
         self._commit([self._write(rows, str(run_date), f"part-{write_id}")], write_id)
 
@@ -169,6 +173,7 @@ class TableWriter:
         Raises:
             FencedError: another run has claimed the table; nothing was changed.
         """
+        self._settle()
         write_id = uuid.uuid4().hex
         files = [file for file in logged_files(self.table, self.uri) if file.model_id == self.model_id]
         actions: list[AddAction | RemoveAction] = [self._write(rows, str(run_date), f"part-{write_id}")]
@@ -220,8 +225,24 @@ class TableWriter:
         Raises:
             FencedError: another run has claimed the table.
         """
-        if self._latest().transaction_version(_app_id(self.model_id)) != self.number:
+        latest = self._latest()
+        number = self._number_in(latest)
+        is_own = number == self.number + 1 and self._in_doubt is not None and self._holds(latest, self._in_doubt)
+        if number != self.number and not is_own:
             raise self._overtaken()
+
+    @contextmanager
+    def telling_a_takeover(self) -> Iterator[None]:
+        """Looks, where the store fails in the block, whether that is since a run that took over has cleaned up.
+
+        Raises:
+            FencedError: another run has claimed the table.
+        """
+        try:
+            yield
+        except StoreError:
+            self.check_claim()
+            raise
 
     @property
     def scratch_uri(self) -> str:
@@ -229,11 +250,8 @@ class TableWriter:
         return storage.join(self.uri, _SCRATCH, self.model_id)
 
     def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
-        try:
+        with self.telling_a_takeover():
             return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
-        except StoreError:
-            self.check_claim()  # the run that took over has cleaned up
-            raise
 
     def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
         """Commits the actions under the next transaction number, and makes sure that it is this writer's.
@@ -246,19 +264,39 @@ class TableWriter:
         properties = CommitProperties(
             custom_metadata={WRITE_ID: write_id}, app_transactions=[Transaction(_app_id(self.model_id), number)]
         )
+        self._in_doubt = write_id
         for pause_s in (*_PAUSES_S, None):
             try:
-                self._try_commit(actions, properties)
+                self._land(actions, properties, write_id)
                 break
-            except (CommitFailedError, StoreError) as error:
-                if self._has_landed(write_id):
-                    break
-                if isinstance(error, CommitFailedError):
-                    raise self._overtaken() from None
+            except StoreError as error:
                 if isinstance(error, StoreAccessError) or pause_s is None:
                     raise
             time.sleep(pause_s)
         self._refresh(number)
+
+    def _land(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties, write_id: str) -> None:
+        try:
+            self._try_commit(actions, properties)
+        except (CommitFailedError, StoreError) as error:
+            latest = self._latest()
+            if self._holds(latest, write_id):
+                return
+            if isinstance(error, StoreError):
+                raise
+            if self._number_in(latest) != self.number:
+                raise self._overtaken() from None
+            raise StoreError(f"a commit to the table at {self.uri} was refused: {in_one_line(error)}") from error
+
+    def _settle(self) -> None:
+        """Goes on from the commit in doubt, where it has landed: to be called before the snapshot is read for the next.
+
+        Raises:
+            FencedError: another run has claimed the table.
+            StoreError: the store failed.
+        """
+        if self._in_doubt is not None and self._holds(self._latest(), self._in_doubt):
+            self._refresh(self.number + 1)
 
     def _try_commit(self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties) -> None:
         with explained(self.uri):
@@ -275,13 +313,15 @@ class TableWriter:
         with explained(self.uri):
             self.table.update_incremental()
         # It may hold the claim of another run, too: going on from it would defeat the check of Delta.
-        if self.table.transaction_version(_app_id(self.model_id)) != number:
+        if self._number_in(self.table) != number:
             raise self._overtaken()
-        self.number = number
+        self.number, self._in_doubt = number, None
 
-    def _has_landed(self, write_id: str) -> bool:
-        """Whether the commit is in the table. Leaves the snapshot that it was tried from as it is."""
-        latest = self._latest()
+    def _number_in(self, table: DeltaTable) -> int:
+        return table.transaction_version(_app_id(self.model_id)) or 0
+
+    def _holds(self, latest: DeltaTable, write_id: str) -> bool:
+        """Whether the commit is in the table, after the snapshot that it was tried from, which stays as it is."""
         news = latest.version() - self.table.version()
         return news > 0 and any(entry.get(WRITE_ID) == write_id for entry in latest.history(news))
 

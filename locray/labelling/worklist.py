@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from locray import schema, storage
-from locray.errors import ErrorCode, LocrayError
-from locray.labelling.scratch import scratch_database
-from locray.labelling.table import holds_rows
+from locray.errors import ErrorCode
+from locray.labelling.data_files import scan_texts
+from locray.labelling.scratch import create_from, scratch_database
 from locray.progress import Progress, Report, ignore
 from locray.sources import Source
 
@@ -215,46 +215,27 @@ class Difference:
 
 def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report: Report) -> None:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
-    stopped_by: list[LocrayError] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
         listed = 0
-        try:
-            for batch in source.listing():
-                listed += len(batch)
-                report(Progress("listing", listed, facts={"listed": listed}))
-                yield batch
-        except LocrayError as error:
-            stopped_by.append(error)
-            raise
+        for batch in source.listing():
+            listed += len(batch)
+            report(Progress("listing", listed, facts={"listed": listed}))
+            yield batch
 
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
-    connection.register("listing_stream", pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, batches()))
-    try:
-        connection.execute(
-            f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} "
-            f"FROM listing_stream GROUP BY {schema.IMAGE_URI}"
-        )
-    except duckdb.Error:
-        # DuckDB wraps what the listing raised.
-        if stopped_by:
-            raise stopped_by[0] from None
-        raise
-    connection.unregister("listing_stream")
+    statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"
+    create_from(connection, statement, schema.LISTING_SCHEMA, batches())
 
 
 def _load_keys(
     connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable | None, wanted: ds.Expression
 ) -> None:
     """The keys of the wanted rows as a table of this name."""
-    key = [schema.IMAGE_URI, schema.ETAG]
-    if table is None or not holds_rows(table):
-        rows = pa.schema([schema.LISTING_SCHEMA.field(name) for name in key]).empty_table().to_reader()
-    else:
-        rows = table.to_pyarrow_dataset().scanner(columns=key, filter=wanted).to_reader()
-    connection.register("keys_stream", rows)
-    connection.execute(f"CREATE TABLE {name} AS SELECT * FROM keys_stream")
-    connection.unregister("keys_stream")
+    key = (schema.IMAGE_URI, schema.ETAG)
+    fields = pa.schema([(name, pa.string()) for name in key])
+    batches = scan_texts(table, key, wanted) if table else ()
+    create_from(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
 
 
 def _join(connection: duckdb.DuckDBPyConnection) -> None:

@@ -4,12 +4,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from faults.images import Versions, check_sound, check_whole, fill_folder, label, summary_of
+from small_disk import Disk, small_disk
 
 from locray.errors import StoreError
 from locray.labelling.scratch import scratch_database
@@ -18,30 +17,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 NUM_IMAGES = 240
 OPTIONS = ("--unit-size", "8", "--commit-rows", "8")
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system of a few pages."""
-
-    folder: Path
-
-    def resize(self, num_kib: int) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={num_kib}k", self.folder], check=True)
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Disk]:
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=200k", "locray-test", folder], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"only root may mount the small file system that gets full here: {mounted.stderr.strip()}")
-    try:
-        yield Disk(folder)
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @pytest.fixture

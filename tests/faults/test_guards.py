@@ -1,6 +1,7 @@
 """Each guard of the commit path is needed: with it, the invariants hold; without it, the same events break them."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bo
         raise StoreError("no answer")
 
     if not guard:
-        bench.patch.setattr(TableWriter, "_has_landed", lambda *_: False)
+        bench.patch.setattr(TableWriter, "_holds", lambda *_: False)
         bench.patch.setattr(table, "_PAUSES_S", (0.0,))
     bench.during_a_commit(after=lose_the_answer)
     if guard:
@@ -169,6 +170,9 @@ class LateClaim:
 
     def clean_up(self) -> int:
         return 0
+
+    def telling_a_takeover(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def append(self, *arguments: Any) -> None:
         self.writer = self.writer or TableWriter.claim(self.uri, self.model_id)

@@ -1,4 +1,7 @@
-"""A connection that breaks at a request that changes the store, before it or with the answer: the run goes on."""
+"""A connection that breaks at a request that changes the store, before it or with the answer: the run goes on.
+
+So it does where only the last request, which tidies up, is refused.
+"""
 
 import pytest
 from faults.commit_path import (
@@ -17,6 +20,9 @@ from faults.commit_path import (
     named,
     request_lost,
 )
+from s3_proxy import Answer, Forward
+
+from locray import storage
 
 pytestmark = pytest.mark.s3
 
@@ -41,3 +47,16 @@ def test_a_connection_that_breaks_once_is_not_noticed(
     assert fault.happened.is_set()
     place.check()
     assert_kept(committed, place.rows(), also_failed=scenario is not RETRY)
+
+
+def test_a_worklist_that_may_not_be_deleted_is_left_to_the_next_run(place: Place) -> None:
+    def denied(_: AtMutation, __: Forward) -> Answer:
+        return Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
+
+    fault = AtMutation(FIRST_NIGHT.mutations.index("scratch"), denied)
+    driver = place.start_with(fault, FIRST_NIGHT)
+    assert driver.wait() == 0, driver.log.read_text()
+    assert fault.happened.is_set()
+    assert (driver.summary()["ok"], driver.summary()["failed"]) == (4, 2)
+    assert any("/_locray/" in uri for uri in storage.list_uris(place.table))
+    place.do_nothing()

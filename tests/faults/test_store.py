@@ -22,7 +22,7 @@ from locray import schema, storage
 pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_behind_proxy")]
 
 NUM_IMAGES = 240
-OUTAGE_S = 10
+OUTAGE_S = 30
 FIRST_ROWS = 2
 """The commit of a new table that holds rows: the first two make and claim it."""
 

@@ -1,5 +1,6 @@
 """The list of deleted images, night after night, as those who read it would."""
 
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import pyarrow as pa
 import pytest
 from labelling.rows import predicted
 from labelling.tables import MODEL_ID, OTHER, commit
+from small_disk import small_disk
 
 from locray import schema
-from locray.errors import StoreError
+from locray.errors import StoreAccessError, StoreError
 from locray.labelling.nightly.deleted import Deleted, list_deleted
 from locray.labelling.table import create_table
 from locray.labelling.verification.table import Owner
@@ -90,3 +92,28 @@ def test_something_else_in_the_place_of_the_list(table: Path) -> None:
     pa.parquet.write_table(pa.table({"x": [1]}), file)
     with pytest.raises(StoreError, match=f"{file} is no list of deleted images"):
         night(table, 0, [0])
+
+
+def test_a_temporary_folder_that_gets_full_is_told(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
+        disk.resize(8)
+        with pytest.raises(StoreError, match=f"don't fit into {disk.folder}"):
+            night(table, 0, [0])
+
+
+def test_a_file_of_the_table_that_is_missing_is_told(table: Path) -> None:
+    next(table.glob(f"{schema.MODEL_ID}={MODEL_ID}/*/*.parquet")).unlink()
+    with pytest.raises(StoreAccessError, match="`locray verify` tells which files"):
+        night(table, 0, [0])
+
+
+def test_what_stops_the_listing_is_raised_as_it_is(table: Path) -> None:
+    def listing() -> Iterator[pa.RecordBatch]:
+        yield from ()
+        raise StoreError("the store is out")
+
+    with pytest.raises(StoreError, match=r"^the store is out$"):
+        list_deleted(str(table), OWNER, listing(), str(table / "_locray" / "deleted"), NIGHTS[0])

@@ -38,6 +38,14 @@ def test_a_run_that_labels_nothing_ends_after_the_probation(committer: Committer
     assert "need s3:GetObject" in told
 
 
+def test_one_unit_that_is_deferred_whole_does_not_end_a_run(committer: Committer) -> None:
+    judge = Judge()
+    committer.add(predicted(list(range(256)), status=DEFERRED, code="store"))
+    assert judge.verdict(committer, 0.0) is None
+    committer.add(predicted(list(range(256, 512)), status=DEFERRED, code="store"))
+    assert "none of the first 512 images could be labelled (store 512)" in str(judge.verdict(committer, 0.0))
+
+
 def test_one_image_that_can_be_labelled_ends_the_probation(committer: Committer) -> None:
     committer.add(predicted(list(range(1000)), status=FAILED, code="access_denied"))
     committer.add(predicted([5000]))

@@ -3,6 +3,7 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 from commands import locray
 from deltalake import DeltaTable
+from faults.made_up import MadeUpPipeline
 from labelling.rows import predicted
 from labelling.tables import OTHER, commit, flip_a_byte
 from PIL import Image
@@ -20,18 +22,19 @@ from s3_server import S3Bucket
 
 from locray import schema, storage
 from locray.config import NightlyConfig, Prediction
-from locray.errors import ExitCode, StoreError
+from locray.errors import ExitCode, FencedError, StoreError
+from locray.labelling import run as label_run
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.nightly import run as nightly_run
 from locray.labelling.nightly.compaction import Compaction
-from locray.labelling.nightly.records import read_records
+from locray.labelling.nightly.records import last_records, read_records
 from locray.labelling.nightly.run import nightly, worst
 from locray.labelling.predictor import Predictor
 from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
-from locray.labelling.worklist import InlineWorklist
+from locray.labelling.worklist import InlineWorklist, Worklist
 from locray.progress import Progress, ignore
 from locray.sources import open_source
 
@@ -255,6 +258,33 @@ def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
         nightly_run._verification(labelled.model_copy(update={"run_date": date(2026, 1, day)})).seed for day in (1, 2)
     ]
     assert len(set(seeds)) == 2
+
+
+@pytest.mark.parametrize("is_fenced", [False, True])
+def test_a_labelling_that_an_error_stops_is_written_down(
+    images: Path, store: Path, artifact: str, monkeypatch: pytest.MonkeyPatch, is_fenced: bool
+) -> None:
+    """What it had committed stays, and somebody should know."""
+
+    class Stopped(MadeUpPipeline):
+        def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+            units = super().rows(worklist)
+            yield next(units)
+            yield next(units)
+            if is_fenced:
+                TableWriter.claim(str(store), Identity.of(artifact, Prediction()).model_id)
+            raise StoreError("the store is out")
+
+    monkeypatch.setattr(label_run, "Pipeline", Stopped)
+    config = NightlyConfig(images=str(images), model=artifact, table=str(store), unit_size=4, commit_rows=4)
+    error, exit_code = (FencedError, 5) if is_fenced else (StoreError, 1)
+    with pytest.raises(error) as told:
+        nightly(config, ignore)
+    (record,) = last_records(str(store))
+    assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
+    assert record["label"]["planned"] == 13
+    assert record["label"]["ok"] + record["label"]["failed"] == DeltaTable(store).to_pyarrow_dataset().count_rows() > 0
+    assert record["label"]["deferred_reason"] == f"the run was stopped by an error: {error.__name__}"
 
 
 def test_a_failed_page_leaves_the_night_as_it_was(labelled: NightlyConfig) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Field
+from deltalake.schema import PrimitiveType
 from labelling.rows import predicted
 from s3_server import S3Bucket, S3Server
 
 from locray import schema, storage
-from locray.errors import ErrorCode, FencedError, StoreAccessError, UsageError
+from locray.errors import ErrorCode, FencedError, StoreAccessError, StoreError, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter, open_table
 
@@ -98,6 +99,18 @@ def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
     assert commits.deferred_examples == dict.fromkeys(uris, "something is wrong")
 
 
+def test_images_without_a_name_are_no_examples(tmp_path: Path) -> None:
+    """Of a unit whose worklist could not be read, only the ordinals are known."""
+    commits = committer(TableWriter.claim(str(tmp_path / "table"), MODEL_ID))
+    unread = predicted(list(range(20)), status=schema.STATUS_DEFERRED, code="store")
+    place = unread.schema.get_field_index(schema.IMAGE_URI)
+    names = pa.array([""] * 20, unread.schema.field(place).type)
+    commits.add(unread.set_column(place, unread.schema.field(place), names))
+    commits.add(predicted([20], status=schema.STATUS_DEFERRED, code="throttled"))
+    assert commits.deferred == 21
+    assert commits.deferred_examples == {"s3://bucket/000020.jpg": "something is wrong"}
+
+
 def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     old = committer(TableWriter.claim(uri, MODEL_ID))
@@ -164,6 +177,109 @@ def test_a_commit_whose_answer_was_lost_counts_as_done(tmp_path: Path) -> None:
     commits.add(predicted([0, 1]))
     commits.flush()
     assert rows_of(uri).num_rows == 2
+
+
+class Flaky:
+    """A table of a store that applies a commit, and then does not answer some requests."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self.table, self.is_out = table, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.table, name)
+
+    def create_write_transaction(self, *args: object, **kwargs: object) -> None:
+        self.table.create_write_transaction(*args, **kwargs)  # type: ignore[arg-type]
+        self.is_out = True
+
+    def update_incremental(self) -> None:
+        if self.is_out:
+            self.is_out = False
+            raise OSError("no answer")
+        self.table.update_incremental()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_writer_knows_a_commit_of_its_own_that_it_could_not_see(tmp_path: Path, replace: bool) -> None:
+    """No other run is there: nobody has overtaken it, and it can go on."""
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([0, 1, 2], status=schema.STATUS_FAILED))
+    first.flush()
+    writer = TableWriter.claim(uri, MODEL_ID)
+    flaky = Flaky(writer.table)
+    writer.table = flaky  # type: ignore[assignment]
+    commits = committer(writer, replace=replace)
+    commits.add(predicted([0 if replace else 3]))
+    with pytest.raises(StoreError):
+        commits.flush()
+    writer.check_claim()
+    writer.table = flaky.table
+    commits.add(predicted([1 if replace else 4]))
+    commits.close()
+    assert rows_of(uri).num_rows == (3 if replace else 5)
+    TableWriter.claim(uri, MODEL_ID)
+    with pytest.raises(FencedError):
+        writer.check_claim()
+
+
+def test_a_claim_on_top_of_a_commit_in_doubt_is_another_run_s(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real = writer.table
+    writer.table = Flaky(real)  # type: ignore[assignment]
+    commits = committer(writer)
+    commits.add(predicted([0]))
+    with pytest.raises(StoreError):
+        commits.flush()
+    writer.table = real
+    TableWriter.claim(uri, MODEL_ID)
+    with pytest.raises(FencedError):
+        writer.check_claim()
+    commits.add(predicted([1]))
+    with pytest.raises(FencedError):
+        commits.flush()
+    assert rows_of(uri).num_rows == 1
+
+
+def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    asked: list[None] = []
+    real_commit, real_latest = TableWriter._try_commit, TableWriter._latest
+
+    def answer_lost(writer: TableWriter, *arguments: Any) -> None:
+        real_commit(writer, *arguments)
+        raise StoreError("no answer")
+
+    def latest(writer: TableWriter) -> DeltaTable:
+        asked.append(None)
+        if len(asked) == 1:
+            raise StoreError("no answer either")
+        return real_latest(writer)
+
+    monkeypatch.setattr(TableWriter, "_try_commit", answer_lost)
+    monkeypatch.setattr(TableWriter, "_latest", latest)
+    commits = committer(writer)
+    commits.add(predicted([0]))
+    commits.flush()
+    assert (len(asked), commits.ok, rows_of(uri).num_rows) == (2, 1, 1)
+
+
+def test_a_refusal_that_is_no_other_run_s_doing_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a change of the table's columns by somebody else."""
+    monkeypatch.setattr("locray.labelling.table._PAUSES_S", ())
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    DeltaTable(uri).alter.add_columns([Field("remark", PrimitiveType("string"))])
+    commits.add(predicted([0]))
+    with pytest.raises(StoreError, match=r"was refused: .*[Mm]etadata"):
+        commits.flush()
+    assert rows_of(uri).num_rows == 0
 
 
 def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:

@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 from labelling.rows import predicted
+from s3_proxy import Answer, s3_proxy
+from s3_server import S3Bucket, S3Server
 
 from locray import schema
-from locray.errors import ErrorCode
+from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
 from locray.labelling.table import TableWriter
 from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
 from locray.progress import Progress
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
+DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
 
 def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
@@ -127,3 +131,29 @@ def test_a_worklist_begins_with_images_from_everywhere(tmp_path: Path) -> None:
             assert others == sorted(others)
             assert sorted(drawn + others) == rows[0].to_pylist()[:num_images]
             assert pa.concat_tables(units)[schema.ORDINAL].to_pylist() == list(range(num_images))
+
+
+@pytest.mark.parametrize("deed", ["cut off", "missing", "overwritten"])
+def test_a_damaged_file_of_the_table_is_told(tmp_path: Path, deed: str) -> None:
+    writer = a_table(str(tmp_path), predicted([0, 1]))
+    (file,) = tmp_path.rglob("*.parquet")
+    data = file.read_bytes()
+    if deed == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(data[: len(data) // 2] if deed == "cut off" else data[:4] + bytes(200) + data[204:])
+    with pytest.raises(StoreAccessError, match=r"can't be read: .* `locray verify` tells which files"):
+        to_do(predicted([0]), writer)
+
+
+@pytest.mark.s3
+def test_a_store_that_does_not_give_the_table_s_files_is_told(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_table(f"{s3_bucket.uri}/table", predicted([0, 1]))
+    with s3_proxy(s3_server.endpoint_url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+        writer = TableWriter.claim(f"{s3_bucket.uri}/table", MODEL_ID)
+        proxy.fault = lambda request, forward: DENIED if ".parquet" in request.path else forward()
+        with pytest.raises(StoreAccessError, match=r"access to .*/table is denied"):
+            to_do(predicted([0]), writer)

@@ -5,7 +5,6 @@ the table and the listing, so it is right whatever came before; of the list befo
 """
 
 import io
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -18,10 +17,11 @@ import pyarrow.parquet as pq
 
 from locray import schema, storage
 from locray.errors import StoreError
-from locray.labelling.table import holds_rows, open_table
+from locray.labelling.data_files import scan_texts
+from locray.labelling.scratch import create_from, scratch_database
+from locray.labelling.table import open_table
 from locray.labelling.verification.table import Owner
 
-_MEMORY_LIMIT = "1GB"
 _BATCH_ROWS = 131_072
 _URI, _SINCE = schema.IMAGE_URI, schema.MISSING_SINCE
 
@@ -59,16 +59,16 @@ def list_deleted(
     Raises:
         StoreError: the store failed, or what is at `list_uri` is no such list.
     """
-    with tempfile.TemporaryDirectory(prefix="locray-") as folder, duckdb.connect(f"{folder}/d.duckdb") as connection:
-        connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
-        connection.execute(f"SET temp_directory = '{folder}/spill'")
-        connection.execute("SET preserve_insertion_order = false")
-        listed = pa.RecordBatchReader.from_batches(schema.LISTING_SCHEMA, iter(listing))
-        for name, rows in (("held", _held(table_uri, owner)), ("listed", listed), ("before", _list_before(list_uri))):
-            connection.register("stream", rows)
+    with scratch_database() as connection:
+        before = _list_before(list_uri).to_batches()
+        for name, fields, batches in (
+            ("held", pa.schema([(_URI, pa.string())]), _held(table_uri, owner)),
+            ("listed", schema.LISTING_SCHEMA, listing),
+            ("before", schema.DELETED_SCHEMA, before),
+        ):
             columns = f"{_URI}, any_value({_SINCE}) AS {_SINCE}" if name == "before" else _URI
-            connection.execute(f"CREATE TABLE {name} AS SELECT {columns} FROM stream GROUP BY {_URI}")
-            connection.unregister("stream")
+            statement = f"CREATE TABLE {name} AS SELECT {columns} FROM stream GROUP BY {_URI}"
+            create_from(connection, statement, fields, batches)
         missing = f"(SELECT * FROM held ANTI JOIN listed USING ({_URI}))"
         query = (
             f"SELECT {_URI}, coalesce({_SINCE}, DATE '{night}') AS {_SINCE} "
@@ -80,12 +80,10 @@ def list_deleted(
     return Deleted(images, images - known, returned, list_uri)
 
 
-def _held(table_uri: str, owner: Owner) -> pa.RecordBatchReader:
+def _held(table_uri: str, owner: Owner) -> Iterable[pa.RecordBatch]:
     table = open_table(table_uri)
-    if table is None or not holds_rows(table):
-        return pa.schema([schema.LISTING_SCHEMA.field(_URI)]).empty_table().to_reader()
     wanted = (ds.field(schema.MODEL_ID) == owner.model_id) & (ds.field(schema.CONFIG_HASH) == owner.config_hash)
-    return table.to_pyarrow_dataset().scanner(columns=[_URI], filter=wanted).to_reader()
+    return scan_texts(table, [_URI], wanted) if table else ()
 
 
 def _list_before(list_uri: str) -> pa.Table:

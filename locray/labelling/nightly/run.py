@@ -120,14 +120,7 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
     clock = Clock()
     with tempfile.TemporaryDirectory(prefix="locray-") as folder:
         source = KeptSource(open_source(config.images, config.uri_column), folder)
-        labelled = label(config, report, source=source)
-        night = Night(
-            table=labelled.table,
-            images=config.images,
-            run_date=config.run_date,
-            label=labelled,
-            exit_code=labelled.exit_code(config.max_failure_rate),
-        )
+        night = _labelled(config, report, source, clock)
         if not night.was_cut_short:
             night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
         if night.verify is not None:
@@ -141,9 +134,28 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
             night.compaction = night.attempt(
                 "compact", lambda: compact(_writer_of(night), config.target_file_bytes, report)
             )
-    night.wall_s = clock.wall_s
-    night.attempt("record", lambda: write_record(night.records, labelled.run_id, night.to_dict()))
+    _write_down(night, clock)
     return night
+
+
+def _labelled(config: NightlyConfig, report: Report, source: KeptSource, clock: Clock) -> Night:
+    """A night of which the labelling is done. One that an error stopped, once it had begun, is written down, too."""
+    so_far: list[LabelSummary] = []
+    try:
+        labelled = label(config, report, so_far.append, source)
+    except LocrayError as error:
+        for summary in so_far:
+            night = Night(summary.table, config.images, config.run_date, summary, error.exit_code)
+            night.failed["label"] = str(error)
+            _write_down(night, clock)
+        raise
+    exit_code = labelled.exit_code(config.max_failure_rate)
+    return Night(labelled.table, config.images, config.run_date, labelled, exit_code)
+
+
+def _write_down(night: Night, clock: Clock) -> None:
+    night.wall_s = clock.wall_s
+    night.attempt("record", lambda: write_record(night.records, night.label.run_id, night.to_dict()))
 
 
 def _verification(config: NightlyConfig) -> VerifyConfig:

@@ -7,10 +7,8 @@ of other models that no removal is known of are not for this run to delete, howe
 sleep before its commit, which nothing would refuse. Of its own model, who wrote before the claim can't commit any more.
 """
 
-from deltalake import DeltaTable
-
 from locray import schema, storage
-from locray.labelling.delta_errors import explained
+from locray.labelling.data_files import removed_files
 from locray.labelling.table import TableWriter
 
 LOG_REMEMBERS_HOURS = 168
@@ -27,21 +25,14 @@ def vacuum(writer: TableWriter, retention_hours: int) -> int:
     """
     table, uri = writer.table, writer.uri
     here = set(storage.list_uris(uri))
-    old = here & _removed(table, uri, retention_hours)
+    old = here & removed_files(table, uri, retention_hours)
     if retention_hours <= LOG_REMEMBERS_HOURS and _RETENTION_OF_THE_LOG not in table.metadata().configuration:
         partition = storage.join(uri, f"{schema.MODEL_ID}={writer.model_id}") + "/"
         own = {file for file in here if file.startswith(partition) and file.rpartition("/")[2].startswith("part-")}
-        recent = _removed(table, uri, 0) - _removed(table, uri, retention_hours)
+        recent = removed_files(table, uri, 0) - removed_files(table, uri, retention_hours)
         old |= own - recent - set(table.file_uris())
     if old:
         # After the listing: a run that claimed the table before it may have written one of these files.
         writer.check_claim()
         storage.delete(sorted(old))
     return len(old)
-
-
-def _removed(table: DeltaTable, uri: str, hours: int) -> set[str]:
-    """What commits have removed longer ago, as far as the log remembers; it names also what is long gone."""
-    with explained(uri):
-        paths = table.vacuum(hours, dry_run=True, enforce_retention_duration=False)
-    return {storage.join(uri, path) for path in paths}

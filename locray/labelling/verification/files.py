@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import StoreAccessError
-from locray.labelling.data_files import FILE_SCHEMA, LoggedFile
+from locray.labelling.data_files import FILE_SCHEMA, LoggedFile, removed_files
 from locray.labelling.table import RECORDS
 from locray.labelling.verification.findings import Check, Findings
 
@@ -31,9 +31,7 @@ def check_folder(table: DeltaTable, uri: str, files: Sequence[LoggedFile], findi
     here = set(storage.list_uris(uri))
     logged = {file.uri for file in files}
     beside = tuple(f"{storage.join(uri, folder)}/" for folder in (_LOG, RECORDS))
-    # Names what older versions consisted of; a dry run deletes nothing and, unless it is a full one, lists nothing.
-    removed = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
-    once_logged = {storage.join(uri, path) for path in removed}
+    once_logged = removed_files(table, uri, 0)
     others = sorted(name for name in here - logged if not name.startswith(beside))
     missing = sorted(logged - here)
     findings.add(Check.FILE_MISSING, len(missing), missing)
