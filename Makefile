@@ -10,11 +10,11 @@ demo: install
 
 # What doesn't start Ray has a process for each core; Ray wants them all.
 test: install
-	$(BIN)/python -m pytest -m "not ray" -n auto
+	$(BIN)/python -m pytest -m "not ray" -n auto --dist worksteal
 	$(BIN)/python -m pytest -m ray
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not ray and not s3" -n auto
+	$(BIN)/python -m pytest -m "not ray and not s3" -n auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .
