@@ -182,10 +182,8 @@ def test_padding_and_boxes_keep_out_of_colour_changes():
 # All together.
 
 
-# A turned box holds every ellipse. Of a square turned by 15 degrees it leaves out 5.9 % at the corners, on purpose: see
-# `turned_boxes`.
-@pytest.mark.parametrize(("is_round", "least_share"), [(True, 0.99), (False, 0.94)])
-@settings(max_examples=75)
+@pytest.mark.parametrize(("is_round", "least_share"), [(True, 0.99), (False, 0.97)])
+@settings(max_examples=150)
 @given(st.data(), st.booleans(), st.booleans(), SEEDS)
 def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, data, is_mosaic, is_pasted, seed):
     five = [data.draw(scenes(label_id=label_id, rounds=(is_round,))) for label_id in range(5)]
