@@ -14,6 +14,7 @@ from typing import Any
 
 from locray.benchmark.plain_loop import PlainSettings
 from locray.config import BenchmarkConfig
+from locray.datasets import read_dataset
 from locray.errors import UsageError
 from locray.models import default_input_size_px
 from locray.progress import Progress, Report
@@ -44,8 +45,10 @@ def benchmark(config: BenchmarkConfig, report: Report) -> TrainingSpeed:
     """Runs the three in turn, `--rounds` times.
 
     Raises:
-        UsageError: one of them failed; the message holds the end of what it wrote.
+        UsageError: there is no such data, or one of them failed; the message holds the end of what it wrote.
+        StoreError: the annotations can't be read.
     """
+    read_dataset(config.data, config.format, config.split)
     size = config.input_size or default_input_size_px(config.model)
     plain = PlainSettings(
         config.data, config.format, config.split, config.model, size, config.batch_size, EPOCHS, tuned=False

@@ -31,11 +31,8 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
             connection.execute(f"SET temp_directory = '{folder}/spill'")
             connection.execute("SET preserve_insertion_order = false")
             yield connection
-    except (
-        duckdb.Error,
-        pa.ArrowException,
-        OSError,
-    ) as error:  # of several types: what fails may be a write, a commit or a spill
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        # Of several types: what fails may be a write, a commit or a spill.
         if not _IS_FULL.search(str(error)):
             raise
         raise StoreError(

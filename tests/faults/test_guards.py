@@ -47,6 +47,11 @@ class Bench:
         config = {"images": str(self.images), "model": self.model, "table": self.uri, "unit_size": 2, "commit_rows": 4}
         run.label(LabelConfig(**(config | options)), ignore)
 
+    def label_overtaken(self, *, guard: bool) -> None:
+        """Labels, and ends with `FencedError` where the guard is there."""
+        with pytest.raises(FencedError) if guard else nullcontext():
+            self.label()
+
     def during_a_commit(self, *, before: Any = None, after: Any = None) -> None:
         """What is to happen, once, before or after the next commit of rows reaches the table."""
         real = TableWriter._try_commit
@@ -87,11 +92,7 @@ def test_the_transaction_number_fences_off_a_writer_that_was_overtaken(bench: Be
 
         bench.patch.setattr(TableWriter, "_try_commit", from_the_newest_snapshot)
     bench.during_a_commit(before=bench.label)
-    if guard:
-        with pytest.raises(FencedError):
-            bench.label()
-    else:
-        bench.label()
+    bench.label_overtaken(guard=guard)
     assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
 
 
@@ -105,11 +106,7 @@ def test_the_comparison_after_a_refresh_sees_a_claim_that_came_with_it(bench: Be
 
         bench.patch.setattr(TableWriter, "_refresh", refresh)
     bench.during_a_commit(after=bench.label)
-    if guard:
-        with pytest.raises(FencedError):
-            bench.label()
-    else:
-        bench.label()
+    bench.label_overtaken(guard=guard)
     assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
 
 
@@ -217,11 +214,7 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
         writer.clean_up()
 
     bench.during_a_commit(before=clean_up)
-    if guard:
-        with pytest.raises(FencedError):
-            bench.label()
-    else:
-        bench.label()
+    bench.label_overtaken(guard=guard)
     assert bench.faults() == (set() if guard else {Check.FILE_MISSING})
 
 
