@@ -27,6 +27,9 @@ from s3_server import (
 PROJECT_ROOT = Path(__file__).parents[1]
 NOBODY = 65534
 
+# Who starts the tests in the background of a shell has them ignore Ctrl-C, and with them all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Tests assert no timing; Hypothesis would, by default.
 settings.register_profile("locray", deadline=None)
 settings.load_profile("locray")

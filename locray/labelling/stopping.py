@@ -51,13 +51,15 @@ class StopRequest:
 def stop_requests() -> Iterator[StopRequest]:
     """Until the block ends, the first SIGTERM or Ctrl-C is a wish; the second is what it always was.
 
-    In another thread than the main one, where Python allows no handlers, nobody can wish.
+    In another thread than the main one, where Python allows no handlers, nobody can wish. A signal that is ignored,
+    as Ctrl-C is by what a shell has started in its background, stays ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -50,6 +50,7 @@ def _signals_ask(ask_to_stop: Callable[[], object], report: Report) -> Iterator[
         yield
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
 
     def ask(*_: object) -> None:
         for number, handler in before.items():

@@ -43,6 +43,17 @@ def test_the_second_wish_is_what_it_always_was_and_so_is_the_first_when_all_is_o
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_who_ignores_a_signal_goes_on_ignoring_it() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            for _ in stop.until_asked(range(3)):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked_by is None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_without_a_wish_all_items_come() -> None:
     with stop_requests() as stop:
         assert list(stop.until_asked("abc")) == ["a", "b", "c"]
