@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from locray.config import TrainConfig
 
@@ -144,3 +144,7 @@ class AveragedModel:
                 average.lerp_(new, 1 - keep)
             else:
                 average.copy_(new)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """The weights as they are now, on the CPU; later updates leave them as they are."""
+        return {name: tensor.to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}

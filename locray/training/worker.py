@@ -136,8 +136,7 @@ class WorkerRun:
             }
         self._history.append(self._team.share(metrics))
         if best_of(self._history) is self._history[-1] and self._team.is_first:
-            weights = {name: tensor.cpu() for name, tensor in self._learner.average.model.state_dict().items()}
-            self._best = {"epoch": epoch + 1, "weights": weights}
+            self._best = {"epoch": epoch + 1, "weights": self._learner.average.snapshot()}
         self._sums, self._seconds = _no_sums(), 0.0
         if self._team.is_first:
             # Before the checkpoint: an epoch that is done again writes the same files again.
