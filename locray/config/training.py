@@ -40,7 +40,7 @@ class TrainConfig(DatasetUse, AugmentationUse):
 
     model: str = Field(
         "localizer/mobilenet_v2",
-        description="Architecture: small_cnn, localizer/<torchvision trunk> or detector/<name>[/<trunk>].",
+        description="Architecture: small_cnn, small_resnet, localizer/<torchvision trunk>, detector/<name>[/<trunk>].",
     )
     output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
     train_split: str = Field("train", description="Split to learn from.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from locray.errors import UsageError
-from locray.models import detector, localizer, small_cnn
+from locray.models import detector, localizer, small_cnn, small_resnet
 from locray.models.contract import LabelModel
 from locray.models.names import closest
 
@@ -39,6 +39,7 @@ class ModelFamily:
 
 MODELS = {
     "small_cnn": ModelFamily(small_cnn.build_small_cnn, lambda _: small_cnn.DEFAULT_INPUT_SIZE_PX),
+    "small_resnet": ModelFamily(small_resnet.build_small_resnet, lambda _: small_resnet.DEFAULT_INPUT_SIZE_PX),
     "localizer": ModelFamily(localizer.build_localizer, lambda _: localizer.DEFAULT_INPUT_SIZE_PX),
     "detector": ModelFamily(detector.build_detector, detector.default_input_size_px),
 }
@@ -74,7 +75,8 @@ def _family(architecture: str) -> tuple[ModelFamily, str]:
     name, _, variant = architecture.partition("/")
     if name not in MODELS:
         raise UsageError(
-            f"no model named {architecture!r}{closest(name, MODELS)}. Known: small_cnn, localizer/<trunk>, "
-            "detector/<name>[/<trunk>], where a trunk is a network of torchvision, such as mobilenet_v2 or resnet18"
+            f"no model named {architecture!r}{closest(name, MODELS)}. Known: small_cnn, small_resnet, "
+            "localizer/<trunk>, detector/<name>[/<trunk>], where a trunk is a network of torchvision, such as "
+            "mobilenet_v2 or resnet18"
         )
     return MODELS[name], variant

@@ -29,6 +29,14 @@ def box_loss(boxes_xyxy_px: Tensor, targets_xyxy_px: Tensor, has_box: Tensor, in
     return (torch.where(has_box, per_image, 0) * weights).sum() / count
 
 
+def boxes_of_logits(logits: Tensor, input_size_px: int) -> Tensor:
+    """Boxes (B, 4) in pixels of the input, of (B, 4) logits: centre and size as shares of its side."""
+    centre_x, centre_y, width, height = logits.float().sigmoid().unbind(dim=1)
+    left, right = centre_x - width / 2, centre_x + width / 2
+    top, bottom = centre_y - height / 2, centre_y + height / 2
+    return torch.stack([left, top, right, bottom], dim=1) * input_size_px
+
+
 def single_prediction(logits: Tensor, boxes_xyxy_px: Tensor, input_size_px: int) -> PredictedBoxes:
     """The one object of each image, of logits (B, C + 1) and boxes (B, 4).
 

@@ -5,12 +5,11 @@ The smallest network that labels and localizes: for thumbnails, demonstrations a
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
 from locray.errors import UsageError
 from locray.models.contract import LOSS, LabelModel, Normalise, PredictedBoxes, Targets
-from locray.models.single_object import box_loss, classification_loss, single_prediction
+from locray.models.single_object import box_loss, boxes_of_logits, classification_loss, single_prediction
 
 DEFAULT_INPUT_SIZE_PX = 32
 _SMALLEST_INPUT_PX = 18
@@ -53,11 +52,7 @@ class SmallCnn(nn.Module):
     def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor]:
         """Class logits (B, C + 1) and boxes (B, 4), pixels of the input, of images (B, 3, S, S)."""
         hidden = self.dense(self.features(self.normalise(images_u8)))
-        centre_x, centre_y, width, height = self.box_head(hidden).float().sigmoid().unbind(dim=1)
-        left, right = centre_x - width / 2, centre_x + width / 2
-        top, bottom = centre_y - height / 2, centre_y + height / 2
-        boxes = torch.stack([left, top, right, bottom], dim=1) * self.input_size_px
-        return self.class_head(hidden).float(), boxes
+        return self.class_head(hidden).float(), boxes_of_logits(self.box_head(hidden), self.input_size_px)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         """See `LabelModel.loss`. The object of the first place is the one to find."""

@@ -198,7 +198,7 @@ def _check(plan: TrainPlan) -> None:
     if plan.architecture.startswith("detector/") and not plan.train.packed.has_box.any():
         raise UsageError(
             f"none of the {order.num_images} training images has a box, and {plan.architecture} learns from boxes. Use "
-            "small_cnn or localizer/..., which learn the class alone"
+            "small_cnn, small_resnet or localizer/..., which learn the class alone"
         )
     names = plan.run_name.replace("-", "").replace("_", "").replace(".", "")
     if not names.isalnum():

@@ -23,7 +23,7 @@ from locray.models.export_check import Difference, check_images, largest_differe
 from locray.models.export_forms import FORMS, Form
 
 CLASSES = ["bolt", "Mutter", "螺丝"]
-NETWORKS = [("small_cnn", 32), ("localizer/resnet18", 32)]
+NETWORKS = [("small_cnn", 32), ("small_resnet", 32), ("localizer/resnet18", 32)]
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network[0])

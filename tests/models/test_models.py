@@ -7,7 +7,7 @@ from locray.errors import UsageError
 from locray.models import build_model, default_input_size_px
 from locray.models.contract import LOSS, NO_OBJECT, Targets
 
-NETWORKS = [("small_cnn", 32), ("localizer/resnet18", 64), ("localizer/mobilenet_v2", 64)]
+NETWORKS = [("small_cnn", 32), ("small_resnet", 32), ("localizer/resnet18", 64), ("localizer/mobilenet_v2", 64)]
 
 
 def images(number, size, seed=0):
@@ -99,9 +99,10 @@ def test_a_box_that_is_not_known_does_not_count(network):
     torch.testing.assert_close(first, second)
 
 
-def test_small_cnn_learns_eight_images_by_heart():
+@pytest.mark.parametrize("architecture", ["small_cnn", "small_resnet"])
+def test_a_small_network_learns_eight_images_by_heart(architecture):
     torch.manual_seed(0)
-    model = build_model("small_cnn", 2)
+    model = build_model(architecture, 2)
     batch = torch.full((8, 3, 32, 32), 60, dtype=torch.uint8)
     corners = [(2 + 2 * place, 16 - 2 * place) for place in range(8)]
     for place, (left, top) in enumerate(corners):
@@ -146,6 +147,8 @@ class _Predict(torch.nn.Module):
         ("localizer/alexnet", None, "no feature maps of stride 16 and 32"),
         ("small_cnn/deep", None, "no variants"),
         ("small_cnn", 17, "at least 18"),
+        ("small_resnet/deep", None, "no variants"),
+        ("small_resnet", 30, "multiple of 8 pixels.*nearest one is 32"),
     ],
 )
 def test_a_wrong_name_or_size_is_told(architecture, size, message):

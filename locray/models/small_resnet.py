@@ -1,0 +1,122 @@
+"""`small_resnet`: a residual network for thumbnails, with a class head and a box head. Built by `models.build_model`.
+
+What classification of 32x32 pixels wants once three convolutions are too few: a trunk cut for photographs leaves one
+cell of such an image. Eight convolutions in the arrangement of the "ResNet-9" of DAWNBench's CIFAR-10 entries (Page
+2018), a quarter as wide, so that two cores train it in minutes.
+"""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from locray.errors import UsageError
+from locray.models.contract import LOSS, LabelModel, Normalise, PredictedBoxes, Targets
+from locray.models.single_object import box_loss, boxes_of_logits, classification_loss, single_prediction
+
+DEFAULT_INPUT_SIZE_PX = 32
+_CHANNELS = (16, 32, 64, 128)
+_STRIDE = 8
+_BOX_CHANNELS = 16
+_LABEL_SMOOTHING = 0.1
+_LOGIT_SCALE = 0.125
+"""What a linear layer gives of so many cells is large from the start; softmax and sigmoid would stand still there."""
+
+
+class SmallResNet(nn.Module):
+    """Conv 16 - Conv 32, pool, residual - Conv 64, pool - Conv 128, pool, residual - class head and box head.
+
+    Convolutions are 3x3, padded and normalised. The class is read from the largest answer of each channel, the box
+    from all cells.
+
+    Args:
+        num_classes: number of classes; a further logit stands for "no object".
+        input_size_px: side of the square input, a multiple of 8.
+    """
+
+    max_detections = 1
+
+    def __init__(self, num_classes: int, input_size_px: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_size_px = input_size_px
+        self.normalise = Normalise(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        first, second, third, last = _CHANNELS
+        self.features = nn.Sequential(
+            _convolution(3, first),
+            _halving(first, second),
+            _Residual(second),
+            _halving(second, third),
+            _halving(third, last),
+            _Residual(last),
+        )
+        side = input_size_px // _STRIDE
+        self.class_head = nn.Linear(last, num_classes + 1, bias=False)
+        self.box_head = nn.Sequential(
+            nn.Conv2d(last, _BOX_CHANNELS, 1, bias=False),
+            nn.BatchNorm2d(_BOX_CHANNELS),
+            nn.ReLU(inplace=True),
+            nn.Flatten(),
+            nn.Linear(_BOX_CHANNELS * side * side, 4),
+        )
+
+    def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor]:
+        """Class logits (B, C + 1) and boxes (B, 4), pixels of the input, of images (B, 3, S, S)."""
+        cells = self.features(self.normalise(images_u8))
+        logits = self.class_head(cells.amax(dim=(2, 3))).float() * _LOGIT_SCALE
+        boxes = boxes_of_logits(self.box_head(cells) * _LOGIT_SCALE, self.input_size_px)
+        return logits, boxes
+
+    def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
+        """See `LabelModel.loss`. The object of the first place is the one to find."""
+        logits, boxes = self(images_u8)
+        class_part = classification_loss(logits, targets.label_ids[:, 0], _LABEL_SMOOTHING)
+        box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
+        return {LOSS: class_part + box_part, "class_loss": class_part, "box_loss": box_part}
+
+    def predict(self, images_u8: Tensor) -> PredictedBoxes:
+        """See `LabelModel.predict`; one place an image."""
+        logits, boxes = self(images_u8)
+        return single_prediction(logits, boxes, self.input_size_px)
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.change = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+
+    def forward(self, cells: Tensor) -> Tensor:
+        changed: Tensor = self.change(cells)
+        return cells + changed
+
+
+def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
+    # The maximum comes first: a quarter of the numbers is left to normalise.
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def build_small_resnet(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
+    """See `models.ModelFamily`. Neither variants nor pretrained weights exist for this family."""
+    if variant:
+        raise UsageError(f"small_resnet has no variants, found small_resnet/{variant}: use --model small_resnet")
+    if weights is not None:
+        raise UsageError("small_resnet has no pretrained weights: leave out --weights, or choose localizer/<trunk>")
+    if input_size_px < 2 * _STRIDE or input_size_px % _STRIDE:
+        nearest = max(2, round(input_size_px / _STRIDE)) * _STRIDE
+        raise UsageError(
+            f"small_resnet takes an input size that is a multiple of {_STRIDE} pixels, from {2 * _STRIDE} on, "
+            f"found {input_size_px}: the nearest one is {nearest}"
+        )
+    return SmallResNet(num_classes, input_size_px)
