@@ -15,7 +15,7 @@ from locray.errors import ErrorCode
 PACKAGE = Path(__file__).parents[1] / "locray"
 
 LAYERS = {
-    0: {"errors", "schema", "boxes", "config", "progress"},
+    0: {"errors", "names", "schema", "boxes", "config", "progress", "signals"},
     1: {"storage", "sources", "images", "datasets", "metrics"},
     2: {"models"},
     3: {"cluster", "training", "labelling", "evaluation"},

@@ -9,7 +9,6 @@ from locray.config.common import (
     ModelUse,
     Prediction,
     WhenAlone,
-    nearest,
 )
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
@@ -46,6 +45,5 @@ __all__ = [
     "VerifyConfig",
     "WhenAlone",
     "load_config",
-    "nearest",
     "option_names",
 ]

@@ -1,9 +1,7 @@
 """What the options of several commands share. Used by the commands' own configuration classes."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -19,12 +17,6 @@ class WhenAlone:
     """Of an option whose flag may stand without a value: what it then says."""
 
     value: str
-
-
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like the given one, if any is near."""
-    matches = difflib.get_close_matches(name, sorted(known), n=1)
-    return matches[0] if matches else None
 
 
 class CommandConfig(BaseModel):

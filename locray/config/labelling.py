@@ -14,9 +14,9 @@ from locray.config.common import (
     NotNegative,
     Positive,
     WhenAlone,
-    nearest,
 )
 from locray.errors import ErrorCode
+from locray.names import nearest
 
 TARGET_FILE_BYTES = 64 * 2**20
 """Some million rows, which fit into the driver's memory to be sorted, and which readers take in one piece."""

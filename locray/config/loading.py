@@ -11,8 +11,9 @@ import yaml
 from pydantic import ValidationError
 
 from locray.config.commands import COMMANDS, option_names
-from locray.config.common import CommandConfig, nearest
+from locray.config.common import CommandConfig
 from locray.errors import UsageError
+from locray.names import nearest
 
 ENVIRONMENT_PREFIX = "LOCRAY_"
 NOT_OPTIONS = frozenset({"LOCRAY_TEST_DATA"})

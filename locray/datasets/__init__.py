@@ -1,6 +1,5 @@
 """Annotated data sets: one reader a format. Called by training and evaluation."""
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from locray.datasets.files import USUAL_SPLITS, MissingSplitError, below, list_f
 from locray.datasets.predictions import PredictionsFormat
 from locray.datasets.records import Annotation, Dataset, LeftOut, Record
 from locray.errors import UsageError
+from locray.names import did_you_mean
 
 __all__ = [
     "FORMATS",
@@ -151,9 +151,8 @@ def _root(data_uri: str, chosen: DatasetFormat) -> str:
 
 def _format_named(name: str) -> DatasetFormat:
     if name not in FORMATS:
-        near = difflib.get_close_matches(name, FORMATS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"Found the data set format {name!r}. Expected one of: {', '.join(FORMATS)}.{hint}")
+        expected = f"{', '.join(FORMATS)}{did_you_mean(name, FORMATS)}"
+        raise UsageError(f"Found the data set format {name!r}. Expected one of: {expected}")
     return FORMATS[name]
 
 

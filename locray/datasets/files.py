@@ -1,11 +1,11 @@
 """The files of a data set: listed once, looked up by the names that annotations give. Used by the readers."""
 
-import difflib
 import posixpath
 from collections.abc import Iterable, Sequence
 
 from locray import storage
 from locray.errors import UsageError
+from locray.names import did_you_mean
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif", ".mpo"})
 """In lower case. By name, since no image is opened to read annotations; what decodes is decided by content."""
@@ -16,6 +16,7 @@ USUAL_SPLITS = frozenset(
 """What folders of splits are called, in lower case, where nothing else tells them from other folders."""
 
 _NOT_DATA = "__MACOSX"
+"""Beside what begins with a dot."""
 
 
 class MissingSplitError(UsageError):
@@ -27,18 +28,20 @@ def missing_split(data_uri: str, split: str, found: Iterable[str], expected: str
     names = sorted(found)
     if not names:
         return MissingSplitError(f"Found no splits in {data_uri}. Expected: {expected}.")
-    near = difflib.get_close_matches(split, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return MissingSplitError(f"Found no split {split!r} in {data_uri}. It has: {', '.join(names)}.{hint}")
+    has = f"{', '.join(names)}{did_you_mean(split, names)}"
+    return MissingSplitError(f"Found no split {split!r} in {data_uri}. It has: {has}")
 
 
 def list_files(folder_uri: str) -> list[str]:
-    """The URIs of all files below a folder, sorted, but those that systems leave there (`.DS_Store`, `__MACOSX/`)."""
+    """The URIs of all files below a folder, sorted.
+
+    But those that systems and tools leave there: `.DS_Store`, `.ipynb_checkpoints/`, `.git/`, `__MACOSX/`.
+    """
     return [uri for uri in storage.list_uris(folder_uri) if _is_data(uri[len(folder_uri) :])]
 
 
 def _is_data(path: str) -> bool:
-    return not ("/." in path and posixpath.basename(path).startswith(".")) and _NOT_DATA not in path
+    return not any(name.startswith(".") or name == _NOT_DATA for name in path.split("/"))
 
 
 def below(folder_uri: str, uri: str) -> str:

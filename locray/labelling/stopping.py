@@ -1,10 +1,11 @@
 """Somebody's wish that a run end before its time: SIGTERM or Ctrl-C. Used by labelling/run.py."""
 
 import signal
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
+
+from locray.signals import heard_once
 
 Item = TypeVar("Item")
 
@@ -21,13 +22,13 @@ class StopRequest:
         """The signal's name, once it has come."""
         self._waiting = False
 
-    def hear(self, number: int) -> None:
+    def hear(self, number: signal.Signals) -> None:
         """Takes note of a signal; to be called by its handler.
 
         Raises:
             BaseException: into the wait of `until_asked`, which knows it.
         """
-        self.asked_by = signal.Signals(number).name
+        self.asked_by = number.name
         if self._waiting:
             raise _AskedToStop
 
@@ -49,29 +50,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Until the block ends, the first SIGTERM or Ctrl-C is a wish; the second is what it always was.
-
-    In another thread than the main one, where Python allows no handlers, nobody can wish. A signal that is ignored,
-    as Ctrl-C is by what a shell has started in its background, stays ignored.
-    """
+    """Until the block ends, the first SIGTERM or Ctrl-C is a wish; see `signals.heard_once`."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
+    with heard_once(request.hear):
         yield request
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def hear(number: int, _: object) -> None:
-        restore()
-        request.hear(number)
-
-    for number in before:
-        signal.signal(number, hear)
-    try:
-        yield request
-    finally:
-        restore()

@@ -7,7 +7,7 @@ from typing import Protocol
 from locray.errors import UsageError
 from locray.models import detector, localizer, small_cnn, small_resnet
 from locray.models.contract import LabelModel
-from locray.models.names import closest
+from locray.names import did_you_mean
 
 
 class ModelBuilder(Protocol):
@@ -75,7 +75,7 @@ def _family(architecture: str) -> tuple[ModelFamily, str]:
     name, _, variant = architecture.partition("/")
     if name not in MODELS:
         raise UsageError(
-            f"no model named {architecture!r}{closest(name, MODELS)}. Known: small_cnn, small_resnet, "
+            f"no model named {architecture!r}{did_you_mean(name, MODELS)}. Known: small_cnn, small_resnet, "
             "localizer/<trunk>, detector/<name>[/<trunk>], where a trunk is a network of torchvision, such as "
             "mobilenet_v2 or resnet18"
         )

@@ -17,11 +17,11 @@ from locray.errors import UsageError
 from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, LabelModel, Normalise
 from locray.models.dense_detectors import Fcos, RetinaNet, SsdLite
 from locray.models.faster_rcnn import FasterRcnn
-from locray.models.names import closest
 from locray.models.pyramids import CoarserMaps, Pyramid
 from locray.models.small_detectors import SMALL_DETECTORS
 from locray.models.trunks import build_trunk, split
 from locray.models.weights import fill, is_file, read_state, torchvision_state
+from locray.names import did_you_mean
 
 _SMALL_INPUT_PX = 320
 _COARSEST_STRIDE = 32
@@ -81,7 +81,7 @@ def build_detector(variant: str, num_classes: int, input_size_px: int, weights: 
     name, _, trunk = variant.partition("/")
     if name not in DETECTORS:
         raise UsageError(
-            f"no detector named {name!r}{closest(name, DETECTORS)}. Known: {', '.join(DETECTORS)}, each alone "
+            f"no detector named {name!r}{did_you_mean(name, DETECTORS)}. Known: {', '.join(DETECTORS)}, each alone "
             "(detector/fcos) or on a trunk for smaller machines (detector/fcos/resnet18)"
         )
     chosen = DETECTORS[name]

@@ -12,8 +12,8 @@ import torchvision
 from torch import Tensor, nn
 
 from locray.errors import UsageError
-from locray.models.names import closest
 from locray.models.weights import fill, is_file, read_state, torchvision_state
+from locray.names import did_you_mean
 
 _PROBE_SIDE_PX = 128
 _MAP_DIMENSIONS = 4
@@ -66,7 +66,7 @@ def build_trunk(name: str, weights: str | None, strides: Sequence[int] = (16, 32
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UsageError(
-            f"no trunk named {name!r} in torchvision.models{closest(name, known)}. "
+            f"no trunk named {name!r} in torchvision.models{did_you_mean(name, known)}. "
             "Good ones to begin with: mobilenet_v2, resnet18, resnet50"
         )
     with python_warnings.catch_warnings():

@@ -1,9 +1,9 @@
 """Where images are listed from. Called by labelling's run and plan."""
 
-import difflib
 import os
 
 from locray.errors import UsageError
+from locray.names import did_you_mean
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
 from locray.sources.inventory import MANIFEST_NAME, InventorySource
@@ -64,7 +64,7 @@ def _what_is_there(path: str) -> str:
     while not os.path.isdir(folder):
         folder, name = os.path.split(folder)
     try:
-        near = difflib.get_close_matches(name, os.listdir(folder), 1)
+        names = os.listdir(folder)
     except OSError:
-        near = []
-    return f"{folder} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        names = []
+    return f"{folder} has no {name!r}{did_you_mean(name, names)}"

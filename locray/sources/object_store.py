@@ -1,6 +1,5 @@
 """All objects below an `s3://` prefix. Used through `open_source`; `object_listing.py` does the listing itself."""
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -8,6 +7,7 @@ from typing import Self
 import pyarrow as pa
 
 from locray.errors import UsageError
+from locray.names import did_you_mean
 from locray.sources.object_listing import ObjectListing
 from locray.storage import check_readable_folder, exists, folder_exists, is_remote
 from locray.storage.s3 import client
@@ -65,8 +65,8 @@ class ObjectStoreSource:
         keys += [entry["Key"] for entry in page.get("Contents", ())]
         if not keys:
             return f"{self._uri(folder)} is empty"
-        near = difflib.get_close_matches(name, [key[len(above) :].removesuffix("/") for key in keys], 1)
-        return f"{self._uri(folder)} has no {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        names = [key[len(above) :].removesuffix("/") for key in keys]
+        return f"{self._uri(folder)} has no {name!r}{did_you_mean(name, names)}"
 
     def lists(self, uri: str) -> bool:
         """Whether the object lies below the prefix."""

@@ -5,7 +5,6 @@ relative to the table's folder. Local files are looked up for their version; obj
 say of them stays null.
 """
 
-import difflib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from locray.errors import UsageError
+from locray.names import did_you_mean
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, LISTING_SCHEMA, SIZE_BYTES
 from locray.sources.source import BATCH_ROWS, evened, listing_batch
 from locray.storage import is_remote, join, local_path, normalise, open_file, open_parquet
@@ -110,8 +110,7 @@ class UriTableSource:
         if self.uri_column is not None:
             if self.uri_column in names:
                 return self.uri_column
-            near = difflib.get_close_matches(self.uri_column, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(self.uri_column, names)
             raise UsageError(f"{self.uri} has no column {self.uri_column!r}, but {_quoted(names)}{hint}")
         for name in URI_COLUMNS:
             if name in names:

@@ -62,11 +62,16 @@ def build_optimiser(
     for depth, stage in enumerate(reversed(pretrained_stages)):
         factor = settings.pretrained_rate * settings.layer_decay**depth
         factors |= {id(parameter): factor for parameter in stage}
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    # Those that may be frozen at first lie in groups of their own, whatever their rate: torch's fused SGD fails on a
+    # group of which only some have moved before.
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
+        factor = factors.get(id(parameter))
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((factors.get(id(parameter), 1.0), decay), []).append(parameter)
-    described = [{"params": group, "weight_decay": decay, FACTOR: factor} for (factor, decay), group in groups.items()]
+        groups.setdefault((factor is None, 1.0 if factor is None else factor, decay), []).append(parameter)
+    described = [
+        {"params": group, "weight_decay": decay, FACTOR: factor} for (_, factor, decay), group in groups.items()
+    ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(described, lr=settings.learning_rate, momentum=_SGD_MOMENTUM, nesterov=True, fused=True)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam

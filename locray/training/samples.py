@@ -36,29 +36,36 @@ Batch = dict[str, NDArray[np.generic]]
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """The records of a split as arrays, largest object first: quick to send to a task."""
+    """The records of a split as arrays, largest object of an image first: quick to send to a task.
+
+    The objects of all images follow each other, as most images have few and some have a hundred.
+    """
 
     image_uris: tuple[str, ...]
+    starts: NDArray[np.int64]
+    """(N + 1,); the objects of image n are those from `starts[n]` to before `starts[n + 1]`."""
     boxes_xyxy_px: FloatArray
-    """(N, M, 4), pixels of each image's own frame."""
+    """(T, 4), pixels of each image's own frame."""
     label_ids: NDArray[np.int64]
-    """(N, M); `NO_OBJECT` where an image has fewer objects."""
+    """(T,)"""
     has_box: NDArray[np.bool_]
-    """(N, M); false in unused places, and for an object whose class alone is known."""
+    """(T,); false for an object whose class alone is known."""
     frames_px: NDArray[np.int64]
     """(N, 2) width and height that the boxes were written in; 0 where the annotations don't say."""
+    places: int
+    """Room for objects in the batches: as many as the image with the most has, or more."""
 
     def __len__(self) -> int:
         return len(self.image_uris)
 
     def may_mix(self, row: int) -> bool:
         """Whether an image can be mixed with others: where an object lies that is not boxed can't be told."""
-        return bool((self.has_box[row] | (self.label_ids[row] == NO_OBJECT)).all())
+        return bool(self.has_box[self._objects_of(row)].all())
 
     def objects(self, row: int, decoded: DecodedImage) -> Objects:
         """The objects of a record that lie in its decoded image, in its pixels, which may be fewer than the file's."""
-        used = self.label_ids[row] != NO_OBJECT
-        boxes, has_box = self.boxes_xyxy_px[row][used], self.has_box[row][used]
+        used = self._objects_of(row)
+        boxes, has_box = self.boxes_xyxy_px[used], self.has_box[used]
         height, width = decoded.image_hwc_u8.shape[:2]
         if has_box.any():
             # Boxes follow the pixels that are there: the frame of the annotations may be a scaled copy's, or lie on
@@ -66,25 +73,28 @@ class Packed:
             frame_width, frame_height = self.frames_px[row].tolist()
             frame = (frame_width or decoded.width_px, frame_height or decoded.height_px)
             boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation)
-        return Objects(boxes, self.label_ids[row][used], has_box).cut_to((0, 0, width, height), 0)
+        return Objects(boxes, self.label_ids[used], has_box).cut_to((0, 0, width, height), 0)
 
     @classmethod
     def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":
         """Packs records whose labels are all among `classes`, with room for at least `places` objects each."""
         ids = {label: label_id for label_id, label in enumerate(classes)}
         objects = [_learnable(record) for record in records]
-        most = max(places, max(map(len, objects), default=1))
-        boxes = np.zeros((len(records), most, 4))
-        label_ids = np.full((len(records), most), NO_OBJECT, dtype=np.int64)
-        has_box = np.zeros((len(records), most), dtype=bool)
-        for row, of_one in enumerate(objects):
-            for place, found in enumerate(of_one):
-                label_ids[row, place] = ids[found.label]
-                if found.box_xyxy_px is not None:
-                    boxes[row, place], has_box[row, place] = found.box_xyxy_px, True
+        counts = [len(of_one) for of_one in objects]
+        boxes = [found.box_xyxy_px for of_one in objects for found in of_one]
         frames = [(record.width_px or 0, record.height_px or 0) for record in records]
-        uris = tuple(record.image_uri for record in records)
-        return cls(uris, boxes, label_ids, has_box, np.array(frames, dtype=np.int64).reshape(-1, 2))
+        return cls(
+            image_uris=tuple(record.image_uri for record in records),
+            starts=np.cumsum([0, *counts], dtype=np.int64),
+            boxes_xyxy_px=np.array([box or (0, 0, 0, 0) for box in boxes], dtype=np.float64).reshape(-1, 4),
+            label_ids=np.array([ids[found.label] for of_one in objects for found in of_one], dtype=np.int64),
+            has_box=np.array([box is not None for box in boxes], dtype=bool),
+            frames_px=np.array(frames, dtype=np.int64).reshape(-1, 2),
+            places=max([places, *counts]),
+        )
+
+    def _objects_of(self, row: int) -> slice:
+        return slice(int(self.starts[row]), int(self.starts[row + 1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +162,7 @@ class BatchMaker:
                 objects[place] = self._letterboxed(found[0], images[place])
             else:
                 objects[place] = self._augmented(found[0], found[1:], mix, images[place], random)
-        return {IMAGES: images, **_padded(objects, self.packed.label_ids.shape[1]), OUTCOMES: outcomes}
+        return {IMAGES: images, **_padded(objects, self.packed.places), OUTCOMES: outcomes}
 
     def _parts(self, row: int, epoch: int) -> tuple[np.random.Generator | None, Mix]:
         """What an image is made with: its own generator, and the other records that go into it."""

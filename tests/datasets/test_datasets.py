@@ -23,8 +23,8 @@ NUMBERED = [f"{number:04}.jpg" for number in range(1000)]
 @pytest.mark.parametrize(
     ("format_name", "message"),
     [
-        ("vox", r"'vox'. Expected one of: coco, csv, .*, voc, yolo. Did you mean 'voc'\?"),
-        ("?", "Expected one of: coco, csv, .*, yolo.$"),
+        ("vox", r"'vox'. Expected one of: coco, csv, .*, voc, yolo; did you mean 'voc'\?"),
+        ("?", "Expected one of: coco, csv, .*, yolo$"),
     ],
 )
 def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
@@ -51,7 +51,7 @@ def test_a_prefix_that_is_not_there_is_told_as_such(s3_bucket):
 
 
 def test_an_unknown_split_names_those_there_are(real_data):
-    with pytest.raises(UsageError, match=r"no split 'vall' in .*It has: test, train, val. Did you mean 'val'\?"):
+    with pytest.raises(UsageError, match=r"no split 'vall' in .*It has: test, train, val; did you mean 'val'\?"):
         read_dataset(str(real_data / "runway"), "voc", "vall")
 
 

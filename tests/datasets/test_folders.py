@@ -36,7 +36,13 @@ def test_split_and_class_are_read_off_the_folders(paths, expected):
 
 def test_images_are_known_by_their_ending_in_any_case(tmp_path):
     names = ["train/cow/1.JPG", "train/cow/2.webp", "train/ant/3.jpeg", "test/cow/4.png"]
-    others = ["train/cow/Thumbs.db", "train/cow/.hidden.jpg", "train/__MACOSX/cow/5.jpg", "README.md"]
+    others = [
+        "train/cow/Thumbs.db",
+        "train/cow/.hidden.jpg",
+        "train/.ipynb_checkpoints/cow/4.jpg",
+        "train/__MACOSX/cow/5.jpg",
+        "README.md",
+    ]
     write(tmp_path, dict.fromkeys([*names, *others, "train/stray.jpg"], ""))
     assert list_splits(str(tmp_path), "folders") == ["test", "train"]
     dataset = read_dataset(str(tmp_path), "folders", "train")
@@ -45,7 +51,7 @@ def test_images_are_known_by_their_ending_in_any_case(tmp_path):
     assert dataset.records[0].objects == (Annotation("ant", None),)
     assert (dataset.records[0].width_px, dataset.records[0].height_px) == (None, None)
     assert dataset.left_out == {"no_annotation": 1}
-    with pytest.raises(UsageError, match=r"no split 'tset' in .*It has: test, train. Did you mean 'test'"):
+    with pytest.raises(UsageError, match=r"no split 'tset' in .*It has: test, train; did you mean 'test'"):
         read_dataset(str(tmp_path), "folders", "tset")
 
 

@@ -1,0 +1,104 @@
+"""Two processes that learn together, over gloo and without Ray: they stay one network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+from locray.models import build_model
+from locray.models.pretrained import pretrained_stages
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.optimise import OptimiserSettings
+from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+
+SIZE = 2
+IMAGES_A_STEP = 8
+FROZEN_STEPS, STEPS = 2, 4
+SGD = OptimiserSettings(
+    optimizer="sgd",
+    learning_rate=0.05,
+    schedule="constant",
+    warm_up=0.0,
+    weight_decay=0.0,
+    clip_norm=1.0,
+    ema=0.0,
+    pretrained_rate=1.0,
+    layer_decay=1.0,
+)
+
+
+def learner(architecture, wrap, accumulate):
+    torch.manual_seed(0)
+    model = build_model(architecture, 2, 32)
+    settings = LearnerSettings(SGD, STEPS, accumulate, torch.float32)
+    return model, Learner(model, settings, torch.device("cpu"), pretrained_stages(model), wrap=wrap)
+
+
+def batch(step, rows):
+    random = torch.Generator().manual_seed(step)
+    whole = {
+        IMAGES: torch.randint(0, 256, (IMAGES_A_STEP, 32, 32, 3), dtype=torch.uint8, generator=random),
+        BOXES: torch.tensor([[[4.0, 6, 20, 28]]]).repeat(IMAGES_A_STEP, 1, 1),
+        LABEL_IDS: torch.arange(IMAGES_A_STEP)[:, None] % 2,
+        HAS_BOX: torch.ones(IMAGES_A_STEP, 1, dtype=torch.bool),
+        OUTCOMES: torch.zeros(IMAGES_A_STEP, dtype=torch.int64),
+    }
+    return {name: part[rows] for name, part in whole.items()}
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.named_parameters()}
+
+
+def work(rank, folder):
+    """One worker: both networks, and what became of their weights, in a file."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE)
+    share = IMAGES_A_STEP // SIZE
+    rows = slice(rank * share, (rank + 1) * share)
+    plain, plain_learner = learner("small_cnn", DistributedDataParallel, accumulate=2)
+    for step in range(STEPS):
+        plain_learner.compute(batch(step, rows))
+        plain_learner.apply(step)
+    frozen, frozen_learner = learner("localizer/resnet18", DistributedDataParallel, accumulate=2)
+    stages = [weights(frozen)]
+    for step in range(STEPS):
+        frozen_learner.freeze(step < FROZEN_STEPS)
+        frozen_learner.compute(batch(step, rows))
+        frozen_learner.apply(step)
+        stages.append(weights(frozen))
+    torch.save({"plain": weights(plain), "frozen": stages}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("workers")
+    multiprocessing.spawn(work, args=(str(folder),), nprocs=SIZE)
+    return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(SIZE)]
+
+
+def same(some, others):
+    return [name for name in some if torch.equal(some[name], others[name])]
+
+
+def test_a_batch_shared_and_in_parts_teaches_what_the_whole_batch_teaches(both):
+    alone, alone_learner = learner("small_cnn", lambda module: module, accumulate=1)
+    for step in range(STEPS):
+        alone_learner.compute(batch(step, slice(None)))
+        alone_learner.apply(step)
+    for name, wanted in weights(alone).items():
+        torch.testing.assert_close(both[0]["plain"][name], wanted, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both[1]["plain"][name], both[0]["plain"][name], rtol=0, atol=0)
+
+
+def test_a_trunk_that_is_frozen_at_first_learns_afterwards_and_is_the_same_for_both(both):
+    stages, others = (worker["frozen"] for worker in both)
+    trunk = {name for name in stages[0] if name.startswith("trunk")}
+    assert set(same(stages[0], stages[FROZEN_STEPS])) == trunk
+    assert not same(stages[FROZEN_STEPS], stages[FROZEN_STEPS + 1])
+    for one, other in zip(stages, others, strict=True):
+        assert len(same(one, other)) == len(one)
