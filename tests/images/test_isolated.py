@@ -75,6 +75,7 @@ def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message:
         assert isinstance(decode(poison("nothing")), DecodedImage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["hang", "hang with the lock", "hang deaf to alarms"])
 def test_a_hang_ends_at_the_deadline(deed: str) -> None:
     before = children_of("self")
@@ -145,6 +146,7 @@ with IsolatedDecoder(DecodeLimits(10**6, 10**6), timeout_s=1) as decode:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["nothing", "hang with the lock"])
 def test_a_child_does_not_outlive_its_parent(broken_decoder: str, deed: str) -> None:
     path = os.pathsep.join([broken_decoder, str(PROJECT_ROOT)])

@@ -107,6 +107,7 @@ def test_an_image_does_not_depend_on_its_neighbours(detector):
             torch.testing.assert_close(one[0], other[place], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_reaches_every_weight(detector):
     batch, targets = squares()
     optimiser = torch.optim.AdamW(detector.parameters(), 2e-3)
@@ -130,6 +131,7 @@ def test_images_without_objects_teach_background_and_reach_every_weight(detector
     assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []
 
 
+@pytest.mark.slow
 def test_in_bfloat16_the_loss_is_close_and_in_float32(detector):
     batch, targets = squares()
     detector.eval()
@@ -148,6 +150,7 @@ def _loss(model, batch, targets):
         return model.loss(batch, targets)
 
 
+@pytest.mark.slow
 def test_what_leads_to_the_candidates_is_one_static_graph(detector):
     exported = torch.export.export(_Candidates(detector.eval()), (images(2).contiguous(),))
     batch = images(2, seed=1).contiguous()
@@ -169,6 +172,7 @@ def last(model):
     return getattr(model, "last_candidates", model.candidates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS)
 def test_torchvisions_own_network_gives_the_same(name, tmp_path):
     chosen, size = DETECTORS[name], 320 if name == "ssdlite320" else 128

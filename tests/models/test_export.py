@@ -22,6 +22,8 @@ from locray.models.export import compare, export_network
 from locray.models.export_check import Difference, check_images, largest_difference
 from locray.models.export_forms import FORMS, Form
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["bolt", "Mutter", "螺丝"]
 NETWORKS = [("small_cnn", 32), ("small_resnet", 32), ("localizer/resnet18", 32)]
 

@@ -68,6 +68,7 @@ def test_the_loss_reaches_every_weight(network):
     assert all(torch.isfinite(weight.grad).all() for weight in network.parameters())
 
 
+@pytest.mark.slow
 def test_images_without_objects_teach_that_nothing_is_there(network):
     batch = images(4, network.input_size_px)
     nothing = targets([[0, 0, 0, 0]] * 4, [NO_OBJECT] * 4)

@@ -5,6 +5,8 @@ import json
 import pytest
 from training_golden import GOLDEN, RUNS, losses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_loss_curve_is_the_golden_one(name):

@@ -14,6 +14,8 @@ from locray.training.learner import Learner, LearnerSettings
 from locray.training.optimise import OptimiserSettings
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
+pytestmark = pytest.mark.slow
+
 SIZE = 2
 IMAGES_A_STEP = 8
 FROZEN_STEPS, STEPS = 2, 4
