@@ -110,8 +110,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small network with random weights: one detection an image."""
     import torch
 
+    from locray.model_files import ArtifactInfo
     from locray.models import build_model
-    from locray.models.artifact import ArtifactInfo, save_artifact
+    from locray.models.artifact import save_artifact
 
     torch.manual_seed(0)
     folder = str(tmp_path_factory.mktemp("artifact"))

@@ -11,7 +11,8 @@ from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings, decode_rows
-from locray.labelling.predictor import Predictor, PredictorSettings
+from locray.labelling.identity import PredictorSettings
+from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import initial_model, make_plan

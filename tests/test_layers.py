@@ -5,6 +5,8 @@ Imports inside functions count. The rules hold for what is written down, so they
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ PACKAGE = Path(__file__).parents[1] / "locray"
 
 LAYERS = {
     0: {"errors", "names", "schema", "boxes", "config", "progress", "signals"},
-    1: {"storage", "sources", "images", "datasets", "metrics"},
+    1: {"storage", "model_files", "sources", "images", "datasets", "metrics"},
     2: {"models"},
     3: {"cluster", "training", "labelling", "evaluation"},
     4: {"benchmark", "demo", "report", "explain", "console", "commands", "cli"},
@@ -161,6 +163,13 @@ def test_torch_and_ray_stay_in_their_place(module):
 @pytest.mark.parametrize("module", sorted(set(SOURCES) - MAY_NAME))
 def test_no_column_and_no_error_code_is_named_a_second_time(module):
     assert not names_written_again(module, SOURCES[module])
+
+
+def test_a_driver_of_labelling_imports_no_torch():
+    """It would take seconds of every run, also of one that finds nothing to do."""
+    program = "import sys, locray.cli, locray.labelling.run; print([name for name in sys.modules if 'torch' in name])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_no_module_is_longer_than_a_few_screens():

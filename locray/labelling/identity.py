@@ -7,8 +7,7 @@ from locray import storage
 from locray.config import Prediction
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
-from locray.labelling.predictor import PredictorSettings
-from locray.models.artifact import load_artifact
+from locray.model_files import read_artifact_info, read_weights
 
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+@[0-9a-f]{12})(?:/([0-9a-f]{12}))?")
 
@@ -23,6 +22,15 @@ def named_identity(model: str) -> tuple[str, str | None] | None:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictorSettings:
+    """What a model worker needs to begin."""
+
+    model_uri: str
+    score_threshold: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """One model under one configuration: two runs with the same identity give the same labels."""
 
@@ -33,13 +41,16 @@ class Identity:
 
     @classmethod
     def of(cls, model: str, config: Prediction) -> "Identity":
-        """Loads the whole artifact once, so that a damaged one stops a run before it has begun.
+        """Reads the whole artifact once, so that a damaged one stops a run before it has begun.
+
+        Makes no network of it: a driver needs no torch, whose import takes seconds.
 
         Raises:
             UsageError: there is no artifact at the URI, or it is damaged.
         """
         model_uri = storage.normalise(model)
-        artifact = load_artifact(model_uri)
+        artifact = read_artifact_info(model_uri)
+        read_weights(model_uri, artifact.info)
         size, default = artifact.info.input_size, artifact.info.score_threshold
         threshold = default if config.score_threshold is None else config.score_threshold
         limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)

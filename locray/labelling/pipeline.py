@@ -14,7 +14,7 @@ import pyarrow as pa
 from locray import cluster
 from locray.errors import LocrayError, StoreError
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
-from locray.labelling.predictor import Predictor, PredictorSettings
+from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 
 UNITS_A_WAVE = 8192
@@ -98,6 +98,9 @@ class _PredictStage:
     """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
 
     def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
+        # Here, as the driver has no use for torch.
+        from locray.labelling.predictor import Predictor
+
         try:
             self._label: Callable[[pa.Table], pa.Table] = Predictor(settings, num_threads)
         except LocrayError as error:

@@ -13,17 +13,8 @@ from numpy.typing import NDArray
 from locray import boxes, schema
 from locray.boxes import Letterbox
 from locray.errors import ErrorCode
+from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
-
-
-@dataclass(frozen=True, slots=True)
-class PredictorSettings:
-    """What a model worker needs to begin."""
-
-    model_uri: str
-    score_threshold: float
-    batch_size: int
-
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]
 """Boxes (n, K, 4) in input pixels, scores (n, K), label ids (n, K) of n images."""

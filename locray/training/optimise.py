@@ -66,9 +66,9 @@ def build_optimiser(
     # group of which only some have moved before.
     groups: dict[tuple[bool, float, float], list[nn.Parameter]] = {}
     for parameter in model.parameters():
-        factor = factors.get(id(parameter))
         decay = settings.weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((factor is None, 1.0 if factor is None else factor, decay), []).append(parameter)
+        key = (id(parameter) in factors, factors.get(id(parameter), 1.0), decay)
+        groups.setdefault(key, []).append(parameter)
     described = [
         {"params": group, "weight_decay": decay, FACTOR: factor} for (_, factor, decay), group in groups.items()
     ]

@@ -8,7 +8,8 @@ from typing import Any
 from locray import __version__, storage
 from locray.config import TrainConfig
 from locray.errors import UsageError
-from locray.models.artifact import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info, save_artifact
+from locray.model_files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
+from locray.models.artifact import save_artifact
 from locray.progress import Progress, Report
 from locray.training.history import read_history, settle_history
 from locray.training.loop import Fitted, fit

@@ -22,8 +22,9 @@ from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
 from locray.labelling.table import TableWriter
 from locray.labelling.worklist import InlineWorklist
+from locray.model_files import ArtifactInfo
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
+from locray.models.artifact import load_artifact, save_artifact
 from locray.progress import ignore
 
 MODEL_ID, CONFIG = "small_cnn@0123456789ab", "ba9876543210"

@@ -14,7 +14,7 @@ from locray.errors import LocrayError
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.predictor import PredictorSettings
+from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import InlineWorklist, StoredWorklist
 
 artifact, absent = sys.argv[1:]
@@ -50,7 +50,7 @@ from locray import schema
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.predictor import PredictorSettings
+from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import InlineWorklist
 
 images = pa.Table.from_pylist([{schema.IMAGE_URI: f"/absent/{n}.jpg"} for n in range(13)], schema.LISTING_SCHEMA)

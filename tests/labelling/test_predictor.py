@@ -7,9 +7,11 @@ import torch
 
 from locray import schema
 from locray.boxes import Letterbox
-from locray.labelling.predictor import Predictor, PredictorSettings
+from locray.labelling.identity import PredictorSettings
+from locray.labelling.predictor import Predictor
+from locray.model_files import ArtifactInfo
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
+from locray.models.artifact import load_artifact, save_artifact
 
 SIZE = 64
 FRAMES = [(64, 64), (128, 64), (32, 60)]

@@ -25,8 +25,9 @@ from locray.labelling.verification.findings import Check
 from locray.labelling.verification.run import Verification, verify
 from locray.labelling.verification.sample import Tolerance, unmatched
 from locray.labelling.worklist import InlineWorklist
+from locray.model_files import ArtifactInfo
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, save_artifact
+from locray.models.artifact import save_artifact
 from locray.progress import ignore
 from locray.sources import open_source
 

@@ -15,8 +15,9 @@ from torchvision.ops import nms
 
 from locray.cli import main
 from locray.errors import ExportError, UsageError
+from locray.model_files import ArtifactInfo
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, LoadedArtifact, load_artifact, save_artifact
+from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
 from locray.models.contract import PredictedBoxes
 from locray.models.export import compare, export_network
 from locray.models.export_check import Difference, check_images, largest_difference
