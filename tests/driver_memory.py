@@ -15,7 +15,7 @@ from labelling.rows import predicted
 from locray import schema
 from locray.labelling.committer import Committer
 from locray.labelling.judge import Judge
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 UNIT_SIZE = 250
 COMMIT_ROWS = 100_000

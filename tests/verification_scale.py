@@ -15,7 +15,7 @@ import pyarrow as pa
 from labelling.rows import predicted
 
 from locray import schema
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.table import check_table
 
 ROWS_A_FILE = 100_000

@@ -17,7 +17,8 @@ import pyarrow as pa
 from labelling.rows import predicted
 
 from locray import schema
-from locray.labelling.table import TableWriter, open_table
+from locray.labelling.table import open_table
+from locray.labelling.writer import TableWriter
 from locray.labelling.worklist import Difference
 
 ROWS_A_FILE = 90_000

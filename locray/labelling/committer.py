@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from locray import schema
 from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
 """Deferred images that are named; of the others, only the number is told."""

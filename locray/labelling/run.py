@@ -18,7 +18,8 @@ from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
+from locray.labelling.table import check_apart, holds_rows, open_table
+from locray.labelling.writer import TableWriter
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source

@@ -21,9 +21,9 @@ from labelling.rows import predicted
 
 from locray import schema
 from locray.errors import ErrorCode, FencedError, StoreError
-from locray.labelling import table
+from locray.labelling import writer
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.worklist import Difference, InlineWorklist, num_units
 
 MODEL_ID = "net@0123456789ab"
@@ -76,7 +76,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         TableWriter.claim(self.uri, MODEL_ID)
 
     def _misbehave(self) -> None:
-        try_commit, write_file = TableWriter._try_commit, table.write_file
+        try_commit, write_file = TableWriter._try_commit, writer.write_file
 
         def try_commit_somehow(writer: TableWriter, actions: Any, properties: Any) -> None:
             fate = self.misfortunes.pop(0) if self.misfortunes else "none"
@@ -99,8 +99,8 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             return write_file(*arguments, **keywords)
 
         self.patch.setattr(TableWriter, "_try_commit", try_commit_somehow)
-        self.patch.setattr(table, "write_file", write_file_somehow)
-        self.patch.setattr(table, "_PAUSES_S", (0.0, 0.0))
+        self.patch.setattr(writer, "write_file", write_file_somehow)
+        self.patch.setattr(writer, "_PAUSES_S", (0.0, 0.0))
 
     def _claimed_by_another(self) -> None:
         later, self.misfortunes = self.misfortunes, []

@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 MODEL_ID, OTHER = "net@0123456789ab", "other@000000000000"
 DATES = date(2026, 1, 2), date(2026, 1, 3)

@@ -23,7 +23,7 @@ from locray.errors import FencedError, StoreError
 from locray.labelling.data_files import LoggedFile, logged_files, remove_file
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 from locray.progress import ignore
@@ -129,7 +129,7 @@ KILLED = f"""
 import os, signal, sys
 from deltalake import DeltaTable
 from locray.labelling.nightly.compaction import compact
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 uri, moment = sys.argv[1:]
 commit = DeltaTable.create_write_transaction

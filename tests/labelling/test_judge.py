@@ -10,7 +10,7 @@ from locray import schema
 from locray.errors import ErrorCode
 from locray.labelling.committer import Committer
 from locray.labelling.judge import PROBATION_IMAGES, Judge
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 FAILED, DEFERRED = schema.STATUS_FAILED, schema.STATUS_DEFERRED
 

@@ -32,7 +32,7 @@ from locray.labelling.nightly.compaction import Compaction
 from locray.labelling.nightly.records import last_records, read_records
 from locray.labelling.nightly.run import nightly, worst
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.worklist import InlineWorklist, Worklist
 from locray.progress import Progress, ignore

@@ -20,7 +20,7 @@ from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema, storage
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 

@@ -17,7 +17,7 @@ from s3_server import S3Bucket
 from locray import schema, storage
 from locray.errors import UsageError
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.findings import MEANING, Check, Finding, Findings
 from locray.labelling.verification.keys import Keys
 from locray.labelling.verification.table import Owner, TableCheck, check_table

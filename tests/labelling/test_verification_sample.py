@@ -20,7 +20,7 @@ from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.run import Verification, verify
 from locray.labelling.verification.sample import Tolerance, unmatched

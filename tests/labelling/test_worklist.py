@@ -15,7 +15,7 @@ from s3_server import S3Bucket, S3Server
 from locray import schema
 from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
 from locray.progress import Progress
 

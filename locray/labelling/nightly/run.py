@@ -20,7 +20,7 @@ from locray.labelling.nightly.records import deleted_uri, records_uri, write_rec
 from locray.labelling.nightly.vacuum import vacuum
 from locray.labelling.run import label
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.labelling.verification.run import Verification, verify
 from locray.labelling.verification.table import Owner
 from locray.progress import Progress, Report
