@@ -17,10 +17,10 @@ from locray.errors import FencedError, StoreError
 from locray.labelling import run, writer
 from locray.labelling.committer import Bitmap
 from locray.labelling.table import create_table, open_table
-from locray.labelling.writer import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 from locray.labelling.worklist import Worklist
+from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 guarded = pytest.mark.parametrize("guard", [True, False], ids=["with the guard", "without"])
