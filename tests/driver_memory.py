@@ -51,7 +51,6 @@ def main(num_images: int) -> None:
             stamp={schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run"},
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
-            commit_interval_s=3600,
         )
         judge, started = Judge(), time.perf_counter()
         for first in range(0, num_images, UNIT_SIZE):

@@ -23,7 +23,6 @@ def committer(tmp_path: Path) -> Committer:
         stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
         run_date=date(2026, 1, 2),
         commit_rows=10_000,
-        commit_interval_s=3600,
     )
 
 

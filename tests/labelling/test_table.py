@@ -29,7 +29,6 @@ def committer(writer: TableWriter, *, num_images: int = 100, commit_rows: int = 
         stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
         run_date=RUN_DATE,
         commit_rows=commit_rows,
-        commit_interval_s=3600,
         **options,
     )
 
