@@ -15,7 +15,7 @@ from locray import schema
 
 pytestmark = pytest.mark.s3
 
-NUM_IMAGES = 500
+NUM_IMAGES = 300
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
 

@@ -22,11 +22,11 @@ images = pa.Table.from_pylist([{schema.IMAGE_URI: f"{absent}/{n}.jpg"} for n in 
 inline = InlineWorklist.of(images, 2)
 decode = DecodeSettings(32, DecodeLimits(99, 99), 1, 60)
 for worklist, model in (
-    (StoredWorklist(f"{absent}/worklist", 3, 1), artifact), (inline, f"{absent}/model"), (inline, artifact)
+    (inline, artifact), (StoredWorklist(f"{absent}/worklist", 3, 1), artifact), (inline, f"{absent}/model")
 ):
     predict = PredictorSettings(model, score_threshold=0.5, batch_size=1)
     try:
-        rows = list(Pipeline(decode, predict, num_predictors=1, units_a_wave=3).rows(worklist))
+        rows = list(Pipeline(decode, predict, num_predictors=1, units_a_wave=4).rows(worklist))
     except LocrayError as error:
         print(type(error).__name__, error)
     else:
@@ -36,7 +36,7 @@ for worklist, model in (
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_error_that_only_workers_meet_comes_out_as_itself_and_several_waves_give_each_image_once(
+def test_several_waves_give_each_image_once_and_an_error_that_only_workers_meet_comes_out_as_itself(
     artifact: str,
 ) -> None:
     done = subprocess.run(
@@ -44,8 +44,8 @@ def test_an_error_that_only_workers_meet_comes_out_as_itself_and_several_waves_g
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done
-    worklist, model, waves = done.stdout.splitlines()
+    waves, worklist, model = done.stdout.splitlines()
+    assert waves == f"7 {list(range(13))}"
     assert worklist.startswith("StoreAccessError /absent/worklist/worklist-000000 does not exist")
     assert model.startswith("UsageError no model at /absent/model: ")
-    assert waves == f"7 {list(range(13))}"
     assert done.stderr == ""
