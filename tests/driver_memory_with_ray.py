@@ -22,8 +22,9 @@ from locray.labelling import pipeline
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.run import label
 from locray.labelling.worklist import Worklist
+from locray.model_files import ArtifactInfo
 from locray.models import build_model
-from locray.models.artifact import ArtifactInfo, save_artifact
+from locray.models.artifact import save_artifact
 from locray.progress import Progress
 
 EACH_IMAGES = 100_000
