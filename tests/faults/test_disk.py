@@ -46,6 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Versions]:
     return str(folder), fill_folder(folder, NUM_IMAGES)
 
 
+@pytest.mark.slow
 def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[str, Versions], artifact: str) -> None:
     table = str(disk.folder / "table")
     held = 0
@@ -62,6 +63,7 @@ def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[
     check_whole(table, images[1])
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
     disk: Disk, images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> None:

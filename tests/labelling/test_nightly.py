@@ -140,6 +140,7 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
     assert [last[schema.RUN_ID] for last in status["nights"]] == [third["run_id"]]
 
 
+@pytest.mark.slow
 def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Path, artifact: str) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()

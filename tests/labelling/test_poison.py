@@ -66,6 +66,7 @@ def poisonous(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_poisonous_images_out_of_its_estimate(poisonous: Path, tmp_path: Path, artifact: str) -> None:
     arguments = ("--images", str(poisonous), "--model", artifact, "--table", str(tmp_path / "table"), "--json")
     broken = {BROKEN_DECODER: install_broken_decoder(tmp_path / "decoder")}
@@ -81,6 +82,7 @@ def test_a_plan_leaves_poisonous_images_out_of_its_estimate(poisonous: Path, tmp
     assert (done.returncode, json.loads(done.stdout)["estimated_s"]) == (0, None), done
 
 
+@pytest.mark.slow
 def test_a_verification_outlives_images_that_have_become_poisonous(
     poisonous: Path, tmp_path: Path, artifact: str
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path:
     assert list(of_the_model.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
@@ -172,6 +173,7 @@ def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_b
     assert len(rows_of(table)) == 1
 
 
+@pytest.mark.slow
 def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
@@ -191,6 +193,7 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     assert f"The reason: the run was given up, since none of the first {failed} images could be labelled" in told
 
 
+@pytest.mark.slow
 def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
