@@ -1,7 +1,7 @@
 """Memory of the driver of a whole run with Ray, of stages that do nothing. Makes a figure of docs/scale.md.
 
-All is real but what is inside of the two stages: the listing (a Parquet file of URIs), the join, the worklist, Ray Data's
-graph with its waves, blocks of pixels between the stages, the committer and the table.
+All is real but what is inside of the two stages: the listing (a Parquet file of URIs), the join, the worklist,
+Ray Data's graph, blocks of pixels between the stages, the committer and the table.
 
 Run from the project's root: `python tests/driver_memory_with_ray.py 1000000`.
 """

@@ -118,7 +118,7 @@ class Committer:
 
     @contextmanager
     def also_every(self, interval_s: float) -> Iterator[None]:
-        """Until the block ends, commits what is pending so many seconds after the last commit, whether rows come or not.
+        """Until the block ends, commits what is pending so long after the last commit, whether rows come or not.
 
         Raises:
             What stopped such a commit: from the next `add`, or at the end of the block.

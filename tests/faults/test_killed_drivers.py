@@ -1,6 +1,6 @@
 """A driver killed at each request that changes the store, and a run after it; a driver that is asked to stop.
 
-A night's are among them: the list of deleted images, the deletions of a vacuum, the file and the commit of a compaction.
+A night's are among them: the list of deleted images, a vacuum's deletions, a compaction's file and commit.
 A driver that is killed before a request leaves what one leaves that is killed after the request before it.
 """
 
