@@ -20,6 +20,7 @@ from locray.console import Console
 from locray.errors import ExitCode, LocrayError
 
 if TYPE_CHECKING:
+    from locray.labelling.nightly.run import Night
     from locray.labelling.summary import LabelSummary
     from locray.labelling.verification.run import Verification
     from locray.training.run import TrainSummary
@@ -130,9 +131,16 @@ def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Con
 def nightly(config: NightlyConfig, console: Console) -> ExitCode:
     """`locray nightly`."""
     from locray.labelling.nightly.run import nightly as run
+
+    night = run(config, console.report, lambda so_far: _show_night(config, so_far, console))
+    _show_night(config, night, console)
+    return night.exit_code
+
+
+def _show_night(config: NightlyConfig, night: "Night", console: Console) -> None:
+    from locray.labelling.nightly.run import LABELLING
     from locray.report.nightly import write_night_page
 
-    night = run(config, console.report)
     page = night.attempt("page", lambda: write_night_page(night))
     facts = night.to_dict() | {"page": page}
     console.result(facts, _lines_of_a_night(facts))
@@ -140,8 +148,8 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
     if night.verify is not None:
         _say_what_was_found(night.verify, console)
     for step, message in night.failed.items():
-        console.error(f"{step}: {message}")
-    return night.exit_code
+        if step != LABELLING:  # its error is raised, and told at the end
+            console.error(f"{step}: {message}")
 
 
 def _lines_of_a_night(facts: dict[str, Any]) -> dict[str, str]:

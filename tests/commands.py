@@ -1,17 +1,24 @@
 """Runs locray's command line in a process of its own, as a user would."""
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROJECT_ROOT = Path(__file__).parents[1]
 
 
-def start_locray(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    """A command under way, in a process group of its own. LOCRAY_ variables of the caller don't reach it."""
+@contextmanager
+def start_locray(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command under way, in a process group of its own, which ends with the block.
+
+    LOCRAY_ variables of the caller don't reach it.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCRAY_")}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "locray.cli", *arguments],
         env=clean | environment,
         cwd=PROJECT_ROOT,
@@ -21,6 +28,22 @@ def start_locray(*arguments: str, **environment: str) -> "subprocess.Popen[str]"
         text=True,
         start_new_session=True,
     )
+    with killed_at_the_end(process):
+        yield process
+
+
+@contextmanager
+def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """However the block ends, the process, and those of its group, don't outlive it: to wait for them has an end."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def locray(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

@@ -16,7 +16,7 @@ from labelling.rows import predicted
 
 from locray import schema
 from locray.labelling.nightly.compaction import compact
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 MODEL_ID = "net@0123456789ab"

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from hypothesis import settings
@@ -18,6 +17,7 @@ from s3_server import (
     S3Server,
     aws_keys,
     free_ports,
+    new_bucket,
     new_client,
     remove_sockets,
     server_command,
@@ -100,9 +100,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
     """A fresh bucket, empty."""
     with closing(new_client()) as client:
-        bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
-        client.create_bucket(Bucket=bucket.name)
-        yield bucket
+        yield new_bucket(client)
 
 
 @pytest.fixture(scope="session")

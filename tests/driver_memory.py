@@ -15,7 +15,7 @@ from labelling.rows import predicted
 from locray import schema
 from locray.labelling.committer import Committer
 from locray.labelling.judge import Judge
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 UNIT_SIZE = 250
 COMMIT_ROWS = 100_000
@@ -51,7 +51,6 @@ def main(num_images: int) -> None:
             stamp={schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run"},
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
-            commit_interval_s=3600,
         )
         judge, started = Judge(), time.perf_counter()
         for first in range(0, num_images, UNIT_SIZE):

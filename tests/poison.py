@@ -6,6 +6,9 @@ environment names a LOG_OF_DEEDS, it writes down what it is about to do.
 """
 
 import io
+import os
+import runpy
+import sys
 from pathlib import Path
 
 from PIL import Image
@@ -61,6 +64,12 @@ def install_broken_decoder(folder: Path) -> str:
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(BROKEN_DECODER)
     return str(folder)
+
+
+def break_decoder(folder: str) -> None:
+    """Breaks that of this process and of all that it starts."""
+    sys.path.insert(0, folder)
+    runpy.run_path(os.path.join(folder, "sitecustomize.py"))
 
 
 def poison(deed: str) -> bytes:

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import boto3
 import pytest
@@ -132,6 +133,12 @@ def wait_until_it_serves(process: subprocess.Popen[bytes], client: Any, log: Pat
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"the S3 server did not start: {error}\n{log.read_text()[-4000:]}")
             time.sleep(0.2)
+
+
+def new_bucket(client: Any) -> S3Bucket:
+    bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
+    client.create_bucket(Bucket=bucket.name)
+    return bucket
 
 
 def new_client() -> Any:

@@ -15,8 +15,8 @@ import pyarrow as pa
 from labelling.rows import predicted
 
 from locray import schema
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.table import check_table
+from locray.labelling.writer import TableWriter
 
 ROWS_A_FILE = 100_000
 LISTED_AT_ONCE = 10_000

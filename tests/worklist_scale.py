@@ -17,8 +17,9 @@ import pyarrow as pa
 from labelling.rows import predicted
 
 from locray import schema
-from locray.labelling.table import TableWriter, open_table
+from locray.labelling.table import open_table
 from locray.labelling.worklist import Difference
+from locray.labelling.writer import TableWriter
 
 ROWS_A_FILE = 90_000
 LISTED_AT_ONCE = 10_000

@@ -1,8 +1,10 @@
 """The committer: gathers predicted rows on the driver and commits them, each image once. Called by labelling/run.py."""
 
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from locray import schema
 from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
 """Deferred images that are named; of the others, only the number is told."""
@@ -33,15 +35,6 @@ class Bitmap:
         np.bitwise_or.at(self._bits, byte, bit)
         return np.asarray(fresh)
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory that the bitmap takes."""
-        return self._bits.nbytes
-
-    def count(self) -> int:
-        """How many ordinals have been seen."""
-        return int(np.bitwise_count(self._bits).sum())
-
 
 class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
@@ -49,13 +42,14 @@ class Committer:
     A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
     image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none.
 
+    Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
+
     Args:
         writer: the table's writer, claimed.
         num_images: images of the worklist; ordinals are below it.
         stamp: config_hash, run_id and whatever else is the same in all rows of the run.
         run_date: the partition of the run.
         commit_rows: rows after which a commit is made.
-        commit_interval_s: seconds after which one is made, if there are rows.
         replace: rows take the place of older ones with the same key.
         vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
             before, else what it gives instead.
@@ -69,7 +63,6 @@ class Committer:
         stamp: dict[str, str],
         run_date: date,
         commit_rows: int,
-        commit_interval_s: float,
         replace: bool = False,
         vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
@@ -79,10 +72,12 @@ class Committer:
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
-        self._commit_interval_s = commit_interval_s
         self._vouch = vouch
         self._pending: list[pa.Table] = []
         self._num_pending = 0
+        self._lock = threading.RLock()
+        self._error: BaseException | None = None
+        """What stopped a commit in the other thread, until it is raised in this one."""
         self._last_commit = time.monotonic()
         self.commits = 0
         self.ok = 0
@@ -101,27 +96,70 @@ class Committer:
         return self.ok + self.failed + self.deferred
 
     def add(self, rows: pa.Table) -> None:
-        """Takes rows of `schema.PREDICTED_SCHEMA`; rows that came before are dropped. Commits when it is time."""
+        """Takes rows of `schema.PREDICTED_SCHEMA`; rows that came before are dropped. Commits when they are enough."""
+        with self._lock:
+            self._raise_error()
+            self._add(rows)
+            if self._num_pending >= self._commit_rows:
+                self._flush()
+
+    def _add(self, rows: pa.Table) -> None:
         rows = rows.filter(pa.array(self._seen.add(rows[schema.ORDINAL].to_numpy())))
         is_deferred = pc.equal(rows[schema.STATUS], schema.STATUS_DEFERRED)
         self._defer(rows.filter(is_deferred))
         rows = rows.filter(pc.invert(is_deferred))
         codes = _codes(rows)
-        self.errors.update(codes)
+        self.errors = self.errors + Counter(codes)
         self.failed += len(codes)
         self.ok += len(rows) - len(codes)
         if len(rows):
             self._pending.append(self._stamped(rows))
             self._num_pending += len(rows)
-        due = time.monotonic() - self._last_commit >= self._commit_interval_s
-        if self._num_pending >= self._commit_rows or due:
-            self.flush()
+
+    @contextmanager
+    def also_every(self, interval_s: float) -> Iterator[None]:
+        """Until the block ends, commits what is pending so long after the last commit, whether rows come or not.
+
+        Raises:
+            What stopped such a commit: from the next `add`, or at the end of the block.
+        """
+        ended = threading.Event()
+
+        def due_in_s() -> float:
+            return self._last_commit + interval_s - time.monotonic()
+
+        def commit() -> None:
+            try:
+                while not ended.wait(max(0.0, due_in_s())):
+                    with self._lock:
+                        if due_in_s() <= 0:
+                            self._flush()
+            except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
+                self._error = error
+
+        thread = threading.Thread(target=commit, name="commits", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def flush(self) -> None:
         """Commits what is pending and beyond doubt: once. After an error nobody knows here whether it was committed.
 
         The next run does; here it counts as deferred.
         """
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
         if self._pending:
             pending = pa.concat_tables(self._pending)
             doubted_codes = pa.array(self._doubted(_codes(pending)), pa.string())
@@ -135,12 +173,13 @@ class Committer:
 
     def close(self) -> None:
         """Commits what is pending and beyond doubt. What is left in doubt, also after an error, is deferred."""
-        try:
-            self.flush()
-        finally:
-            for rows in self._pending:
-                self._take_back(rows, None)
-            self._pending, self._num_pending = [], 0
+        with self._lock:
+            try:
+                self._flush()
+            finally:
+                for rows in self._pending:
+                    self._take_back(rows, None)
+                self._pending, self._num_pending = [], 0
 
     def _commit(self, rows: pa.Table) -> None:
         try:
@@ -161,19 +200,21 @@ class Committer:
     def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
         """Defers rows that were counted already, for this cause; None: for their own codes."""
         codes = _codes(rows)
-        self.errors.subtract(codes)
-        self.errors = +self.errors
+        self.errors = self.errors - Counter(codes)
         self.failed -= len(codes)
         self.ok -= len(rows) - len(codes)
         self._defer(rows, cause)
 
     def _defer(self, rows: pa.Table, cause: DeferralCause | None = None) -> None:
         self.deferred += len(rows)
-        self.deferred_causes.update([str(cause)] * len(rows) if cause else _codes(rows))
+        causes = [str(cause)] * len(rows) if cause else _codes(rows)
+        self.deferred_causes = self.deferred_causes + Counter(causes)
         named = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # not of a unit that could not be read
         some = named.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
         reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]
-        self.deferred_examples |= dict(zip(some[schema.IMAGE_URI].to_pylist(), reasons, strict=True))
+        self.deferred_examples = self.deferred_examples | dict(
+            zip(some[schema.IMAGE_URI].to_pylist(), reasons, strict=True)
+        )
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
         now = datetime.now(UTC)

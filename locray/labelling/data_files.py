@@ -1,6 +1,6 @@
 """The Parquet files that the predictions table consists of: in its log, written, and read again to replace rows.
 
-Called by labelling/table.py and by the verification.
+Called by labelling/writer.py and by the verification.
 """
 
 import json

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from locray import schema, storage
 from locray.config import PlanConfig
+from locray.errors import ErrorCode
+from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
@@ -18,6 +21,7 @@ from locray.progress import Progress, Report
 from locray.sources import open_source
 
 SECONDS_AN_HOUR = 3600
+_POISONS = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +92,18 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     )
 
 
-def _measure(sample: pa.Table, identity: Identity) -> float:
-    """Seconds that an image of the sample takes on this machine once everything is warm."""
+def _measure(sample: pa.Table, identity: Identity) -> float | None:
+    """Seconds that an image of the sample takes on this machine once everything is warm; None where none can be timed.
+
+    A child decodes them first: an image that crashes its decoder or hangs it is left out. What workers would do is
+    timed, and they decode in their own process.
+    """
     rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
+    with IsolatedDecoder(identity.decode.limits, identity.decode.timeout_s) as decode:
+        tried = decode_rows(rows, identity.decode, decode)
+    rows = rows.filter(pc.invert(pc.is_in(tried[schema.ERROR_CODE], value_set=_POISONS)))
+    if not len(rows):
+        return None
     num_cores = len(os.sched_getaffinity(0))
     started = time.perf_counter()
     decoded = decode_rows(rows, identity.decode)
@@ -99,7 +112,7 @@ def _measure(sample: pa.Table, identity: Identity) -> float:
     predictor(decoded)
     started = time.perf_counter()
     predictor(decoded)
-    return (decode_s + time.perf_counter() - started) / len(sample)
+    return (decode_s + time.perf_counter() - started) / len(rows)
 
 
 def _mean_bytes(sample: pa.Table) -> float | None:

@@ -18,8 +18,9 @@ from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter, check_apart, holds_rows, open_table
+from locray.labelling.table import check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
+from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
 
@@ -70,7 +71,6 @@ def label(
         stamp={schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: run_id},
         run_date=config.run_date,
         commit_rows=config.commit_rows,
-        commit_interval_s=config.commit_interval_s,
         replace=bool(config.retry_failed),
         vouch=control.lost,
     )
@@ -87,7 +87,9 @@ def label(
         report(Progress("starting", planned=worklist.num_images))
         pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         try:
-            summary.deferred_reason = _label_worklist(worklist, pipeline, committer, clock, report)
+            summary.deferred_reason = _label_worklist(
+                worklist, pipeline, committer, config.commit_interval_s, clock, report
+            )
         except BaseException as error:
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
@@ -98,7 +100,12 @@ def label(
 
 
 def _label_worklist(
-    worklist: Worklist, pipeline: Pipeline, committer: Committer, clock: Clock, report: Report
+    worklist: Worklist,
+    pipeline: Pipeline,
+    committer: Committer,
+    commit_interval_s: float,
+    clock: Clock,
+    report: Report,
 ) -> str | None:
     """Runs the stages and commits what they give, also what came before an error.
 
@@ -107,7 +114,7 @@ def _label_worklist(
     judge, verdict = Judge(), None
     with stop_requests() as stop:
         try:
-            with committer.writer.telling_a_takeover():
+            with committer.writer.telling_a_takeover(), committer.also_every(commit_interval_s):
                 for rows in stop.until_asked(pipeline.rows(worklist)):
                     committer.add(rows)
                     clock.tick(committer.answered)

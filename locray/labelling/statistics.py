@@ -1,4 +1,4 @@
-"""What a Delta log says of a file's columns, for readers to skip files by. Used by labelling/table.py."""
+"""What a Delta log says of a file's columns, for readers to skip files by. Used by labelling/data_files.py."""
 
 from datetime import datetime
 from typing import Any

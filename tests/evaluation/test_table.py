@@ -20,8 +20,8 @@ from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
 from locray.labelling.worklist import InlineWorklist
+from locray.labelling.writer import TableWriter
 from locray.model_files import ArtifactInfo
 from locray.models import build_model
 from locray.models.artifact import load_artifact, save_artifact

@@ -3,12 +3,13 @@
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import uuid4
 
 import pyarrow as pa
 from deltalake import DeltaTable
@@ -21,25 +22,32 @@ from locray.labelling.table import create_table
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 
-LABEL = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--json")
+_OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--json")
+LABEL = ("label", *_OPTIONS)
+NIGHTLY = ("nightly", *_OPTIONS, "--sample", "0")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """A run that meets a table as another run has left it."""
+    """A command that meets a table as another has left it."""
 
     name: str
     mutations: tuple[str, ...]
     """The kinds of requests that change the store, in the order of an undisturbed run."""
-    options: tuple[str, ...] = LABEL
+    command: tuple[str, ...] = LABEL
     environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether failed rows are replaced."""
+        return "--retry-failed" in self.command
 
     def __str__(self) -> str:
         return self.name
 
 
 FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "scratch"))
-AFTER_A_CRASH = Scenario("after a crash", ("claim", "orphan", "scratch", "worklist", "file", "commit", "scratch"))
+AFTER_A_CRASH = Scenario("after a crash", ("claim", "deletion", "scratch", "worklist", "file", "commit", "scratch"))
 RETRY = Scenario(
     "retry",
     ("claim", "worklist", "file", "file", "file", "commit", "scratch"),
@@ -50,20 +58,41 @@ WITH_CHECKPOINTS = Scenario(
     "with checkpoints",
     ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
 )
-SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS)
+SECOND_NIGHT = Scenario(
+    "second night",
+    (
+        *("claim", "worklist", "file", "file", "commit", "scratch"),
+        *("list", "deletion", "deletion", "deletion", "file", "commit", "record", "page"),
+    ),
+    (*NIGHTLY, "--retry-failed", "--retention-hours", "0"),
+    {MENDED: "1"},
+)
+"""Labels, lists deleted images, deletes what commits have removed, makes two files into one, and writes itself down."""
+SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS, SECOND_NIGHT)
+
+Point = tuple[Scenario, int]
+"""A request of a scenario, by its place among those that change the store."""
 
 
-def at(scenario: Scenario, *kinds: str) -> list[tuple[Scenario, int]]:
-    """Where in the scenario the last request of each kind is; of all kinds where none is named."""
-    last = {kind: index for index, kind in enumerate(scenario.mutations)}
-    return [(scenario, last[kind]) for kind in kinds or last]
+def each(scenario: Scenario, *kinds: str) -> list[Point]:
+    """All requests of these kinds; where none is named, all."""
+    return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
+
+
+def last(scenario: Scenario, *kinds: str) -> list[Point]:
+    """The last request of each of these kinds; where none is named, of each kind."""
+    found = {scenario.mutations[index]: (scenario, index) for _, index in each(scenario, *kinds)}
+    return list(found.values())
 
 
 def named(value: object) -> str:
-    return str(value).replace(" ", "-")
+    return str(getattr(value, "__name__", value)).replace(" ", "-")
 
 
 _KINDS = {
+    r"PUT .*/_locray/nights/.*/deleted": "list",
+    r"PUT .*/_locray/nights/.*\.json": "record",
+    r"PUT .*/_locray/nights/.*\.html": "page",
     r"DELETE .*/_locray/.*": "scratch",
     r"PUT .*/_locray/.*": "worklist",
     r"PUT .*/_delta_log/_last_checkpoint": "last checkpoint",
@@ -71,7 +100,7 @@ _KINDS = {
     r"PUT .*/_delta_log/0+\.json": "table",
     r"PUT .*/_delta_log/\d+\.json": "commit",
     r"PUT .*\.parquet": "file",
-    r"DELETE .*\.parquet": "orphan",
+    r"DELETE .*\.parquet": "deletion",
 }
 
 
@@ -105,7 +134,6 @@ class AtMutation:
         self.kinds: list[str] = []
         self.happened = threading.Event()
         self.over = threading.Event()
-        self.next_request: Callable[[], None] | None = None
         self._index = index
         self._deed = deed
         self._lock = threading.Lock()
@@ -113,13 +141,9 @@ class AtMutation:
     def __call__(self, request: Request, forward: Forward) -> Answer:
         kind = kind_of(request)
         with self._lock:
-            todo, self.next_request = self.next_request, None
             if kind:
                 self.kinds.append(kind)
             is_it = kind is not None and len(self.kinds) == self._index + 1
-        if todo:
-            todo()
-            return CLOSED
         if not is_it:
             return forward()
         try:
@@ -140,12 +164,6 @@ def killed_when_applied(fault: AtMutation, forward: Forward) -> Answer:
     forward()
     fault.driver.result().kill()
     return CLOSED
-
-
-def killed_after(fault: AtMutation, forward: Forward) -> Answer:
-    """When the answer is there: the next request, whatever it is, never reaches the store."""
-    fault.next_request = fault.driver.result().kill
-    return forward()
 
 
 def paused_before(fault: AtMutation, forward: Forward) -> Answer:
@@ -185,16 +203,23 @@ class Place:
     bucket: S3Bucket
     proxy: S3Proxy
     logs: Path
+    name: str = field(default_factory=lambda: uuid4().hex[:8])
     _number: Iterator[int] = field(default_factory=count)
 
     @property
     def table(self) -> str:
-        return f"{self.bucket.uri}/table"
+        return f"{self.bucket.uri}/{self.name}"
+
+    def put(self, files: dict[str, bytes]) -> None:
+        """Puts what a table consists of where this one is."""
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(self.bucket.put, [f"{self.name}/{name}" for name in files], files.values()))
 
     def start(self, scenario: Scenario, **environment: str) -> Driver:
         """A driver that reaches the bucket without the proxy, unless the environment says otherwise."""
-        arguments = ("--images", str(self.images), "--model", self.model, "--table", self.table, *scenario.options)
-        return Driver(self.logs / f"log-{next(self._number)}", *arguments, **scenario.environment, **environment)
+        where = ("--images", str(self.images), "--model", self.model, "--table", self.table)
+        log = self.logs / f"log-{next(self._number)}"
+        return Driver(log, *scenario.command, *where, **scenario.environment, **environment)
 
     def start_with(self, fault: AtMutation, scenario: Scenario) -> Driver:
         self.proxy.fault = fault
@@ -271,29 +296,26 @@ def made_images(folder: Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Templates:
-    """Tables, file by file, as the scenarios meet them."""
-
-    files: dict[str, dict[str, bytes]]
-
-    def put(self, scenario: Scenario, bucket: S3Bucket) -> None:
-        for name, data in self.files[scenario.name].items():
-            bucket.put(f"table/{name}", data)
+Templates = dict[str, dict[str, bytes]]
+"""Tables, file by file, as the scenarios meet them."""
 
 
 def made_templates(folder: Path, images: Path, model: str) -> Templates:
     """Made in local folders: the files are the same everywhere."""
-    labelled, halfway, checkpoints = (str(folder / name) for name in ("labelled", "halfway", "checkpoints"))
-    for table, options in ((labelled, ()), (halfway, ("--limit", "4"))):
-        driver = Driver(folder / "log", "--images", str(images), "--model", model, "--table", table, *LABEL, *options)
+    halfway, labelled, checkpoints = (str(folder / name) for name in ("halfway", "labelled", "checkpoints"))
+
+    def run(table: str, *command: str) -> dict[str, bytes]:
+        driver = Driver(folder / "log", *command, "--images", str(images), "--model", model, "--table", table)
         assert driver.wait() == 0, driver.log.read_text()
+        return _files_of(table)
+
     create_table(checkpoints).alter.set_table_properties({"delta.checkpointInterval": "2"})
     files = {
         FIRST_NIGHT.name: {},
-        RETRY.name: _files_of(labelled),
-        AFTER_A_CRASH.name: _files_of(halfway),
+        AFTER_A_CRASH.name: run(halfway, *LABEL, "--limit", "4"),
+        RETRY.name: run(labelled, *LABEL),
         WITH_CHECKPOINTS.name: _files_of(checkpoints),
+        SECOND_NIGHT.name: run(labelled, *NIGHTLY),
     }
     partition = next(name for name in files[AFTER_A_CRASH.name] if name.endswith(".parquet")).rpartition("/")[0]
     model_id = partition.split("/")[0].removeprefix(f"{schema.MODEL_ID}=")
@@ -301,7 +323,7 @@ def made_templates(folder: Path, images: Path, model: str) -> Templates:
         f"{partition}/part-{'0' * 32}.parquet": b"never committed",
         f"_locray/{model_id}/run/worklist-000000": b"of a crashed run",
     }
-    return Templates(files)
+    return files
 
 
 def _files_of(folder: str) -> dict[str, bytes]:

@@ -1,12 +1,13 @@
 """Places for drivers to work at: images, a bucket, and a proxy before it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from faults.commit_path import Place, Templates, made_images, made_templates
 from s3_proxy import S3Proxy, s3_proxy
-from s3_server import S3Bucket, S3Server
+from s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,13 @@ def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def one_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
+    """For the tables of all tests: each bucket costs the server volumes of its own."""
+    with closing(new_client()) as client:
+        yield new_bucket(client)
+
+
 @pytest.fixture
-def place(made_up_images: Path, artifact: str, s3_bucket: S3Bucket, proxy: S3Proxy, tmp_path: Path) -> Place:
-    return Place(made_up_images, artifact, s3_bucket, proxy, tmp_path)
+def place(made_up_images: Path, artifact: str, one_bucket: S3Bucket, proxy: S3Proxy, tmp_path: Path) -> Place:
+    return Place(made_up_images, artifact, one_bucket, proxy, tmp_path)

@@ -4,14 +4,14 @@ import io
 import json
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from commands import locray
+from faults.made_up import without_ray
 from PIL import Image
 from s3_server import S3Bucket
 
@@ -46,16 +46,21 @@ def fill_folder(folder: Path, count: int, size: tuple[int, int] = (60, 40)) -> V
     return {str(path): file_etag(os.stat(path)) for path in folder.iterdir()}
 
 
-def label(images: str, model: str, table: str, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+Done = subprocess.CompletedProcess[str]
+
+
+def label(
+    images: str, model: str, table: str, *options: str, run: Callable[..., Done] = without_ray, **environment: str
+) -> Done:
     """A run to its end, which is one that the README knows, and told without a traceback."""
-    done = locray("label", "--images", images, "--model", model, "--table", table, "--json", *options, **environment)
+    done = run("label", "--images", images, "--model", model, "--table", table, "--json", *options, **environment)
     assert done.returncode in range(6), done
     assert "Traceback" not in done.stderr, done
     assert "error: unexpected" not in done.stderr, done
     return done
 
 
-def summary_of(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+def summary_of(done: Done) -> dict[str, Any]:
     """What the run says of itself, its sums checked."""
     assert done.stdout, done
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

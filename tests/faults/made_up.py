@@ -1,26 +1,39 @@
-"""`locray label` with made-up rows in the place of Ray and the network; all that touches the table is real."""
+"""Commands that label, with made-up rows in the place of Ray and the network; all that touches the table is real."""
 
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
+from poison import break_decoder
 
-from locray import cli, commands, schema
+import locray.commands
+import locray.labelling.nightly.run
+import locray.labelling.plan
+import locray.report.nightly  # noqa: F401 (these four before the fork)
+from locray import cli, schema
 from locray.labelling import run
+from locray.labelling.fetch_decode import FetchDecode
+from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Worklist, num_units
 
 BROKEN, MENDED = "broken", "TEST_ALL_IMAGES_ARE_MENDED"
+BROKEN_DECODER = "TEST_FOLDER_OF_BROKEN_DECODER"
 ENDS_WITHIN_S = 120
+STDOUT = ".stdout"
+IMPORTED_IN = os.getpid()
 
 
 @dataclass
@@ -61,29 +74,58 @@ def made_up_rows(images: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.PREDICTED_SCHEMA)
 
 
-def run_made_up(arguments: Sequence[str], environment: Mapping[str, str], log: str) -> None:
+@dataclass
+class InProcess(MadeUpPipeline):
+    """Stands in for `Pipeline`, too: the stages themselves, one after the other in the driver's process."""
+
+    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+        fetch_decode, predictor = FetchDecode(worklist, self.decode), Predictor(self.predict, num_threads=1)
+        for unit in range(num_units(worklist)):
+            yield predictor(fetch_decode(unit))
+
+
+def run_command(
+    pipeline: type[MadeUpPipeline], arguments: Sequence[str], environment: dict[str, str], log: str
+) -> None:
     """What the process does; it ends with the exit code of the command."""
-    with open(log, "ab") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
+    assert os.getpid() != IMPORTED_IN, "forked from a server that has not imported this module"
+    for descriptor, name in ((1, log + STDOUT), (2, log)):
+        with open(name, "ab") as output:
+            os.dup2(output.fileno(), descriptor)
     os.environ.update(environment)
-    assert commands  # imported before the fork
-    run.Pipeline = MadeUpPipeline  # type: ignore[misc, assignment]
-    sys.exit(cli.main(["label", *arguments]))
+    if BROKEN_DECODER in environment:
+        break_decoder(environment[BROKEN_DECODER])
+    run.Pipeline = pipeline  # type: ignore[misc, assignment]
+    sys.exit(cli.main(arguments))
 
 
 _processes = get_context("forkserver")
-_processes.set_forkserver_preload([__name__])
+_processes.set_forkserver_preload([__name__, "faults.frozen"])
+
+
+def ensure_server() -> None:
+    """Starts what drivers are forked from. Python 3.11 gives it no `sys.path`, and passes over what it can't import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
 
 
 class Driver:
-    """A process that labels with made-up rows. It is forked from one that has imported everything: in no time."""
+    """A command in a process of its own, without Ray. It is forked from one that has imported everything: in no time.
 
-    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+    What it tells is in the file `log`.
+    """
+
+    def __init__(
+        self, log: Path, *arguments: str, pipeline: type[MadeUpPipeline] = MadeUpPipeline, **environment: str
+    ) -> None:
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         self.log = log
         log.write_bytes(b"")
-        self._process = _processes.Process(target=run_made_up, args=(arguments, aws | environment, str(log)))
+        ensure_server()
+        self._process = _processes.Process(
+            target=run_command, args=(pipeline, arguments, aws | environment, str(log)), daemon=True
+        )
         self._process.start()
         self._joining = threading.Lock()
 
@@ -100,8 +142,12 @@ class Driver:
         return self._process.exitcode
 
     def summary(self) -> dict[str, Any]:
-        """What it has printed at its end, with --json."""
-        return dict(json.loads(self.log.read_text().splitlines()[-1]))
+        """What it has printed at its end, with `--json`."""
+        return dict(json.loads(self.stdout().splitlines()[-1]))
+
+    def stdout(self) -> str:
+        """What it has printed."""
+        return Path(f"{self.log}{STDOUT}").read_text()
 
     def kill(self) -> None:
         """Ends it at once; returns when it is no more."""
@@ -117,6 +163,15 @@ class Driver:
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+
+
+def without_ray(
+    *arguments: str, pipeline: type[MadeUpPipeline] = InProcess, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command run to its end, as `commands.locray` runs it with Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = Driver(Path(folder) / "log", *arguments, pipeline=pipeline, **environment)
+        return subprocess.CompletedProcess(arguments, driver.wait(), driver.stdout(), driver.log.read_text())
 
 
 def stop(pid: int) -> None:

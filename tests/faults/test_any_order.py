@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -19,12 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
 from labelling.rows import predicted
 
-from locray import schema
+from locray import schema, storage
 from locray.errors import ErrorCode, FencedError, StoreError
-from locray.labelling import table
+from locray.labelling import worklist
+from locray.labelling import writer as writing
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
 from locray.labelling.worklist import Difference, InlineWorklist, num_units
+from locray.labelling.writer import TableWriter
 
 MODEL_ID = "net@0123456789ab"
 CONFIG_HASH = "c0ffee"
@@ -36,14 +37,32 @@ LISTING = pa.RecordBatch.from_pylist(
     schema=schema.LISTING_SCHEMA,
 )
 
-MISFORTUNES = ["request lost", "answer lost", "refused itself", "overtaken before", "overtaken after", "file lost"]
+MISFORTUNES = {
+    "commit": ("request lost", "answer lost", "refused itself", "overtaken before", "overtaken after"),
+    "file": ("lost",),
+    "refresh": ("lost",),
+    "look": ("lost",),
+    "folder": ("lost",),
+    "keys": ("lost",),
+    "images": ("lost", "lost halfway"),
+    "deletion": ("lost", "answer lost"),
+}
+"""What may happen, once, to the next request of each kind."""
+EACH_MISFORTUNE = [(place, fate) for place, fates in MISFORTUNES.items() for fate in fates]
 Row = tuple[tuple[str, Any], ...]
 
 
+@dataclass
 class Listed:
-    """A source of the images."""
+    """A source of the images, whose store fails where it strikes."""
+
+    strike: Callable[[str], str | None]
 
     def listing(self) -> Iterator[pa.RecordBatch]:
+        fate = self.strike("images")
+        yield LISTING.slice(0, NUM_IMAGES // 2 if fate == "lost halfway" else 0)
+        if fate:
+            raise StoreError("no answer")
         yield LISTING
 
 
@@ -58,6 +77,8 @@ class Driver:
     pending: set[str] = field(default_factory=set)
     """Images that it has rows of, not yet committed."""
     seen: set[str] = field(default_factory=set)
+    is_in_doubt: bool = False
+    """Whether the store has failed in its last commit."""
 
 
 class DriversInAnyOrder(RuleBasedStateMachine):
@@ -68,18 +89,26 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.uri = str(self.folder / "table")
         self.patch = pytest.MonkeyPatch()
-        self.misfortunes: list[str] = []
+        self.misfortunes: list[tuple[str, str]] = []
         self.rows: dict[str, Row] = {}
         self.latest: TableWriter | None = None
         self.acting: Driver | None = None
         self._misbehave()
         TableWriter.claim(self.uri, MODEL_ID)
 
+    def _strike(self, place: str) -> str | None:
+        """What happens to this request; None, as a rule: nothing."""
+        fate = next((one for one in self.misfortunes if one[0] == place), None)
+        if fate is None:
+            return None
+        self.misfortunes.remove(fate)
+        return fate[1]
+
     def _misbehave(self) -> None:
-        try_commit, write_file = TableWriter._try_commit, table.write_file
+        try_commit = TableWriter._try_commit
 
         def try_commit_somehow(writer: TableWriter, actions: Any, properties: Any) -> None:
-            fate = self.misfortunes.pop(0) if self.misfortunes else "none"
+            fate = self._strike("commit")
             if fate == "request lost":
                 raise StoreError("no answer")
             if fate == "overtaken before":
@@ -92,15 +121,27 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             if fate == "refused itself":
                 raise CommitFailedError("met itself")
 
-        def write_file_somehow(*arguments: Any, **keywords: Any) -> Any:
-            if self.misfortunes[:1] == ["file lost"]:
-                self.misfortunes.pop(0)
-                raise StoreError("no answer")
-            return write_file(*arguments, **keywords)
-
         self.patch.setattr(TableWriter, "_try_commit", try_commit_somehow)
-        self.patch.setattr(table, "write_file", write_file_somehow)
-        self.patch.setattr(table, "_PAUSES_S", (0.0, 0.0))
+        for place, owner, name in (
+            ("file", writing, "write_file"),
+            ("refresh", TableWriter, "_refresh"),
+            ("look", TableWriter, "_latest"),
+            ("folder", storage, "list_uris"),
+            ("keys", worklist, "scan_texts"),
+            ("deletion", storage, "delete"),
+        ):
+            self.patch.setattr(owner, name, self._failing(place, getattr(owner, name)))
+        self.patch.setattr(writing, "_PAUSES_S", (0.0, 0.0))
+
+    def _failing(self, place: str, request: Callable[..., Any]) -> Callable[..., Any]:
+        def somehow(*arguments: Any, **keywords: Any) -> Any:
+            fate = self._strike(place)
+            answer = None if fate == "lost" else request(*arguments, **keywords)
+            if fate:
+                raise StoreError("no answer")
+            return answer
+
+        return somehow
 
     def _claimed_by_another(self) -> None:
         later, self.misfortunes = self.misfortunes, []
@@ -108,16 +149,18 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         another.clean_up()
         self.misfortunes, self.latest = later, another
 
-    @rule(misfortunes=st.lists(st.sampled_from(MISFORTUNES), min_size=1, max_size=4))
-    def bad_times_come(self, misfortunes: list[str]) -> None:
+    @rule(misfortunes=st.lists(st.sampled_from(EACH_MISFORTUNE), min_size=1, max_size=4))
+    def bad_times_come(self, misfortunes: list[tuple[str, str]]) -> None:
         self.misfortunes = misfortunes
 
     @rule(target=drivers, retries=st.booleans())
     def claim(self, retries: bool) -> Any:
-        before = self.latest
+        before, number = self.latest, self._number_now()
         try:
             writer = TableWriter.claim(self.uri, MODEL_ID)
         except StoreError:
+            if self._number_now() != number:  # it has landed, and nobody goes on from it
+                self.latest = None
             return multiple()
         except FencedError:
             assert self.latest is not before
@@ -129,19 +172,18 @@ class DriversInAnyOrder(RuleBasedStateMachine):
     def clean_up_and_plan(self, driver: Driver) -> None:
         if driver.committer is not None:
             return
+        retry = tuple(ErrorCode) if driver.retries else ()
         try:
             driver.writer.clean_up()
+            with Difference.open(
+                Listed(self._strike), driver.writer.table, MODEL_ID, CONFIG_HASH, retry=retry
+            ) as difference:
+                batches = list(difference.batches(None, 100))
         except FencedError:
             assert driver.writer is not self.latest
             return
-        with Difference.open(
-            Listed(),
-            driver.writer.table,
-            MODEL_ID,
-            CONFIG_HASH,
-            retry=tuple(ErrorCode) if driver.retries else (),
-        ) as difference:
-            batches = list(difference.batches(None, 100))
+        except StoreError:
+            return
         rows = pa.Table.from_batches(batches) if batches else LISTING.schema.empty_table()
         driver.worklist = InlineWorklist.of(rows, UNIT_SIZE)
         driver.committer = Committer(
@@ -150,7 +192,6 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             stamp={schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"},
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
-            commit_interval_s=3600,
             replace=driver.retries,
         )
 
@@ -160,8 +201,9 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             return
         images = driver.worklist.read_unit(number)
         rows = pa.concat_tables(self._labelled(image, retries=driver.retries) for image in images.to_pylist())
-        driver.pending |= set(images[schema.IMAGE_URI].to_pylist()) - driver.seen
-        driver.seen |= driver.pending
+        news = set(images[schema.IMAGE_URI].to_pylist()) - driver.seen
+        driver.pending |= news
+        driver.seen |= news
         assert driver.committer
         self._act(driver, lambda committer: committer.add(rows))
 
@@ -188,8 +230,8 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         except FencedError:
             assert self.latest is not driver.writer
             driver.committer = driver.worklist = None
-        except StoreError:
-            driver.committer = driver.worklist = None
+        except StoreError:  # what was pending is committed or not, whole; the driver goes on with what it has not seen
+            driver.is_in_doubt = True
         else:
             assert driver.committer
             if not driver.committer._num_pending:
@@ -200,6 +242,8 @@ class DriversInAnyOrder(RuleBasedStateMachine):
     def nothing_is_lost_changed_or_half_there(self) -> None:
         if hasattr(self, "rows"):
             self._compare(must_be_there=False)
+            if self.acting and self.acting.is_in_doubt:
+                self.acting.pending, self.acting.is_in_doubt = set(), False
             self.acting = None
 
     def _compare(self, *, must_be_there: bool) -> None:
@@ -210,6 +254,9 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         for uri, row in self.rows.items():
             assert rows[uri] == row or (dict(row)[schema.STATUS] == schema.STATUS_FAILED and uri in whole)
         self.rows = rows
+
+    def _number_now(self) -> int:
+        return DeltaTable(self.uri).transaction_version(f"locray:{MODEL_ID}") or 0
 
     def _rows_now(self) -> dict[str, Row]:
         rows = DeltaTable(self.uri).to_pyarrow_dataset().to_table().to_pylist()

@@ -1,19 +1,20 @@
 """Runs that find no space left: for the table, for the worklist's database, for what is between the stages."""
 
 import re
+import select
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import killed_at_the_end, locray
 from faults.images import Versions, check_sound, check_whole, fill_folder, label, summary_of
+from processes import DEADLINE_S
 from small_disk import Disk, small_disk
 
 from locray.errors import StoreError
 from locray.labelling.scratch import scratch_database
-
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 NUM_IMAGES = 240
 OPTIONS = ("--unit-size", "8", "--commit-rows", "8")
@@ -25,7 +26,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         yield disk
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A running cluster of the smallest object store that Ray takes, which finds no space where it would spill."""
     from ray.cluster_utils import Cluster
@@ -45,6 +46,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Versions]:
     return str(folder), fill_folder(folder, NUM_IMAGES)
 
 
+@pytest.mark.slow
 def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[str, Versions], artifact: str) -> None:
     table = str(disk.folder / "table")
     held = 0
@@ -61,6 +63,7 @@ def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[
     check_whole(table, images[1])
 
 
+@pytest.mark.slow
 def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
     disk: Disk, images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> None:
@@ -88,7 +91,7 @@ def test_a_database_that_outgrows_its_disk_says_so(disk: Disk, monkeypatch: pyte
 
 
 HOARDER = """
-import sys
+import time
 import numpy as np
 import ray
 ray.init(log_to_driver=False)
@@ -100,22 +103,27 @@ for num_bytes in (8_000_000, 400_000):
     except ray.exceptions.OutOfDiskError:
         pass
 print("full", flush=True)
-sys.stdin.read()
+time.sleep(1000)
 """
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
 def test_an_object_store_that_can_not_spill_costs_no_image(
     images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> None:
     """Another job of the cluster takes all of the store."""
     table = str(tmp_path / "table")
-    with subprocess.Popen(
-        [sys.executable, "-c", HOARDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as hoarder:
+    hoarder = subprocess.Popen(
+        [sys.executable, "-c", HOARDER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    with killed_at_the_end(hoarder):
         assert hoarder.stdout is not None
-        assert hoarder.stdout.readline() == b"full\n"
-        done = label(images[0], artifact, table)
-        hoarder.kill()
+        readable, *_ = select.select([hoarder.stdout], [], [], DEADLINE_S)
+        assert readable, "the store does not get full"
+        assert hoarder.stdout.readline() == "full\n"
+        done = label(images[0], artifact, table, run=locray)
     assert done.returncode == 1, done
     assert "no space is left on a node of the cluster" in done.stderr
     assert "--object-spilling-directory" in done.stderr

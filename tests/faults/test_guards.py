@@ -14,12 +14,13 @@ from faults.made_up import MENDED, MadeUpPipeline
 
 from locray.config import LabelConfig
 from locray.errors import FencedError, StoreError
-from locray.labelling import run, table
+from locray.labelling import run, writer
 from locray.labelling.committer import Bitmap
-from locray.labelling.table import TableWriter, create_table, open_table
+from locray.labelling.table import create_table, open_table
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 from locray.labelling.worklist import Worklist
+from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 guarded = pytest.mark.parametrize("guard", [True, False], ids=["with the guard", "without"])
@@ -117,7 +118,7 @@ def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bo
 
     if not guard:
         bench.patch.setattr(TableWriter, "_holds", lambda *_: False)
-        bench.patch.setattr(table, "_PAUSES_S", (0.0,))
+        bench.patch.setattr(writer, "_PAUSES_S", (0.0,))
     bench.during_a_commit(after=lose_the_answer)
     if guard:
         bench.label()
@@ -135,7 +136,7 @@ def test_the_write_id_keeps_files_of_older_versions_from_being_cleaned_up(bench:
     bench.patch.setenv(MENDED, "1")
     bench.label(retry_failed=True)
     if not guard:
-        bench.patch.setattr(table, "WRITE_ID", "nobody's")
+        bench.patch.setattr(writer, "WRITE_ID", "nobody's")
     bench.label()
     older = DeltaTable(bench.uri, version=labelled.version()).to_pyarrow_dataset()
     if guard:
@@ -243,14 +244,14 @@ def test_a_file_is_written_before_its_commit(bench: Bench, guard: bool) -> None:
         raise Crash
 
     if not guard:
-        real = table.write_file
+        real = writer.write_file
 
         def write_later(uri: str, *arguments: Any, **keywords: Any) -> Any:
             action = real(uri, *arguments, **keywords)
             Path(uri, action.path).unlink()
             return action
 
-        bench.patch.setattr(table, "write_file", write_later)
+        bench.patch.setattr(writer, "write_file", write_later)
     bench.during_a_commit(after=crash)
     with pytest.raises(Crash):
         bench.label()

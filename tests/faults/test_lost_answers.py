@@ -8,6 +8,7 @@ from faults.commit_path import (
     AFTER_A_CRASH,
     FIRST_NIGHT,
     RETRY,
+    SECOND_NIGHT,
     WITH_CHECKPOINTS,
     AtMutation,
     Deed,
@@ -16,7 +17,7 @@ from faults.commit_path import (
     Templates,
     answer_lost,
     assert_kept,
-    at,
+    last,
     named,
     request_lost,
 )
@@ -27,26 +28,27 @@ from locray import storage
 pytestmark = pytest.mark.s3
 
 WHERE = [
-    *at(FIRST_NIGHT),
-    *at(AFTER_A_CRASH, "orphan"),
-    *at(RETRY, "file", "commit"),
-    *at(WITH_CHECKPOINTS, "checkpoint", "last checkpoint"),
+    *last(FIRST_NIGHT),
+    *last(AFTER_A_CRASH, "deletion"),
+    *last(RETRY, "file", "commit"),
+    *last(WITH_CHECKPOINTS, "checkpoint", "last checkpoint"),
+    *last(SECOND_NIGHT, "list", "deletion", "file", "commit", "record", "page"),
 ]
 
 
-@pytest.mark.parametrize("deed", [request_lost, answer_lost], ids=lambda deed: deed.__name__)
+@pytest.mark.parametrize("deed", [request_lost, answer_lost], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
 def test_a_connection_that_breaks_once_is_not_noticed(
     scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
 ) -> None:
-    templates.put(scenario, place.bucket)
+    place.put(templates[scenario.name])
     committed = place.rows()
     fault = AtMutation(index, deed)
     driver = place.start_with(fault, scenario)
     assert driver.wait() == 0, driver.log.read_text()
     assert fault.happened.is_set()
     place.check()
-    assert_kept(committed, place.rows(), also_failed=scenario is not RETRY)
+    assert_kept(committed, place.rows(), also_failed=not scenario.replaces)
 
 
 def test_a_worklist_that_may_not_be_deleted_is_left_to_the_next_run(place: Place) -> None:

@@ -6,14 +6,16 @@ import pytest
 from faults.commit_path import (
     FIRST_NIGHT,
     RETRY,
+    SECOND_NIGHT,
     AtMutation,
     Deed,
     Place,
     Scenario,
     Templates,
     assert_kept,
-    at,
+    each,
     kind_of,
+    last,
     named,
     over_in_any_case,
     paused_after,
@@ -26,15 +28,20 @@ from locray.errors import ExitCode
 
 pytestmark = pytest.mark.s3
 
-WHERE = [*at(FIRST_NIGHT), *at(RETRY, "file", "commit")]
+WHERE = [
+    *last(FIRST_NIGHT),
+    *last(RETRY, "file", "commit"),
+    *each(SECOND_NIGHT, "deletion")[:1],
+    *last(SECOND_NIGHT, "file", "commit"),
+]
 
 
-@pytest.mark.parametrize("deed", [paused_before, paused_after], ids=lambda deed: deed.__name__)
+@pytest.mark.parametrize("deed", [paused_before, paused_after], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
 def test_a_paused_driver_is_overtaken_and_changes_nothing(
     scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
 ) -> None:
-    templates.put(scenario, place.bucket)
+    place.put(templates[scenario.name])
     fault = AtMutation(index, deed)
     with over_in_any_case(fault):
         paused = place.start_with(fault, scenario)
@@ -43,7 +50,7 @@ def test_a_paused_driver_is_overtaken_and_changes_nothing(
         second = place.start(scenario)
         assert second.wait() == 0, second.log.read_text()
         rows = place.rows()
-        assert_kept(committed, rows, also_failed=scenario is not RETRY)
+        assert_kept(committed, rows, also_failed=not scenario.replaces)
         fault.over.set()
         paused.resume()
         exit_code = paused.wait()

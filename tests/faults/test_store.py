@@ -1,25 +1,30 @@
-"""Complete runs over a store that fails in the middle of them: a real server, behind a proxy that misbehaves."""
+"""Complete runs over a store that fails in the middle of them: a real server, behind a proxy that misbehaves.
+
+The stages run in the driver's process, but for one run with Ray: what they make of a store is the same there.
+"""
 
 import hashlib
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from urllib.parse import parse_qs, quote
 from uuid import uuid4
 
 import pytest
+from commands import locray
 from deltalake import DeltaTable
-from faults.images import Versions, check_sound, check_whole, fill_bucket, label, picture, summary_of
+from faults.images import Done, Versions, check_sound, check_whole, fill_bucket, label, picture, summary_of
+from faults.made_up import without_ray
 from s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, honest, s3_proxy
-from s3_server import S3Bucket, S3Server, new_client
+from s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 from locray import schema, storage
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3, pytest.mark.usefixtures("ray_behind_proxy")]
+pytestmark = pytest.mark.s3
 
 NUM_IMAGES = 240
 OUTAGE_S = 30
@@ -37,24 +42,18 @@ def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
 
 
 @pytest.fixture(scope="module")
-def ray_behind_proxy(proxy: S3Proxy) -> Iterator[None]:
-    """A running cluster whose workers take the proxy for the store, as its drivers and the test itself do."""
-    from ray.cluster_utils import Cluster
-
+def behind_proxy(proxy: S3Proxy) -> Iterator[None]:
+    """An environment in which the drivers, and the test itself, take the proxy for the store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        patch.setenv("RAY_ADDRESS", cluster.address)
+        patch.delenv("RAY_ADDRESS", raising=False)  # with Ray, a run has its own: its workers have this environment
         yield
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def bucket(ray_behind_proxy: None) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
+def bucket(behind_proxy: None) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
     with closing(new_client()) as client:
-        bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
-        client.create_bucket(Bucket=bucket.name)
-        yield bucket
+        yield new_bucket(client)
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +72,10 @@ class Runs:
     def table(self) -> str:
         return self.arguments[2]
 
-    def __call__(self, fault: Fault, *options: str):
+    def __call__(self, fault: Fault, *, run: Callable[..., Done] = without_ray) -> Done:
         self.proxy.fault = fault
         try:
-            return label(
-                *self.arguments, "--unit-size", "8", "--commit-rows", "24", "--max-failure-rate", "1", *options
-            )
+            return label(*self.arguments, "--unit-size", "8", "--commit-rows", "24", "--max-failure-rate", "1", run=run)
         finally:
             self.proxy.fault = honest
 
@@ -119,6 +116,7 @@ class FromTheMiddle:
         return answer
 
 
+@pytest.mark.ray
 def test_a_store_that_refuses_everything_for_a_while_costs_no_image(run: Runs, images: Versions) -> None:
     refused: list[float] = []
 
@@ -129,7 +127,7 @@ def test_a_store_that_refuses_everything_for_a_while_costs_no_image(run: Runs, i
         refused.append(now)
         return BUSY
 
-    done = run(FromTheMiddle(outage))
+    done = run(FromTheMiddle(outage), run=locray)
     first = summary_of(done)
     assert done.returncode in {0, 4}, done
     assert len(refused) > 1

@@ -78,11 +78,7 @@ def running(place: Place, **environment: str) -> Iterator[Process]:
     arguments = ("--images", str(place.images), "--model", place.model, "--table", place.table)
     options = ("--unit-size", "2", "--commit-rows", "2", "--json")
     with start_locray("label", *arguments, *options, **environment) as process:
-        try:
-            yield Process(process)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+        yield Process(process)
 
 
 def end_with(place: Place, index: int, deed: Deed) -> tuple[int, str, str]:

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def ray_cluster(s3_server: object) -> Iterator[Any]:
     """A running cluster (`ray.cluster_utils.Cluster`) of one node; RAY_ADDRESS points at it, as inside a submitted job.
 
-    It starts after the S3 server: its workers inherit the server's address and keys. It ends with the module that
-    asked for it: other drivers start their own.
+    It starts after the S3 server: its workers inherit the server's address and keys. It ends with this folder's
+    tests: other drivers start their own.
     """
     from ray.cluster_utils import Cluster
 

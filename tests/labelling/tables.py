@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 MODEL_ID, OTHER = "net@0123456789ab", "other@000000000000"
 DATES = date(2026, 1, 2), date(2026, 1, 3)
@@ -28,9 +28,7 @@ def commit(
     """One file of rows, as a run of labelling writes it."""
     writer = TableWriter.claim(uri, model_id)
     stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
-    commits = Committer(
-        writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, commit_interval_s=3600, replace=replace
-    )
+    commits = Committer(writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, replace=replace)
     for part in parts:
         commits.add(part)
     commits.flush()

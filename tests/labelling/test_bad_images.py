@@ -15,7 +15,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +24,7 @@ from deltalake import DeltaTable
 from orientations import ALL, exif_block, stored
 from PIL import Image, ImageOps
 from processes import peak_memory_bytes, raylet_pid
-from s3_server import S3Bucket, S3Server, new_client
+from s3_server import S3Server, new_bucket, new_client
 
 from locray import schema, storage
 from locray.labelling.verification.table import check_table
@@ -234,8 +233,7 @@ def files(real_data: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def labelled(files: dict[str, bytes], s3_server: S3Server, ray_cluster: Any, artifact: str) -> Labelled:  # noqa: ARG001
     with closing(new_client()) as client, peak_memory_bytes(raylet_pid(ray_cluster.head_node)) as peaks:
-        bucket = S3Bucket(f"test-{uuid4().hex[:16]}", client)
-        client.create_bucket(Bucket=bucket.name)
+        bucket = new_bucket(client)
         keys = [f"in/{key}" for key in files]
         with ThreadPoolExecutor(10) as threads:
             etags = list(threads.map(bucket.put, keys, files.values()))

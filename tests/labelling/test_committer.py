@@ -1,10 +1,27 @@
-"""The bitmap of seen ordinals against a set."""
+"""The committer's own parts: the bitmap of seen ordinals against a set, and commits by the clock."""
+
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+from faults.made_up import MadeUpPipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from labelling.rows import predicted
+from processes import wait_for
 
-from locray.labelling.committer import Bitmap
+from locray import schema
+from locray.config import LabelConfig
+from locray.errors import FencedError
+from locray.labelling import run
+from locray.labelling.committer import Bitmap, Committer
+from locray.labelling.worklist import Worklist
+from locray.labelling.writer import TableWriter
+from locray.progress import ignore
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=10))
@@ -16,8 +33,59 @@ def test_bitmap_agrees_with_a_set(batches: list[list[int]]) -> None:
             expected.append(ordinal not in seen)
             seen.add(ordinal)
         assert bitmap.add(np.array(batch, dtype=np.int64)).tolist() == expected
-    assert bitmap.count() == len(seen)
 
 
 def test_bitmap_takes_one_bit_an_image() -> None:
-    assert Bitmap(1_000_001).num_bytes == 125_001
+    assert Bitmap(1_000_001)._bits.nbytes == 125_001
+
+
+def test_rows_are_committed_while_a_run_waits_for_others(
+    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table"
+
+    class Slow(MadeUpPipeline):
+        """Gives the rows of a unit when those of the one before are in the table."""
+
+        def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+            for number, rows in enumerate(super().rows(worklist)):
+                yield rows
+                wait_for(lambda wanted=number: len(DeltaTable(table).file_uris()) > min(wanted, 1))
+
+    monkeypatch.setattr(run, "Pipeline", Slow)
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "images" / name).write_bytes(b"x")
+    summary = run.label(
+        LabelConfig(
+            images=str(tmp_path / "images"), model=artifact, table=str(table), unit_size=1, commit_interval_s=0.01
+        ),
+        ignore,
+    )
+    assert (summary.ok, summary.commits) == (2, 2)
+
+
+@pytest.mark.parametrize("rows_come", [True, False])
+def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path: Path, rows_come: bool) -> None:
+    uri, model_id = str(tmp_path / "table"), "net@0123456789ab"
+    commits = Committer(
+        TableWriter.claim(uri, model_id),
+        100,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=date(2026, 1, 2),
+        commit_rows=1000,
+    )
+    TableWriter.claim(uri, model_id)
+
+    def add_rows() -> None:
+        with commits.also_every(0.01):
+            commits.add(predicted([1]))
+            wait_for(lambda: commits.deferred)
+            if rows_come:
+                commits.add(predicted([2]))
+                pytest.fail("rows were taken")
+
+    with pytest.raises(FencedError):
+        add_rows()
+    commits.close()
+    assert (commits.ok, commits.deferred_causes) == (0, {"not_committed": 1})

@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +9,6 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from commands import PROJECT_ROOT
 from deltalake.transaction import RemoveAction
 from labelling.rows import predicted
 from labelling.tables import DATES, MIB, MODEL_ID, OTHER, commit, data_files, files_of, flip_a_byte, opened, rows_of
@@ -23,9 +19,9 @@ from locray.errors import FencedError, StoreError
 from locray.labelling.data_files import LoggedFile, logged_files, remove_file
 from locray.labelling.nightly.compaction import Compaction, compact, groups_to_merge
 from locray.labelling.nightly.vacuum import vacuum
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
+from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 
@@ -123,42 +119,6 @@ def logged(name: str, size: int, *, day: int = 0, rows: int | None = 10, model_i
 def test_which_files_go_together(files: list[LoggedFile], groups: list[list[str]]) -> None:
     found = groups_to_merge(files, target_bytes=100, most_rows=1000)
     assert [[file.uri for file in group] for group in found] == groups
-
-
-KILLED = f"""
-import os, signal, sys
-from deltalake import DeltaTable
-from locray.labelling.nightly.compaction import compact
-from locray.labelling.table import TableWriter
-
-uri, moment = sys.argv[1:]
-commit = DeltaTable.create_write_transaction
-
-def commit_and_die(*arguments, **options):
-    if moment == "after":
-        commit(*arguments, **options)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-writer = TableWriter.claim(uri, {MODEL_ID!r})
-DeltaTable.create_write_transaction = commit_and_die
-compact(writer, {MIB}, lambda progress: None)
-"""
-
-
-@pytest.mark.parametrize(("moment", "orphans"), [("before", 1), ("after", 0)])
-def test_killed_between_a_file_and_its_commit_nothing_is_lost_or_twice(table: str, moment: str, orphans: int) -> None:
-    rows = rows_of(table)
-    died = subprocess.run([sys.executable, "-c", KILLED, table, moment], cwd=PROJECT_ROOT, check=False)
-    assert died.returncode == -signal.SIGKILL
-    assert rows_of(table) == rows
-    assert check_table(table).findings.count(Check.FILE_UNREFERENCED) == orphans
-    writer = TableWriter.claim(table, MODEL_ID)
-    assert writer.clean_up() == orphans
-    assert compact(writer, MIB, ignore).files_after == 2
-    assert rows_of(table) == rows
-    check = check_table(table)
-    assert check.findings.faults == {}
-    assert check.findings.notes.keys() == {Check.FILE_REMOVED}
 
 
 def test_a_compaction_that_was_overtaken_changes_nothing(table: str) -> None:

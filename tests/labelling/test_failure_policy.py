@@ -1,20 +1,21 @@
-"""What a run makes of a store that fails or refuses, seen from outside: real Ray, a real S3 server, real keys."""
+"""What a run makes of a store that refuses, seen from outside: a real S3 server, real keys; the stages without Ray."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from commands import locray
 from deltalake import DeltaTable
+from faults.made_up import without_ray
 from PIL import Image
 from s3_proxy import Answer, Forward, Request, s3_proxy
 from s3_server import S3Bucket, S3Server
 
 from locray import schema
 
-pytestmark = [pytest.mark.ray, pytest.mark.s3]
+pytestmark = pytest.mark.s3
 
-NUM_IMAGES = 500
+NUM_IMAGES = 300
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
 
@@ -24,16 +25,16 @@ def listing(s3_bucket: S3Bucket, tmp_path: Path) -> Path:
     Image.new("RGB", (60, 40)).save(tmp_path / "picture.jpg")
     data = (tmp_path / "picture.jpg").read_bytes()
     keys = [f"in/{number:04d}.jpg" for number in range(NUM_IMAGES)]
-    for key in keys:
-        s3_bucket.put(key, data)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(s3_bucket.put, keys, [data] * len(keys)))
     path = tmp_path / "images.csv"
     path.write_text("\n".join([schema.IMAGE_URI, *(f"{s3_bucket.uri}/{key}" for key in keys)]) + "\n")
     return path
 
 
 def label(listing: Path, artifact: str, exit_code: int, **environment: str) -> tuple[dict[str, object], str]:
-    """The summary, and what was told. Ray is the run's own: its workers have the run's keys and endpoint."""
-    done = locray(
+    """The summary, and what was told."""
+    done = without_ray(
         "label", "--images", str(listing), "--model", artifact, "--table", table_of(listing), "--unit-size", "25",
         "--commit-rows", "50", "--json", **environment,
     )  # fmt: skip

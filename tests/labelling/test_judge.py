@@ -10,7 +10,7 @@ from locray import schema
 from locray.errors import ErrorCode
 from locray.labelling.committer import Committer
 from locray.labelling.judge import PROBATION_IMAGES, Judge
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 FAILED, DEFERRED = schema.STATUS_FAILED, schema.STATUS_DEFERRED
 
@@ -23,7 +23,6 @@ def committer(tmp_path: Path) -> Committer:
         stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
         run_date=date(2026, 1, 2),
         commit_rows=10_000,
-        commit_interval_s=3600,
     )
 
 

@@ -1,5 +1,6 @@
 """Nights as a scheduler runs them, one after the other, and nights that find something wrong."""
 
+import html
 import io
 import json
 from collections import Counter
@@ -14,14 +15,15 @@ import pyarrow as pa
 import pytest
 from commands import locray
 from deltalake import DeltaTable
-from faults.made_up import MadeUpPipeline
+from faults.made_up import MadeUpPipeline, without_ray
 from labelling.rows import predicted
 from labelling.tables import OTHER, commit, flip_a_byte
 from PIL import Image
 from s3_server import S3Bucket
 
-from locray import schema, storage
+from locray import commands, schema, storage
 from locray.config import NightlyConfig, Prediction
+from locray.console import Console
 from locray.errors import ExitCode, FencedError, StoreError
 from locray.labelling import run as label_run
 from locray.labelling.committer import Committer
@@ -32,9 +34,9 @@ from locray.labelling.nightly.compaction import Compaction
 from locray.labelling.nightly.records import last_records, read_records
 from locray.labelling.nightly.run import nightly, worst
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.worklist import InlineWorklist, Worklist
+from locray.labelling.writer import TableWriter
 from locray.progress import Progress, ignore
 from locray.sources import open_source
 
@@ -81,9 +83,9 @@ def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_three_nights(images: Path, store: Path, artifact: str) -> None:
-    def night(number: int, *options: str) -> dict[str, Any]:
+    def night(number: int, *options: str, run: Any = without_ray) -> dict[str, Any]:
         arguments = ("--images", str(images), "--model", artifact, "--table", str(store), "--retention-hours", "0")
-        done = locray("nightly", *arguments, "--json", "--run-date", f"2026-01-0{number}", *options)
+        done = run("nightly", *arguments, "--json", "--run-date", f"2026-01-0{number}", *options)
         assert done.returncode == 0, done
         assert "Traceback" not in done.stderr
         facts = json.loads(done.stdout.splitlines()[-1])
@@ -93,7 +95,7 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
         return dict(facts)
 
     # All is new. Every commit is a file; they become one, and the old ones are there for who reads them.
-    first = night(1, "--unit-size", "4", "--commit-rows", "4")
+    first = night(1, "--unit-size", "4", "--commit-rows", "4", run=locray)
     everything = dict.fromkeys(images.iterdir(), 1)
     assert (first["label"]["ok"], first["label"]["errors"]) == (12, {"unsupported_format": 1})
     assert (first["verify"]["listed"], first["verify"]["compared"], first["verify"]["pending"]) == (13, 12, {})
@@ -132,21 +134,20 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
     assert Path(claim).parent.name == "_delta_log"
     check_against_the_files(store, everything | {images / "new.jpg": 1, images / "00.jpg": 2})
 
-    status = json.loads(locray("status", "--table", str(store), "--json").stdout)
+    status = json.loads(without_ray("status", "--table", str(store), "--json").stdout)
     assert (status["rows"], status["files"], status["small_files"]) == (15, 2, 0)
     assert [run[schema.RUN_DATE] for run in status["runs"]] == ["2026-01-01", "2026-01-02"]
     assert [last[schema.RUN_ID] for last in status["nights"]] == [third["run_id"]]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.slow
 def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Path, artifact: str) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
     for number in range(300):
         (folder / f"{number:03d}.jpg").write_bytes(b"no image")
     options = ("--images", str(folder), "--model", artifact, "--table", str(store), "--unit-size", "20")
-    done = locray("nightly", *options, "--json")
+    done = without_ray("nightly", *options, "--json")
     assert done.returncode == 3, done
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["label"]["failed"] >= 200
@@ -161,11 +162,11 @@ def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     rows = Predictor(identity.predict, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), identity.decode))
     stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
     writer = TableWriter.claim(table, identity.model_id)
-    commits = Committer(writer, 99, stamp=stamp, run_date=date(2026, 1, 1), commit_rows=7, commit_interval_s=3600)
+    commits = Committer(writer, 99, stamp=stamp, run_date=date(2026, 1, 1), commit_rows=7)
     for start in (0, 7):
         commits.add(rows.slice(start, 7))
     commits.flush()
-    return NightlyConfig(images=str(images), model=artifact, table=table, sample=2, retention_hours=0)
+    return NightlyConfig(images=str(images), model=artifact, table=table, sample=0, retention_hours=0)
 
 
 @pytest.fixture
@@ -262,7 +263,12 @@ def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
 
 @pytest.mark.parametrize("is_fenced", [False, True])
 def test_a_labelling_that_an_error_stops_is_written_down(
-    images: Path, store: Path, artifact: str, monkeypatch: pytest.MonkeyPatch, is_fenced: bool
+    images: Path,
+    store: Path,
+    artifact: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_fenced: bool,
 ) -> None:
     """What it had committed stays, and somebody should know."""
 
@@ -279,9 +285,14 @@ def test_a_labelling_that_an_error_stops_is_written_down(
     config = NightlyConfig(images=str(images), model=artifact, table=str(store), unit_size=4, commit_rows=4)
     error, exit_code = (FencedError, 5) if is_fenced else (StoreError, 1)
     with pytest.raises(error) as told:
-        nightly(config, ignore)
+        commands.nightly(config, Console(as_json=True))
+    facts = json.loads(capsys.readouterr().out)
+    page = html.unescape(Path(facts["page"]).read_text())
+    assert f"failed: {told.value}" in page
+    assert "not done: the labelling ended before its time" in page
     (record,) = last_records(str(store))
     assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
+    assert facts == record | {"page": facts["page"]}
     assert record["label"]["planned"] == 13
     assert record["label"]["ok"] + record["label"]["failed"] == DeltaTable(store).to_pyarrow_dataset().count_rows() > 0
     assert record["label"]["deferred_reason"] == f"the run was stopped by an error: {error.__name__}"

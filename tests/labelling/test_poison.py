@@ -1,4 +1,7 @@
-"""A run over images that crash the decoder or hang it, in the worker itself and in the child that comes after."""
+"""Images that crash the decoder or hang it: a run over them, in the worker itself and in the child that comes after.
+
+So they are for the commands that decode a sample themselves.
+"""
 
 import json
 import os
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 from commands import PROJECT_ROOT, locray
 from deltalake import DeltaTable
+from faults.made_up import BROKEN_DECODER, without_ray
 from poison import install_broken_decoder, poison
 
 from locray import schema
@@ -50,3 +54,45 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     deaths = log.read_text().splitlines()
     assert len(deaths) == 2
     assert "hang" in deaths
+
+
+@pytest.fixture
+def poisonous(tmp_path: Path) -> Path:
+    """A folder of images, two of them poisonous."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number, deed in enumerate(["nothing", "crash", "nothing", "hang with the lock"]):
+        (folder / f"{number}.gif").write_bytes(poison(deed))
+    return folder
+
+
+@pytest.mark.slow
+def test_a_plan_leaves_poisonous_images_out_of_its_estimate(poisonous: Path, tmp_path: Path, artifact: str) -> None:
+    arguments = ("--images", str(poisonous), "--model", artifact, "--table", str(tmp_path / "table"), "--json")
+    broken = {BROKEN_DECODER: install_broken_decoder(tmp_path / "decoder")}
+    done = without_ray("plan", *arguments, "--decode-timeout-s", "1", **broken)
+    assert done.returncode == 0, done
+    planned = json.loads(done.stdout)
+    assert (planned["planned"], planned["sampled"]) == (4, 4)
+    assert planned["images_per_s"] > 0
+
+    for path in poisonous.glob("[02].gif"):
+        path.unlink()
+    done = without_ray("plan", *arguments, "--decode-timeout-s", "1", **broken)
+    assert (done.returncode, json.loads(done.stdout)["estimated_s"]) == (0, None), done
+
+
+@pytest.mark.slow
+def test_a_verification_outlives_images_that_have_become_poisonous(
+    poisonous: Path, tmp_path: Path, artifact: str
+) -> None:
+    (poisonous / "3.gif").unlink()
+    where = ("--images", str(poisonous), "--model", artifact, "--table", str(tmp_path / "table"), "--json")
+    done = without_ray("label", *where)
+    assert done.returncode == 0, done
+    broken = {BROKEN_DECODER: install_broken_decoder(tmp_path / "decoder")}
+    done = without_ray("verify", *where, **broken)
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["compared"], found["faults"].keys()) == (6, 3, {"prediction"}), done
+    (told,) = found["faults"]["prediction"]["first"]
+    assert told.startswith(f"{poisonous / '1.gif'}: now it fails: decoder_crash")

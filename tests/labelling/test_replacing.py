@@ -12,7 +12,7 @@ from labelling.test_table import MODEL_ID, RUN_DATE, committer, rows_of
 
 from locray import schema
 from locray.errors import StoreError
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 FAILED = schema.STATUS_FAILED
 

@@ -1,12 +1,13 @@
-"""Labelling as a user runs it: real Ray, real stores, a real kill -9; the table read back by its usual readers."""
+"""Labelling as a user runs it: real Ray, real stores; the table read back by its usual readers.
+
+What has nothing to do with Ray is shown without it, the stages in the driver's process.
+"""
 
 import io
 import json
-import os
-import signal
 import subprocess
-import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -14,15 +15,19 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
-from commands import locray, start_locray
+from commands import locray
 from deltalake import DeltaTable
+from faults.made_up import without_ray
 from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema, storage
-from locray.labelling.table import TableWriter
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def with_ray(test: Callable[..., None]) -> Callable[..., None]:
+    return pytest.mark.ray(pytest.mark.usefixtures("ray_cluster")(test))
 
 
 def picture(seed: int, size: tuple[int, int] = (60, 40), image_format: str = "JPEG") -> bytes:
@@ -37,8 +42,10 @@ def rows_of(table: str) -> pd.DataFrame:
     return frame.to_pandas().sort_values(schema.IMAGE_URI, ignore_index=True)
 
 
-def label(images: str, model: str, table: str, *options: str, exit_code: int = 0) -> dict[str, object]:
-    done = locray("label", "--images", images, "--model", model, "--table", table, "--json", *options)
+def label(
+    images: str, model: str, table: str, *options: str, exit_code: int = 0, run: Run = without_ray
+) -> dict[str, object]:
+    done = run("label", "--images", images, "--model", model, "--table", table, "--json", *options)
     assert done.returncode == exit_code, done
     assert "Traceback" not in done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -46,6 +53,7 @@ def label(images: str, model: str, table: str, *options: str, exit_code: int = 0
     return dict(summary)
 
 
+@with_ray
 def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     odd_names = ["with space.jpg", "ünï/cödé.JPG", "ha#sh.jpg", "per%20cent.jpg", "no_ending", "deep/er/x.jpeg"]
@@ -57,7 +65,7 @@ def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path:
     (images / "page.jpg").write_bytes(b"<!doctype html><title>404</title>")
     (images / "cut.jpg").write_bytes(picture(101)[:400])
 
-    first = label(str(images), artifact, table, "--unit-size", "16")
+    first = label(str(images), artifact, table, "--unit-size", "16", run=locray)
     assert (first["listed"], first["ok"], first["failed"], first["commits"]) == (50, 47, 3, 1)
     assert first["errors"] == {"empty_file": 1, "unsupported_format": 1, "truncated": 1}
     rows = rows_of(table)
@@ -84,6 +92,7 @@ def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path:
     assert list(of_the_model.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
@@ -99,7 +108,7 @@ def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str)
 
     (images / "late.jpg").write_bytes(picture(10))
     arguments = ("--images", str(listing), "--model", artifact, "--table", table, "--json")
-    planned = json.loads(locray("plan", *arguments, "--retry-failed", "not_found").stdout)
+    planned = json.loads(without_ray("plan", *arguments, "--retry-failed", "not_found").stdout)
     assert (planned["planned"], planned["retried"], planned["new"], planned["already_labelled"]) == (1, 1, 0, 5)
     summary = label(str(listing), artifact, table, "--retry-failed", "not_found")
     assert (summary["planned"], summary["ok"], summary["failed"]) == (1, 1, 0)
@@ -114,6 +123,7 @@ def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str)
     assert rows[schema.RUN_ID][uris[-1]] == summary["run_id"]
 
 
+@with_ray
 @pytest.mark.s3
 def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bucket, artifact: str) -> None:
     keys = [f"in/{n:03d}.jpg" for n in range(30)] + ["in/a b#c%20.JPG", "in/ünï", "in/new\nline.jpg"]
@@ -121,7 +131,7 @@ def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bu
         s3_bucket.put(key, picture(number))
     s3_bucket.put("in/broken.jpg", b"not an image")
     table = f"{s3_bucket.uri}/out/predictions"
-    summary = label(f"{s3_bucket.uri}/in", artifact, table, "--unit-size", "8")
+    summary = label(f"{s3_bucket.uri}/in", artifact, table, "--unit-size", "8", run=locray)
     assert (summary["ok"], summary["errors"]) == (33, {"unsupported_format": 1})
 
     predictions = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset()
@@ -148,7 +158,7 @@ def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_b
     table = f"{s3_bucket.uri}/out"
     arguments = ("--images", f"{s3_bucket.uri}/in", "--model", artifact, "--table", table)
     for verb in ("plan", "label"):
-        done = locray(verb, *arguments)
+        done = without_ray(verb, *arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert f"no object lies below {s3_bucket.uri}/in/" in done.stderr
     assert s3_bucket.keys() == []
@@ -157,82 +167,19 @@ def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_b
     assert (of_one_unit["ok"], of_one_unit["images_per_s_steady"]) == (1, None)
     s3_bucket.client.delete_object(Bucket=s3_bucket.name, Key="in/a.jpg")
     for verb in ("plan", "label"):
-        done = locray(verb, *arguments)
+        done = without_ray(verb, *arguments)
         assert done.returncode == 0, done
         assert f"There is no image in {s3_bucket.uri}/in: nothing to label." in done.stderr
     assert len(rows_of(table)) == 1
 
 
-def test_killed_in_the_middle_and_run_again_every_image_has_one_row(tmp_path: Path, artifact: str) -> None:
-    images, table = tmp_path / "images", str(tmp_path / "table")
-    images.mkdir()
-    for number in range(400):
-        (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
-    options = ("--unit-size", "4", "--commit-rows", "8")
-    with start_locray("label", "--images", str(images), "--model", artifact, "--table", table, *options) as driver:
-        started(driver, table)
-        os.killpg(driver.pid, signal.SIGKILL)
-    committed = len(rows_of(table))
-    assert 0 < committed < 400
-
-    summary = label(str(images), artifact, table, *options)
-    assert (summary["already_labelled"], summary["planned"]) == (committed, 400 - committed)
-    rows = rows_of(table)
-    assert rows[schema.IMAGE_URI].tolist() == sorted(str(path) for path in images.iterdir())
-    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
-
-
-def started(driver: "subprocess.Popen[str]", table: str, more_than: int = 0) -> None:
-    """Waits until the run has committed something."""
-    deadline = time.monotonic() + 120
-    while not (DeltaTable.is_deltatable(table) and len(DeltaTable(table).file_uris()) > more_than):
-        assert driver.poll() is None, driver.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def test_a_run_that_is_stopped_says_how_far_it_came_and_the_next_goes_on(tmp_path: Path, artifact: str) -> None:
-    images, table = tmp_path / "images", str(tmp_path / "table")
-    images.mkdir()
-    for number in range(600):
-        (images / f"{number:04d}.jpg").write_bytes(picture(number, size=(640, 480)))
-    options = ("--unit-size", "4", "--commit-rows", "8")
-    arguments = ("label", "--images", str(images), "--model", artifact, "--table", table, "--json", *options)
-    with start_locray(*arguments) as driver:
-        started(driver, table)
-        driver.terminate()
-        stdout, stderr = driver.communicate(timeout=60)
-    assert driver.returncode == 4, stderr
-    asked = json.loads(stdout.splitlines()[-1])
-    assert 0 < asked["ok"] == len(rows_of(table)) < asked["planned"] == 600
-    assert (asked["failed"], asked["deferred"]) == (0, 600 - asked["ok"])
-    assert asked["deferred_causes"] == {"not_tried": asked["deferred"]}
-    assert "The reason: the run was asked to stop (SIGTERM)." in " ".join(stderr.split())
-    assert "Traceback" not in stderr
-
-    with start_locray(*arguments) as driver:
-        started(driver, table, len(DeltaTable(table).file_uris()))
-        TableWriter.claim(table, asked["model_id"])
-        stdout, stderr = driver.communicate(timeout=60)
-    assert driver.returncode == 5, stderr
-    fenced = json.loads(stdout.splitlines()[-1])
-    assert fenced["planned"] == asked["deferred"]
-    assert fenced["ok"] + fenced["failed"] + fenced["deferred"] == fenced["planned"]
-    assert fenced["deferred_causes"]["not_committed"] > 0
-    assert len(rows_of(table)) == asked["ok"] + fenced["ok"]
-
-    assert label(str(images), artifact, table)["planned"] == fenced["deferred"]
-    rows = rows_of(table)
-    assert rows[schema.IMAGE_URI].tolist() == sorted(str(path) for path in images.iterdir())
-    assert set(rows[schema.STATUS]) == {schema.STATUS_OK}
-
-
+@pytest.mark.slow
 def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
     for number in range(600):
         (images / f"{number:04d}.jpg").write_bytes(b"no image")
-    done = locray(
+    done = without_ray(
         "label", "--images", str(images), "--model", artifact, "--table", table, "--json", "--unit-size", "50"
     )
     assert done.returncode == 3, done
@@ -246,25 +193,26 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     assert f"The reason: the run was given up, since none of the first {failed} images could be labelled" in told
 
 
+@pytest.mark.slow
 def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     images, table = tmp_path / "images", str(tmp_path / "table")
     images.mkdir()
     for number in range(10):
         (images / f"{number}.jpg").write_bytes(picture(number))
     arguments = ("--images", str(images), "--model", artifact, "--table", table, "--json")
-    before = json.loads(locray("plan", *arguments, "--hourly-price", "3.6").stdout)
+    before = json.loads(without_ray("plan", *arguments, "--hourly-price", "3.6").stdout)
     assert (before["listed"], before["new"], before["changed"], before["planned"]) == (10, 10, 0, 10)
     assert before["estimated_cost"] == pytest.approx(before["estimated_s"] * 0.001, abs=1e-3)
     assert not (tmp_path / "table").exists()
     assert label(str(images), artifact, table, "--limit", "4", "--run-date", "2026-01-02")["ok"] == 4
     (images / "0.jpg").write_bytes(picture(50))
-    after = json.loads(locray("plan", *arguments).stdout)
+    after = json.loads(without_ray("plan", *arguments).stdout)
     assert (after["new"], after["changed"], after["already_labelled"]) == (6, 1, 3)
-    verified = locray("verify", *arguments)
+    verified = without_ray("verify", *arguments)
     assert verified.returncode == 4, verified
     found = json.loads(verified.stdout)
     pending = {check: finding["count"] for check, finding in found["pending"].items()}
     assert (found["faults"], pending, found["compared"]) == ({}, {"image_without_row": 6, "image_changed": 1}, 3)
-    status = json.loads(locray("status", "--table", table, "--json").stdout)
+    status = json.loads(without_ray("status", "--table", table, "--json").stdout)
     assert status["rows"] == 4
     assert [(run["run_date"], run["ok"], run["failed"]) for run in status["runs"]] == [("2026-01-02", 4, 0)]

@@ -13,7 +13,7 @@ from locray.errors import StoreError
 from locray.labelling.nightly.compaction import compact
 from locray.labelling.nightly.records import records_uri, write_record
 from locray.labelling.status import TableStatus, status
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 

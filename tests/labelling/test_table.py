@@ -15,7 +15,8 @@ from s3_server import S3Bucket, S3Server
 from locray import schema, storage
 from locray.errors import ErrorCode, FencedError, StoreAccessError, StoreError, UsageError
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter, open_table
+from locray.labelling.table import open_table
+from locray.labelling.writer import TableWriter
 
 MODEL_ID = "net@0123456789ab"
 RUN_DATE = date(2026, 1, 2)
@@ -28,7 +29,6 @@ def committer(writer: TableWriter, *, num_images: int = 100, commit_rows: int = 
         stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
         run_date=RUN_DATE,
         commit_rows=commit_rows,
-        commit_interval_s=3600,
         **options,
     )
 
@@ -272,7 +272,7 @@ def test_a_refusal_that_is_no_other_run_s_doing_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a change of the table's columns by somebody else."""
-    monkeypatch.setattr("locray.labelling.table._PAUSES_S", ())
+    monkeypatch.setattr("locray.labelling.writer._PAUSES_S", ())
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
     DeltaTable(uri).alter.add_columns([Field("remark", PrimitiveType("string"))])

@@ -20,11 +20,11 @@ from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.run import Verification, verify
 from locray.labelling.verification.sample import Tolerance, unmatched
 from locray.labelling.worklist import InlineWorklist
+from locray.labelling.writer import TableWriter
 from locray.model_files import ArtifactInfo
 from locray.models import build_model
 from locray.models.artifact import save_artifact
@@ -63,9 +63,7 @@ def table(images: Path, artifact: str, tmp_path: Path) -> Path:
     rows = Predictor(identity.predict, num_threads=1)(decode_rows(unit, identity.decode))
     writer = TableWriter.claim(str(tmp_path / "table"), identity.model_id)
     stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
-    commits = Committer(
-        writer, len(rows), stamp=stamp, run_date=date(2026, 1, 2), commit_rows=1000, commit_interval_s=3600
-    )
+    commits = Committer(writer, len(rows), stamp=stamp, run_date=date(2026, 1, 2), commit_rows=1000)
     commits.add(rows)
     commits.flush()
     assert (commits.ok, commits.failed) == (NUM_IMAGES, 1)

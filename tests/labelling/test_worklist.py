@@ -15,8 +15,8 @@ from s3_server import S3Bucket, S3Server
 from locray import schema
 from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
-from locray.labelling.table import TableWriter
 from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
+from locray.labelling.writer import TableWriter
 from locray.progress import Progress
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
@@ -28,7 +28,7 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     stamp = {schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"}
-    commits = Committer(writer, 9, stamp=stamp, run_date=date(2026, 1, 2), commit_rows=9, commit_interval_s=3600)
+    commits = Committer(writer, 9, stamp=stamp, run_date=date(2026, 1, 2), commit_rows=9)
     labelled = predicted([0, 1])
     commits.add(labelled)
     commits.flush()
@@ -77,7 +77,6 @@ def a_table(uri: str, *parts: pa.Table) -> TableWriter:
             stamp={schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"},
             run_date=date(2026, 1, 2),
             commit_rows=9,
-            commit_interval_s=3600,
         )
         commits.add(rows)
         commits.close()

@@ -14,9 +14,9 @@ import pyarrow as pa
 
 from locray.errors import StoreError
 from locray.labelling.data_files import LoggedFile, can_be_removed, logged_files
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.files import read_file
 from locray.labelling.verification.findings import Findings
+from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
 
 MOST_ROWS = 2_000_000

@@ -20,13 +20,16 @@ from locray.labelling.nightly.records import deleted_uri, records_uri, write_rec
 from locray.labelling.nightly.vacuum import vacuum
 from locray.labelling.run import label
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import TableWriter
 from locray.labelling.verification.run import Verification, verify
 from locray.labelling.verification.table import Owner
+from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
 from locray.sources import open_source
 
 Result = TypeVar("Result")
+
+LABELLING = "label"
+"""The step that the others depend on: its error is written down, and raised."""
 
 _WORST_FIRST = (
     ExitCode.UNSOUND,
@@ -70,8 +73,8 @@ class Night:
 
     @property
     def was_cut_short(self) -> bool:
-        """Whether the labelling ended before its worklist: it was asked to stop, or given up."""
-        return bool(self.label.deferred_causes.get(DeferralCause.NOT_TRIED))
+        """Whether the labelling ended before its worklist: it was asked to stop, given up, or stopped by an error."""
+        return LABELLING in self.failed or bool(self.label.deferred_causes.get(DeferralCause.NOT_TRIED))
 
     @property
     def is_sound(self) -> bool:
@@ -107,11 +110,16 @@ class Night:
             return None
 
 
-def nightly(config: NightlyConfig, report: Report) -> Night:
+def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], None] = lambda _: None) -> Night:
     """Labels what is new or changed, verifies the table against the same listing, tidies it up, writes the night down.
 
     A table in which the verification finds faults is left as it is: old files may be needed to mend it. Where the
     labelling ended before its worklist, the night ends, too.
+
+    Args:
+        config: What to label, and how to tidy up.
+        report: Is told how far the night is.
+        on_error: Is told what was written down of it, before an error that stopped the labelling is raised.
 
     Raises:
         UsageError: the source, the model or the table is not what it should be; nothing was written.
@@ -120,7 +128,7 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
     clock = Clock()
     with tempfile.TemporaryDirectory(prefix="locray-") as folder:
         source = KeptSource(open_source(config.images, config.uri_column), folder)
-        night = _labelled(config, report, source, clock)
+        night = _labelled(config, report, source, clock, on_error)
         if not night.was_cut_short:
             night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
         if night.verify is not None:
@@ -138,7 +146,9 @@ def nightly(config: NightlyConfig, report: Report) -> Night:
     return night
 
 
-def _labelled(config: NightlyConfig, report: Report, source: KeptSource, clock: Clock) -> Night:
+def _labelled(
+    config: NightlyConfig, report: Report, source: KeptSource, clock: Clock, on_error: Callable[[Night], None]
+) -> Night:
     """A night of which the labelling is done. One that an error stopped, once it had begun, is written down, too."""
     so_far: list[LabelSummary] = []
     try:
@@ -146,8 +156,9 @@ def _labelled(config: NightlyConfig, report: Report, source: KeptSource, clock: 
     except LocrayError as error:
         for summary in so_far:
             night = Night(summary.table, config.images, config.run_date, summary, error.exit_code)
-            night.failed["label"] = str(error)
+            night.failed[LABELLING] = str(error)
             _write_down(night, clock)
+            on_error(night)
         raise
     exit_code = labelled.exit_code(config.max_failure_rate)
     return Night(labelled.table, config.images, config.run_date, labelled, exit_code)

@@ -9,7 +9,7 @@ sleep before its commit, which nothing would refuse. Of its own model, who wrote
 
 from locray import schema, storage
 from locray.labelling.data_files import removed_files
-from locray.labelling.table import TableWriter
+from locray.labelling.writer import TableWriter
 
 LOG_REMEMBERS_HOURS = 168
 _RETENTION_OF_THE_LOG = "delta.deletedFileRetentionDuration"

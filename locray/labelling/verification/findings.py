@@ -88,10 +88,6 @@ class Findings:
             before = self._found.get(check, Finding(0, ()))
             self._found[check] = Finding(before.count + count, (*before.first, *names)[:NAMED])
 
-    def count(self, check: Check) -> int:
-        """How often something was found."""
-        return self._found[check].count if check in self._found else 0
-
     @property
     def faults(self) -> dict[Check, Finding]:
         """What must not be in a table."""

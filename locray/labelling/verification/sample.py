@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from locray import schema
 from locray.errors import ErrorCode
+from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
@@ -43,7 +44,9 @@ class Tolerance:
 
 
 def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
-    """Fetches, decodes and predicts the images of ok rows one at a time, in this process, and compares.
+    """Fetches, decodes and predicts the images of ok rows one at a time, on this machine, and compares.
+
+    A child decodes them: what was harmless once may be a replaced file, or meet another decoder, by now.
 
     Args:
         rows: columns of a listing, size in pixels and detections.
@@ -60,18 +63,24 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
     predictor = Predictor(identity.predict, num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
     compared = 0
-    for unit in range(num_units(worklist)):
-        again = predictor(decode_rows(worklist.read_unit(unit), identity.decode)).to_pylist()
-        before = rows.slice(unit * _IMAGES_AT_ONCE, _IMAGES_AT_ONCE).to_pylist()
-        for row, new in zip(before, again, strict=True):
-            if new[schema.STATUS] == schema.STATUS_DEFERRED or new[schema.ERROR_CODE] in _NOT_THERE:
-                findings.add(Check.NOT_COMPARED, 1, [f"{row[schema.IMAGE_URI]}: {new[schema.ERROR_MESSAGE]}"])
-                continue
-            compared += 1
-            differs = difference(row, new, identity)
-            findings.add(Check.PREDICTION, int(differs is not None), [f"{row[schema.IMAGE_URI]}: {differs}"])
-        report(Progress("predicting again", min((unit + 1) * _IMAGES_AT_ONCE, len(rows)), len(rows)))
+    with IsolatedDecoder(identity.decode.limits, identity.decode.timeout_s) as decode:
+        for unit in range(num_units(worklist)):
+            again = predictor(decode_rows(worklist.read_unit(unit), identity.decode, decode)).to_pylist()
+            before = rows.slice(unit * _IMAGES_AT_ONCE, _IMAGES_AT_ONCE).to_pylist()
+            compared += sum(_compare(row, new, identity, findings) for row, new in zip(before, again, strict=True))
+            report(Progress("predicting again", min((unit + 1) * _IMAGES_AT_ONCE, len(rows)), len(rows)))
     return compared
+
+
+def _compare(row: dict[str, Any], again: dict[str, Any], identity: Identity, findings: Findings) -> bool:
+    """Whether the row could be compared with the new prediction of its image; what was found goes to the findings."""
+    uri = row[schema.IMAGE_URI]
+    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE:
+        findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {again[schema.ERROR_MESSAGE]}"])
+        return False
+    differs = difference(row, again, identity)
+    findings.add(Check.PREDICTION, int(differs is not None), [f"{uri}: {differs}"])
+    return True
 
 
 def difference(row: dict[str, Any], again: dict[str, Any], identity: Identity) -> str | None:
