@@ -34,10 +34,19 @@ _DEFAULT_REGION = "us-east-1"
 class Retries:
     """How long a request is tried again on throttling, 5xx, time-outs and broken connections (with jitter)."""
 
-    max_retries: int = 8
+    max_retries: int = 12
     first_backoff_s: float = 0.1
     max_backoff_s: float = 15.0
     total_s: float = 120.0
+
+    @property
+    def of_object_store(self) -> int:
+        """How many retries of obstore and deltalake last as long.
+
+        Their waits are drawn from between the first one and twice the one before: they hardly grow. Eight of them are
+        over in two seconds.
+        """
+        return 16 * self.max_retries
 
 
 DEFAULT_RETRIES = Retries()
@@ -138,7 +147,7 @@ def _new_store(bucket: str, retries: Retries) -> S3Store:
             "timeout": timedelta(seconds=120),
         },
         retry_config={
-            "max_retries": retries.max_retries,
+            "max_retries": retries.of_object_store,
             "retry_timeout": timedelta(seconds=retries.total_s),
             "backoff": {
                 "init_backoff": timedelta(seconds=retries.first_backoff_s),
@@ -184,6 +193,8 @@ def delta_storage_options(uri: str) -> dict[str, str] | None:
         "AWS_ACCESS_KEY_ID": str(frozen.access_key),
         "AWS_SECRET_ACCESS_KEY": str(frozen.secret_key),
         "aws_conditional_put": "etag",
+        "max_retries": str(DEFAULT_RETRIES.of_object_store),
+        "retry_timeout": f"{DEFAULT_RETRIES.total_s:.0f}s",
     }
     if frozen.token:
         options["AWS_SESSION_TOKEN"] = str(frozen.token)
