@@ -46,7 +46,7 @@ class Answers(ImageLimits):
     def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
         """The `config_hash`: what changes a prediction beside the model, as 12 hex digits."""
         settings = {
-            "decode": "full",
+            "decode": "scaled",
             "input_size_px": input_size_px,
             "max_bytes": self.max_bytes,
             "max_pixels": self.max_pixels,

@@ -74,5 +74,5 @@ def _in_frame_of(
 
 def _orientation(image_uri: str, limits: DecodeLimits) -> int:
     """EXIF's orientation of an image, which rows of predictions don't hold."""
-    decoded = decode_image(storage.read_bytes(image_uri), limits, min_side_px=1)
+    decoded = decode_image(storage.read_bytes(image_uri), limits, min_longer_side_px=1)
     return decoded.orientation if isinstance(decoded, DecodedImage) else UPRIGHT

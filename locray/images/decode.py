@@ -70,14 +70,16 @@ class ImageFailure:
     height_px: int | None = None
 
 
-def decode_image(data: bytes, limits: DecodeLimits, *, min_side_px: int | None = None) -> DecodedImage | ImageFailure:
+def decode_image(
+    data: bytes, limits: DecodeLimits, *, min_longer_side_px: int | None = None
+) -> DecodedImage | ImageFailure:
     """Decode one image of any format in `sniff.FORMATS`. Raises nothing, whatever the bytes are.
 
     Args:
         data: The whole file.
         limits: Checked before any pixel is decoded.
-        min_side_px: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep at
-            least this many pixels. If None, every image comes at full size.
+        min_longer_side_px: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its longer
+            side keeps at least this many pixels and its shorter one any. If None, every image comes at full size.
     """
     if not data:
         return ImageFailure(ErrorCode.EMPTY_FILE, "the file has no bytes")
@@ -89,13 +91,15 @@ def decode_image(data: bytes, limits: DecodeLimits, *, min_side_px: int | None =
         message = f"not one of {', '.join(FORMATS)}: begins with {data[:8].hex(' ')}"
         return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, message)
     try:
-        fast = _decode_fast_jpeg(data, limits, min_side_px) if name == JPEG else None
-        return fast or _decode_with_pillow(data, name, limits, min_side_px)
+        fast = _decode_fast_jpeg(data, limits, min_longer_side_px) if name == JPEG else None
+        return fast or _decode_with_pillow(data, name, limits, min_longer_side_px)
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise nearly every type there is on broken data
         return _failure(error, data, name)
 
 
-def _decode_fast_jpeg(data: bytes, limits: DecodeLimits, min_side_px: int | None) -> DecodedImage | ImageFailure | None:
+def _decode_fast_jpeg(
+    data: bytes, limits: DecodeLimits, min_longer_side_px: int | None
+) -> DecodedImage | ImageFailure | None:
     """The common JPEG; None for one that is left to Pillow."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -104,7 +108,7 @@ def _decode_fast_jpeg(data: bytes, limits: DecodeLimits, min_side_px: int | None
         orientation = orientation_of_jpeg(data)
         if width * height > limits.max_pixels:
             return _too_many_pixels(JPEG, *_upright_size(width, height, orientation), limits)
-        factor = _scale_factor(width, height, min_side_px)
+        factor = _scale_factor(width, height, min_longer_side_px)
         image = simplejpeg.decode_jpeg(
             data, "RGB", min_factor=factor, min_width=-(-width // factor), min_height=-(-height // factor), strict=True
         )
@@ -115,7 +119,7 @@ def _decode_fast_jpeg(data: bytes, limits: DecodeLimits, min_side_px: int | None
 
 
 def _decode_with_pillow(
-    data: bytes, name: str, limits: DecodeLimits, min_side_px: int | None
+    data: bytes, name: str, limits: DecodeLimits, min_longer_side_px: int | None
 ) -> DecodedImage | ImageFailure:
     _ignore_pillow_warnings()
     with FORMATS[name].pillow_class(io.BytesIO(data)) as image:
@@ -123,7 +127,7 @@ def _decode_with_pillow(
         if width * height > limits.max_pixels:
             upright_size = _upright_size(width, height, _orientation(image, data, name))
             return _too_many_pixels(name, *upright_size, limits)
-        factor = _scale_factor(width, height, min_side_px)
+        factor = _scale_factor(width, height, min_longer_side_px)
         if factor > 1:
             image.draft(None, (width // factor, height // factor))  # does nothing for formats that can't
         image.load()
@@ -157,12 +161,13 @@ def _exif_of_png_text(text: str) -> bytes:
         return b""
 
 
-def _scale_factor(width: int, height: int, min_side_px: int | None) -> int:
-    if min_side_px is None:
+def _scale_factor(width: int, height: int, min_longer_side_px: int | None) -> int:
+    if min_longer_side_px is None:
         return 1
-    assert min_side_px >= 1
-    shorter = min(width, height)
-    return next((factor for factor in _SCALE_FACTORS if shorter // factor >= min_side_px), 1)
+    assert min_longer_side_px >= 1
+    shorter, longer = sorted((width, height))
+    fits = (factor for factor in _SCALE_FACTORS if longer // factor >= min_longer_side_px and shorter >= factor)
+    return next(fits, 1)
 
 
 def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:

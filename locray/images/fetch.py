@@ -21,6 +21,7 @@ import obstore
 from locray.errors import DeferralCause, ErrorCode, StoreError
 from locray.images.decode import ImageFailure
 from locray.images.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
+from locray.images.waiting import ByteBudget, Room
 from locray.storage.archive_directory import MemberError, MemberTrouble
 from locray.storage.archives import read_member
 from locray.storage.files import file_etag
@@ -31,7 +32,6 @@ from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_pa
 if TYPE_CHECKING:
     from obstore import GetOptions
 
-_SIZE_WHEN_UNKNOWN_BYTES = 1 << 20
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -89,68 +89,65 @@ def fetch_images(
         requests: The images.
         max_bytes: A larger image is not fetched: `too_many_bytes`.
         concurrency: Requests in flight.
-        max_waiting_bytes: By the sizes of the listing; an image of unknown size counts as 1 MiB.
+        max_waiting_bytes: By the sizes of the listing; of an image whose size it doesn't know, by what the store
+            says before it sends a byte of it.
         retries: How often the object store is asked again for an image.
         budget: How often for all images. Shared with all other calls of the process.
     """
     arrived: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    under_way: dict[Future[Outcome], int] = {}
-    waiting_bytes = 0
-    sizes = [_expected_bytes(request, max_bytes) for request in requests]
+    under_way: dict[Future[Outcome], tuple[int, Room]] = {}
+    waiting = ByteBudget(max_waiting_bytes)
     next_index = 0
     threads = ThreadPoolExecutor(min(concurrency, max(1, len(requests))), thread_name_prefix="fetch")
     try:
         while next_index < len(requests) or under_way:
-            while next_index < len(requests) and (
-                not under_way
-                or (len(under_way) < concurrency and waiting_bytes + sizes[next_index] <= max_waiting_bytes)
-            ):
-                waiting_bytes += sizes[next_index]
-                future = threads.submit(_fetch, requests[next_index], max_bytes, _Patience(retries, budget))
-                under_way[future] = next_index
+            while next_index < len(requests) and len(under_way) < concurrency:
+                limits = _Limits(max_bytes, Room(waiting), retries, budget)
+                future = threads.submit(_fetch, requests[next_index], limits)
+                under_way[future] = next_index, limits.room
                 future.add_done_callback(arrived.put)
                 next_index += 1
             future = arrived.get()
-            index = under_way.pop(future)
+            index, room = under_way.pop(future)
             yield index, future.result()
-            waiting_bytes -= sizes[index]
+            room.leave()
     finally:
+        waiting.close()
         threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _expected_bytes(request: FetchRequest, max_bytes: int) -> int:
-    if request.size_bytes is None:
-        return _SIZE_WHEN_UNKNOWN_BYTES
-    return request.size_bytes if request.size_bytes <= max_bytes else 0
-
-
-def _fetch(request: FetchRequest, max_bytes: int, patience: "_Patience") -> Outcome:
-    if request.size_bytes is not None and request.size_bytes > max_bytes:
-        return _too_many_bytes(request.size_bytes, max_bytes)
-    if is_in_archive(request.uri):
-        return _fetch_member(request, max_bytes, patience)
-    if not is_remote(request.uri):
-        return _fetch_file(request, max_bytes)
-    bucket, key = split_s3(request.uri)
-    fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
-    return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, max_bytes), patience)
-
-
-def _too_many_bytes(size_bytes: int, max_bytes: int) -> ImageFailure:
-    return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {max_bytes}")
-
-
 @dataclass(frozen=True, slots=True)
-class _Patience:
-    """With a store that fails."""
+class _Limits:
+    """What one image may take: bytes, room beside the others, and patience with a store that fails."""
 
+    max_bytes: int
+    room: Room
     retries: Retries
     budget: RetryBudget
 
+    def refuse(self, size_bytes: int) -> ImageFailure | None:
+        """Why an image of this size is not fetched; None, once there is room for it, if it is."""
+        if size_bytes > self.max_bytes:
+            return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {self.max_bytes}")
+        self.room.cover(size_bytes)
+        return None
 
-def _fetch_from_store(fetch_object: Callable[[], Outcome], patience: _Patience) -> Outcome:
+
+def _fetch(request: FetchRequest, limits: _Limits) -> Outcome:
+    if request.size_bytes is not None and (refusal := limits.refuse(request.size_bytes)):
+        return refusal
+    if is_in_archive(request.uri):
+        return _fetch_member(request, limits)
+    if not is_remote(request.uri):
+        return _fetch_file(request, limits)
+    bucket, key = split_s3(request.uri)
+    fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
+    return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, limits), limits)
+
+
+def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> Outcome:
     try:
-        return ask(fetch_object, patience.retries, patience.budget)
+        return ask(fetch_object, limits.retries, limits.budget)
     except S3_ERRORS as error:
         code = code_of(error)
         match trouble_of(error):
@@ -166,22 +163,22 @@ def _fetch_from_store(fetch_object: Callable[[], Outcome], patience: _Patience) 
         return Deferred(DeferralCause.STORE, str(error))
 
 
-def _fetch_object(bucket: str, key: str, etag: str | None, max_bytes: int) -> Outcome:
+def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
     options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
     result = obstore.get(store(bucket, ONCE), key, options=options)
     meta = result.meta
-    if meta["size"] > max_bytes:
-        return _too_many_bytes(meta["size"], max_bytes)
+    if refusal := limits.refuse(meta["size"]):
+        return refusal
     data = bytes(result.bytes())
     return Fetched(data, bare_etag(meta["e_tag"]), len(data), meta["last_modified"])
 
 
-def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, max_bytes: int) -> Outcome:
+def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
     arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
     answer: dict[str, Any] = client(ONCE).get_object(Bucket=bucket, Key=key, **arguments)
     with closing(answer["Body"]) as body:  # (as a context manager by itself it would give the raw stream)
-        if answer["ContentLength"] > max_bytes:
-            return _too_many_bytes(answer["ContentLength"], max_bytes)
+        if refusal := limits.refuse(answer["ContentLength"]):
+            return refusal
         data = body.read()
     return Fetched(data, bare_etag(answer.get("ETag")), len(data), answer.get("LastModified"))
 
@@ -195,18 +192,20 @@ _CODE_OF_MEMBER_TROUBLE = {
 }
 
 
-def _fetch_member(request: FetchRequest, max_bytes: int, patience: _Patience) -> Outcome:
+def _fetch_member(request: FetchRequest, limits: _Limits) -> Outcome:
     if is_remote(split_archive(request.uri)[0]):
-        return _fetch_from_store(lambda: _read_member(request, max_bytes), patience)
+        return _fetch_from_store(lambda: _read_member(request, limits), limits)
     try:
-        return _read_member(request, max_bytes)
+        return _read_member(request, limits)
     except OSError as error:
         return _file_trouble(error)
 
 
-def _read_member(request: FetchRequest, max_bytes: int) -> Outcome:
+def _read_member(request: FetchRequest, limits: _Limits) -> Outcome:
     try:
-        data, etag, last_modified = read_member(request.uri, max_bytes=max_bytes, retries=ONCE)
+        data, etag, last_modified = read_member(
+            request.uri, max_bytes=limits.max_bytes, retries=ONCE, admit=limits.room.cover
+        )
     except MemberError as error:
         return ImageFailure(_CODE_OF_MEMBER_TROUBLE[error.trouble], str(error))
     if request.etag not in (None, etag):
@@ -224,7 +223,7 @@ _CODE_OF_ERRNO = {
 }
 
 
-def _fetch_file(request: FetchRequest, max_bytes: int) -> Outcome:
+def _fetch_file(request: FetchRequest, limits: _Limits) -> Outcome:
     try:
         # Non-blocking, not to hang on a pipe that nobody writes to.
         descriptor = os.open(local_path(request.uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -233,19 +232,19 @@ def _fetch_file(request: FetchRequest, max_bytes: int) -> Outcome:
     except ValueError:  # a NUL in a table's URI
         return ImageFailure(ErrorCode.NOT_FOUND, "no file can have this name")
     try:
-        return _read_file(descriptor, request.etag, max_bytes)
+        return _read_file(descriptor, request.etag, limits)
     except OSError as error:
         return _file_trouble(error)
     finally:
         os.close(descriptor)
 
 
-def _read_file(descriptor: int, etag: str | None, max_bytes: int) -> Outcome:
+def _read_file(descriptor: int, etag: str | None, limits: _Limits) -> Outcome:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, "not a file but a folder or a device")
-    if before.st_size > max_bytes:
-        return _too_many_bytes(before.st_size, max_bytes)
+    if refusal := limits.refuse(before.st_size):
+        return refusal
     with open(descriptor, "rb", closefd=False) as file:
         data = file.read(before.st_size)
     etag_read = file_etag(before)

@@ -43,7 +43,9 @@ _LENGTH = struct.Struct("!Q")
 _MAX_HEADER_BYTES = 2**20
 
 
-def decode_or_die(data: bytes, limits: DecodeLimits, timeout_s: float) -> DecodedImage | ImageFailure:
+def decode_or_die(
+    data: bytes, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None
+) -> DecodedImage | ImageFailure:
     """`decode_image`, but a decoder that is not done in time is the end of this process, by SIGALRM.
 
     The kernel sees to it, so it does not matter what the decoder does or whether it holds the interpreter's lock. Costs
@@ -51,7 +53,7 @@ def decode_or_die(data: bytes, limits: DecodeLimits, timeout_s: float) -> Decode
     """
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
-        return decode_image(data, limits)
+        return decode_image(data, limits, min_longer_side_px=min_longer_side_px)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -59,9 +61,10 @@ def decode_or_die(data: bytes, limits: DecodeLimits, timeout_s: float) -> Decode
 class IsolatedDecoder:
     """Decodes in a child process; a context that leaves no process behind."""
 
-    def __init__(self, limits: DecodeLimits, timeout_s: float) -> None:
+    def __init__(self, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None) -> None:
         self._limits = limits
         self._timeout_s = timeout_s
+        self._min_longer_side_px = min_longer_side_px
         self._child: _Child | None = None
 
     def __call__(self, data: bytes) -> DecodedImage | ImageFailure:
@@ -73,7 +76,7 @@ class IsolatedDecoder:
         if self._child is not None:
             with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
                 return self._ask(self._child, data)
-        self._child = _Child(self._limits, self._timeout_s)
+        self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
         try:
             return self._ask(self._child, data)
         except _ChildDiedError as death:
@@ -106,11 +109,11 @@ class _ChildDiedError(Exception):
 class _Child:
     """The parent's side of one child, from its start to its end."""
 
-    def __init__(self, limits: DecodeLimits, timeout_s: float) -> None:
+    def __init__(self, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None) -> None:
         self._limits = limits
         self._timeout_s = timeout_s
         self._socket, theirs = socket.socketpair()
-        arguments = (theirs.fileno(), limits.max_bytes, limits.max_pixels, timeout_s)
+        arguments = (theirs.fileno(), limits.max_bytes, limits.max_pixels, min_longer_side_px or 0, timeout_s)
         try:
             with theirs:
                 self._process = subprocess.Popen(  # noqa: S603 (ourselves)
@@ -201,7 +204,7 @@ def _receive_into(connection: socket.socket, rest: memoryview, until: float | No
         rest = rest[num_bytes:]
 
 
-def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float) -> None:
+def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None) -> None:
     """The child's side: images in, answers out, until the parent hangs up."""
     connection.sendall(_READY)
     while True:
@@ -209,7 +212,8 @@ def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float) ->
             (length,) = _LENGTH.unpack(_receive(connection, _LENGTH.size))
         except EOFError:
             return
-        outcome = decode_or_die(_receive(connection, length), limits, timeout_s * _ORPHANS_DEADLINE)
+        data = _receive(connection, length)
+        outcome = decode_or_die(data, limits, timeout_s * _ORPHANS_DEADLINE, min_longer_side_px)
         if isinstance(outcome, ImageFailure):
             _send_header(connection, asdict(outcome))
         else:
@@ -232,14 +236,14 @@ def _lower(limit: int, value: int) -> None:
 
 
 def _main(arguments: Sequence[str]) -> None:
-    descriptor, max_bytes, max_pixels = map(int, arguments[:3])
-    timeout_s = float(arguments[3])
+    descriptor, max_bytes, max_pixels, min_longer_side_px = map(int, arguments[:4])
+    timeout_s = float(arguments[4])
     memory_bytes = _MEMORY_OF_PYTHON_BYTES + _MEMORY_A_FILE_BYTE * max_bytes + _MEMORY_A_PIXEL_BYTES * max_pixels
     _lower(resource.RLIMIT_AS, memory_bytes)
     _lower(resource.RLIMIT_CORE, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with socket.socket(fileno=descriptor) as connection:
-        _serve(connection, DecodeLimits(max_bytes, max_pixels), timeout_s)
+        _serve(connection, DecodeLimits(max_bytes, max_pixels), timeout_s, min_longer_side_px or None)
 
 
 if __name__ == "__main__":

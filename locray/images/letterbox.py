@@ -1,17 +1,27 @@
-"""A decoded image into its square network input. Called by the decode stage and by training's data loader."""
+"""A decoded image into its square network input. Called by the decode stage and by training's data loader.
+
+torch resizes: its kernel for uint8 is Pillow's, vectorised, to within one grey level, and takes about a third of the
+time on 300 x 300 pixels and a fifth on twelve megapixels.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from locray.boxes import Letterbox
 
 PAD_VALUE = 114
 """The grey of the padding: the usual one of detectors trained on letterboxed images (YOLOX, YOLOv5)."""
 
-_REDUCING_GAP = 2.0
-"""Large images are first shrunk by whole factors to at least twice the size asked for: 2.5 times as fast for three
-megapixels, and the result is off by a third of a grey level on average."""
+_DECODED_SIDES = 2
+"""What the filter gets to work with: the decoder's own reduction ends at this many times the size asked for."""
+
+
+def decoded_side_px(input_size_px: int) -> int:
+    """How long the longer side of an image must stay in its decoder for an input of this size.
+
+    It is the longer one that a letterbox fits.
+    """
+    return _DECODED_SIDES * input_size_px
 
 
 def letterbox_image(
@@ -43,5 +53,9 @@ def letterbox_image(
 def _resized(image_hwc_u8: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
     if image_hwc_u8.shape[:2] == (height_px, width_px):
         return image_hwc_u8
-    image = Image.fromarray(image_hwc_u8)
-    return np.asarray(image.resize((width_px, height_px), Image.Resampling.BILINEAR, reducing_gap=_REDUCING_GAP))
+    import torch
+    from torch.nn import functional
+
+    image_nchw = torch.from_numpy(image_hwc_u8).permute(2, 0, 1)[None]
+    resized = functional.interpolate(image_nchw, (height_px, width_px), mode="bilinear", antialias=True)
+    return np.asarray(resized[0].permute(1, 2, 0).numpy())

@@ -18,7 +18,7 @@ from locray.errors import DeferralCause, StoreAccessError, StoreError
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
-from locray.images.letterbox import letterbox_image
+from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.labelling.worklist import Worklist
 
 MAX_DEATHS = 5
@@ -37,6 +37,11 @@ class DecodeSettings:
     timeout_s: float
     """For the decoding of one image."""
 
+    @property
+    def decoded_side_px(self) -> int:
+        """What a decoder keeps at least of an image's longer side."""
+        return decoded_side_px(self.input_size_px)
+
 
 @dataclass(frozen=True, slots=True)
 class FetchDecode:
@@ -52,7 +57,7 @@ class FetchDecode:
             unit: Its number.
             deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
         """
-        limits, timeout_s = self.settings.limits, self.settings.timeout_s
+        limits, timeout_s, side_px = self.settings.limits, self.settings.timeout_s, self.settings.decoded_side_px
         try:
             rows = self.worklist.read_unit(unit)
         except StoreAccessError:
@@ -60,9 +65,9 @@ class FetchDecode:
         except StoreError as error:
             return _defer(_unnamed_rows(self.worklist, unit), self.settings, DeferralCause.STORE, str(error))
         if deaths == 0:
-            return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s))
+            return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s, side_px))
         if deaths < MAX_DEATHS:
-            with IsolatedDecoder(limits, timeout_s) as decode:
+            with IsolatedDecoder(limits, timeout_s, side_px) as decode:
                 return decode_rows(rows, self.settings, decode)
         reason = f"{deaths} processes died over it: too little memory, or a node that fails"
         return _defer(rows, self.settings, DeferralCause.WORKER, reason)
@@ -91,8 +96,8 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
         settings: How they are fetched, and the size that they become.
         decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
     """
-    limits = settings.limits
-    decode = decode or (lambda data: decode_image(data, limits))
+    limits, side_px = settings.limits, settings.decoded_side_px
+    decode = decode or (lambda data: decode_image(data, limits, min_longer_side_px=side_px))
     outcomes, images = _untried(rows, settings)
     names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]

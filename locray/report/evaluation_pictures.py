@@ -92,7 +92,7 @@ def _of_objects(result: ImageResult) -> Mistakes:
 
 
 def _picture(record: Record, result: ImageResult, note: str, limits: DecodeLimits) -> Picture | None:
-    decoded = decode_image(storage.read_bytes(record.image_uri), limits, min_side_px=THUMBNAIL_SIDE_PX)
+    decoded = decode_image(storage.read_bytes(record.image_uri), limits, min_longer_side_px=THUMBNAIL_SIDE_PX)
     if not isinstance(decoded, DecodedImage):
         return None
     height, width = decoded.image_hwc_u8.shape[:2]

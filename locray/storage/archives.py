@@ -82,8 +82,20 @@ def has_member(uri: str) -> bool:
         return False
 
 
-def read_member(uri: str, *, max_bytes: int | None = None, retries: Retries = DEFAULT_RETRIES) -> MemberContent:
+def read_member(
+    uri: str,
+    *,
+    max_bytes: int | None = None,
+    retries: Retries = DEFAULT_RETRIES,
+    admit: Callable[[int], None] = lambda _: None,
+) -> MemberContent:
     """The content of a member, its checksum verified. Safe in many threads at once.
+
+    Args:
+        uri: The member.
+        max_bytes: A larger one is not read.
+        retries: How often the store is asked again.
+        admit: Is told the member's size before it is read, and may wait.
 
     Raises:
         MemberError: absent, encrypted, damaged, packed in a way that is not supported, or larger than `max_bytes`.
@@ -92,7 +104,7 @@ def read_member(uri: str, *, max_bytes: int | None = None, retries: Retries = DE
     """
     archive_uri, name = split_archive(uri)
     if not is_remote(archive_uri):
-        return _read_local(archive_uri, name, uri, max_bytes)
+        return _read_local(archive_uri, name, uri, max_bytes, admit)
     bucket, key = split_s3(archive_uri)
     archive = known_archive(archive_uri) or open_remote(archive_uri, retries)
     etag = archive.version[0]
@@ -105,20 +117,29 @@ def read_member(uri: str, *, max_bytes: int | None = None, retries: Retries = DE
             forget(archive_uri, archive)
             raise
 
-    return _read_from(archive, name, uri, max_bytes, read)
+    return _read_from(archive, name, uri, max_bytes, admit, read)
 
 
-def _read_local(archive_uri: str, name: str, uri: str, max_bytes: int | None) -> MemberContent:
+def _read_local(
+    archive_uri: str, name: str, uri: str, max_bytes: int | None, admit: Callable[[int], None]
+) -> MemberContent:
     descriptor = open_descriptor(archive_uri)
     try:
         archive = local_archive(archive_uri, descriptor)
-        return _read_from(archive, name, uri, max_bytes, lambda offset, length: os.pread(descriptor, length, offset))
+        return _read_from(
+            archive, name, uri, max_bytes, admit, lambda offset, length: os.pread(descriptor, length, offset)
+        )
     finally:
         os.close(descriptor)
 
 
 def _read_from(
-    archive: Archive, name: str, uri: str, max_bytes: int | None, read: Callable[[int, int], bytes]
+    archive: Archive,
+    name: str,
+    uri: str,
+    max_bytes: int | None,
+    admit: Callable[[int], None],
+    read: Callable[[int, int], bytes],
 ) -> MemberContent:
     member = archive.members.get(name)
     if member is None:
@@ -128,6 +149,7 @@ def _read_from(
         raise MemberError(unreadable[0], f"{uri}: {unreadable[1]}. {EXPECTED}")
     if max_bytes is not None and member.size_bytes > max_bytes:
         raise MemberError(MemberTrouble.TOO_LARGE, f"{member.size_bytes} bytes; the limit is {max_bytes}")
+    admit(member.size_bytes)
     head = _LOCAL_HEADER.size
     data = read(member.header_at, head + len(name.encode()) + _SPARE_BYTES + member.stored_bytes)
     if not data.startswith(_LOCAL_SIGNATURE) or len(data) < head:

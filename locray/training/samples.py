@@ -17,7 +17,7 @@ from locray.errors import ErrorCode
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.exif import boxes_in_upright_frame
 from locray.images.fetch import Deferred
-from locray.images.letterbox import letterbox_image
+from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.models.contract import NO_OBJECT
 from locray.schema import STATUS_DEFERRED
 from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
@@ -171,19 +171,19 @@ class BatchMaker:
         random = np.random.default_rng([self.seed, epoch, row])
         return random, self._augmenter.mix(random, row, len(self.packed), self.packed.may_mix)
 
-    def _smallest_px(self, mix: Mix) -> int | None:
-        """What the decoder must keep of an image's sides. A zoomed crop is scaled up to the input, so it needs more."""
+    def _smallest_px(self, mix: Mix) -> int:
+        """What the decoder must keep of the longer side. A zoomed crop is scaled up to the input, so it needs more."""
         if self.augmentation is None:
-            return None
+            return decoded_side_px(self.input_size_px)
         return self.input_size_px * (1 if mix.tiles else _SIDES_OF_ZOOMED)
 
-    def _scene(self, row: int, fetched: Outcome, smallest_px: int | None) -> Scene | str:
+    def _scene(self, row: int, fetched: Outcome, smallest_px: int) -> Scene | str:
         """A decoded image with its objects, or the name of the outcome that it is."""
         if isinstance(fetched, Deferred):
             return STATUS_DEFERRED
         if isinstance(fetched, ImageFailure):
             return fetched.code.value
-        decoded = decode_image(fetched.data, self.limits, min_side_px=smallest_px)
+        decoded = decode_image(fetched.data, self.limits, min_longer_side_px=smallest_px)
         if isinstance(decoded, ImageFailure):
             return decoded.code.value
         return Scene(decoded.image_hwc_u8, self.packed.objects(row, decoded))

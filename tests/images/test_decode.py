@@ -192,24 +192,28 @@ def test_stray_bytes_that_pillow_forgives_cost_nothing():
 @given(
     width=st.integers(1, 400),
     height=st.integers(1, 400),
-    min_side_px=st.integers(1, 300),
+    min_longer_side_px=st.integers(1, 300),
     mode=st.sampled_from(["RGB", "L", "CMYK"]),
 )
-def test_scaled_decoding_keeps_both_sides_and_the_proportion(width, height, min_side_px, mode):
+def test_scaled_decoding_keeps_the_longer_side_and_the_proportion(width, height, min_longer_side_px, mode):
     data = saved(Image.new(mode, (width, height)), "JPEG")
 
-    image = decode_image(data, LIMITS, min_side_px=min_side_px)
+    image = decode_image(data, LIMITS, min_longer_side_px=min_longer_side_px)
 
     assert isinstance(image, DecodedImage)
     assert (image.width_px, image.height_px) == (width, height)
     shapes = {factor: (-(-height // factor), -(-width // factor), 3) for factor in (1, 2, 4, 8)}
-    allowed = [factor for factor in shapes if min(height, width) // factor >= min_side_px]
+    allowed = [
+        factor
+        for factor in shapes
+        if max(height, width) // factor >= min_longer_side_px and min(height, width) >= factor
+    ]
     assert image.image_hwc_u8.shape == shapes[max(allowed, default=1)]
 
 
 def test_a_scaled_picture_is_the_full_one_made_smaller():
     data = saved(picture(512, 384), "JPEG", quality=95)
-    full, scaled = decode_image(data, LIMITS), decode_image(data, LIMITS, min_side_px=96)
+    full, scaled = decode_image(data, LIMITS), decode_image(data, LIMITS, min_longer_side_px=128)
     assert isinstance(full, DecodedImage)
     assert isinstance(scaled, DecodedImage)
 
@@ -231,7 +235,7 @@ def test_pillows_warnings_neither_fail_an_image_nor_leak():
 
 
 def check_outcome(data: bytes) -> None:
-    outcome = decode_image(data, LIMITS, min_side_px=16)
+    outcome = decode_image(data, LIMITS, min_longer_side_px=16)
     if isinstance(outcome, DecodedImage):
         height, width, channels = outcome.image_hwc_u8.shape
         assert channels == 3

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -123,18 +124,21 @@ class TestFiles:
         assert code_of(outcome_of(str(unprivileged_folder / "closed"))) is ErrorCode.ACCESS_DENIED
 
     def test_a_slow_consumer_slows_the_fetching_down(self, tmp_path: Path) -> None:
-        requests = []
-        for number in range(100):
-            os.mkfifo(tmp_path / f"{number}")
-            (tmp_path / f"{number}.jpg").symlink_to(tmp_path / f"{number}")
-            requests.append(FetchRequest(str(tmp_path / f"{number}.jpg"), None, 10))
-        for options, at_most in [({"concurrency": 8}, 8), ({"concurrency": 64, "max_waiting_bytes": 35}, 3)]:
-            fetching = fetch_images(requests, max_bytes=LIMIT_BYTES, **options)
-            next(fetching)
-            under_way = fetching.gi_frame.f_locals["under_way"]  # type: ignore[attr-defined]
-            assert len(under_way) < at_most
-            assert fetching.gi_frame.f_locals["next_index"] == at_most  # type: ignore[attr-defined]
-            fetching.close()
+        (tmp_path / "a").write_bytes(b"x" * 10)
+        fetching = fetch_images([FetchRequest(str(tmp_path / "a"), None, 10)] * 100, max_bytes=99, concurrency=8)
+        next(fetching)
+        assert len(fetching.gi_frame.f_locals["under_way"]) < 8  # type: ignore[attr-defined]
+        assert fetching.gi_frame.f_locals["next_index"] == 8  # type: ignore[attr-defined]
+        fetching.close()
+
+    @pytest.mark.parametrize("size_bytes", [1_000_000, None])
+    def test_bytes_that_wait_have_a_limit_also_where_sizes_are_not_known(
+        self, tmp_path: Path, size_bytes: int | None
+    ) -> None:
+        (tmp_path / "a").write_bytes(b"x" * 1_000_000)
+        requests = [FetchRequest(str(tmp_path / "a"), None, size_bytes)] * 40
+        assert peak_bytes(requests, max_waiting_bytes=3_500_000) < 5_500_000
+        assert peak_bytes(requests, max_waiting_bytes=50_000_000) > 10_000_000
 
     def test_one_image_over_the_budget_is_fetched_all_the_same(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"x" * 100)
@@ -147,6 +151,23 @@ class TestFiles:
         assert pickle.loads(pickle.dumps(fetch_images)) is fetch_images
 
 
+def peak_bytes(requests: Sequence[FetchRequest], max_waiting_bytes: int) -> int:
+    """The most that Python objects take at once while a consumer dawdles over the first image."""
+    assert isinstance(outcome_of(requests[0].uri, max_bytes=1 << 30), Fetched)  # makes the client that stays
+    tracemalloc.start()
+    try:
+        fetching = fetch_images(
+            requests, max_bytes=1 << 30, concurrency=16, max_waiting_bytes=max_waiting_bytes, retries=FEW_RETRIES
+        )
+        for number, (_, outcome) in enumerate(fetching):
+            assert isinstance(outcome, Fetched)
+            if number == 0:
+                time.sleep(0.2)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def stat_of(path: Path) -> tuple[str, int, datetime]:
     status = path.stat()
     modified = datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC)
@@ -155,6 +176,21 @@ def stat_of(path: Path) -> tuple[str, int, datetime]:
 
 @pytest.mark.s3
 class TestObjects:
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    def test_bytes_that_wait_have_a_limit_where_sizes_are_not_known(self, s3_bucket: S3Bucket, key: str) -> None:
+        s3_bucket.put(key, b"x" * 1_000_000)
+        requests = [FetchRequest(f"{s3_bucket.uri}/{key}", None, None)] * 40
+        assert peak_bytes(requests, max_waiting_bytes=3_500_000) < 9_000_000
+
+    def test_an_image_is_one_request(
+        self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        requests = objects(s3_bucket, 20)
+        with s3_proxy(s3_server.endpoint_url) as proxy:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
+            outcomes(requests)
+            assert [request.method for request in proxy.requests] == ["GET"] * 20
+
     @pytest.mark.parametrize("knows_version", [True, False])
     def test_every_key_is_fetched(self, s3_bucket: S3Bucket, knows_version: bool) -> None:
         etags = [s3_bucket.put(key, key.encode()) for key in ODD_KEYS]

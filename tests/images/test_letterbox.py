@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from locray.boxes import Letterbox
 from locray.images.letterbox import PAD_VALUE, letterbox_image
@@ -99,3 +100,14 @@ def test_shrinking_is_antialiased():
 def test_a_buffer_of_another_kind_is_a_programmers_mistake(out):
     with pytest.raises(AssertionError):
         letterbox_image(np.zeros((8, 8, 3), np.uint8), Letterbox.fit(8, 8, 32), out)
+
+
+@given(width=SIDES, height=SIDES, side=st.integers(min_value=16, max_value=256))
+def test_it_resizes_as_pillow_does_to_one_grey_level(width, height, side):
+    letterbox = Letterbox.fit(width, height, side)
+    image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    size = (letterbox.scaled_width_px, letterbox.scaled_height_px)
+
+    by_pillow = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+    assert np.abs(inner(letterbox_image(image, letterbox), letterbox).astype(int) - by_pillow).max() <= 1
