@@ -95,3 +95,15 @@ class Letterbox:
 
     def _offset(self) -> FloatArray:
         return np.array([self.pad_left_px, self.pad_top_px, self.pad_left_px, self.pad_top_px], dtype=np.float64)
+
+
+def to_images(
+    boxes_xyxy_px: FloatArray, widths_px: NDArray[np.int64], heights_px: NDArray[np.int64], input_size_px: int
+) -> FloatArray:
+    """Boxes (N, K, 4) from input pixels to the pixels of N images, clipped to them: `Letterbox.to_image` of many."""
+    frames = np.stack([widths_px, heights_px], axis=1)
+    scales = input_size_px / frames.max(axis=1, keepdims=True)
+    scaled = np.clip(np.rint(frames * scales), 1, input_size_px)
+    offsets = np.tile((input_size_px - scaled) // 2, 2)[:, None]
+    upright = (boxes_xyxy_px - offsets) / np.tile(scaled / frames, 2)[:, None]
+    return clip(upright, widths_px[:, None], heights_px[:, None])

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.boxes import Letterbox, areas, clip, iou_matrix, is_proper
+from locray.boxes import Letterbox, areas, clip, iou_matrix, is_proper, to_images
 
 SIDES = st.integers(min_value=1, max_value=20_000)
 INPUTS = st.integers(min_value=16, max_value=1024)
@@ -118,3 +118,14 @@ def test_iou_does_not_change_when_all_boxes_are_moved_or_scaled(boxes, shift, sc
 
     assert np.allclose(iou_matrix(proper, proper), iou_matrix(proper * scale, proper * scale), atol=1e-6)
     assert np.allclose(iou_matrix(proper, proper), iou_matrix(proper + shift, proper + shift), atol=1e-3)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), max_size=6), st.integers(1, 1024))
+def test_boxes_of_many_images_are_those_of_each(frames, side):
+    widths, heights = np.array(frames, dtype=np.int64).reshape(-1, 2).T
+    boxes = np.random.default_rng(0).uniform(-1, side + 1, (len(frames), 3, 4))
+    wanted = [
+        clip(Letterbox.fit(width, height, side).to_image(own), width, height)
+        for own, (width, height) in zip(boxes, frames, strict=True)
+    ]
+    assert np.array_equal(to_images(boxes, widths, heights, side), np.array(wanted).reshape(-1, 3, 4))

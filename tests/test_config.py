@@ -73,7 +73,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_the_answer_settings_change_with_what_changes_answers_and_with_nothing_else() -> None:
     base = LabelConfig(**REQUIRED)
     one = base.answer_settings(224, 0.5)
-    assert LabelConfig(**REQUIRED, unit_size=7, batch_size=3, commit_rows=9).answer_settings(224, 0.5) == one
+    assert (
+        LabelConfig(**REQUIRED, unit_size=7, batch_size=3, commit_rows=9, precision="bf16").answer_settings(224, 0.5)
+        == one
+    )
     others = {
         base.answer_settings(192, 0.5),
         base.answer_settings(224, 0.6),

@@ -14,6 +14,8 @@ from locray.labelling.fetch_decode import DecodeSettings, decode_rows
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
+from locray.models import build_model
+from locray.models.inference import Network
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import initial_model, make_plan
 
@@ -52,10 +54,26 @@ def test_images_are_labelled_the_same(data: Path, artifact: str, monkeypatch: py
     listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
     settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30)
     decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), settings)
-    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8))(decoded)
+    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32"))(decoded)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8))(decoded)
+    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32"))(decoded)
     for one, other in zip(*(rows[schema.DETECTIONS].to_pylist() for rows in (on_gpu, on_cpu)), strict=True):
         assert len(one) == len(other) == 1
         for name, value in other[0].items():
             assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("localizer/resnet18", 64), ("detector/fcos/resnet18", 64)])
+def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(architecture: str, size: int) -> None:
+    torch.manual_seed(0)
+    model = build_model(architecture, 3, size)
+    assert isinstance(model, torch.nn.Module)
+    model.eval()
+    batches = [torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8) for _ in range(5)]
+    with torch.no_grad():
+        plain = [model.predict(batch.permute(0, 3, 1, 2)).scores for batch in batches]
+    network = Network(model, torch.device("cuda"), torch.bfloat16)
+    found = [network.predict(batch).scores.cpu() for batch in network.uploaded(batch.numpy() for batch in batches)]
+    for one, other in zip(found, plain, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)

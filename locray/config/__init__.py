@@ -7,6 +7,7 @@ from locray.config.common import (
     DatasetUse,
     ImageLimits,
     ModelUse,
+    Precision,
     Prediction,
     WhenAlone,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "ModelUse",
     "NightlyConfig",
     "PlanConfig",
+    "Precision",
     "Prediction",
     "PreviewConfig",
     "StatusConfig",

@@ -3,13 +3,15 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+Precision = Literal["auto", "bf16", "fp32"]
+"""Of a network's arithmetic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +45,16 @@ class Answers(ImageLimits):
         description="Keep detections that score at least this. Default: what the artifact says; `evaluate` keeps all.",
     )
 
+    precision: Precision = Field(
+        "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
+    )
+
     def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
-        """The `config_hash`: what changes a prediction beside the model, as 12 hex digits."""
+        """The `config_hash`: what changes a prediction beside the model, as 12 hex digits.
+
+        Not the precision: it moves a box or a score by what rounding may, and no machine shall label again what
+        another one has labelled.
+        """
         settings = {
             "decode": "scaled",
             "input_size_px": input_size_px,

@@ -12,6 +12,7 @@ from locray.config.common import (
     ImageLimits,
     NotNegative,
     Positive,
+    Precision,
     Prediction,
 )
 
@@ -60,7 +61,7 @@ class TrainConfig(DatasetUse, AugmentationUse):
     accumulate: Positive = Field(
         1, description="Parts that each worker computes its share of a batch in: a larger batch in the same memory."
     )
-    precision: Literal["auto", "bf16", "fp32"] = Field(
+    precision: Precision = Field(
         "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="What turns gradients into steps.")

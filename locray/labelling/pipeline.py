@@ -6,7 +6,7 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -69,11 +69,13 @@ class Pipeline:
             except LocrayError as error:
                 return _block_of(error)
 
+        left = worklist.num_images - first_unit * worklist.unit_size
+        settings = replace(self.predict, num_images=left // layout.num_predictors)
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
         predicted = decoded.map_batches(
             _PredictStage,
-            fn_constructor_args=(self.predict, layout.threads_a_predictor),
+            fn_constructor_args=(settings, layout.threads_a_predictor),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=layout.cpus_a_predictor,

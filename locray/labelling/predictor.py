@@ -3,18 +3,25 @@
 A plain callable that knows nothing of Ray.
 """
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from locray import boxes, schema
-from locray.boxes import Letterbox
 from locray.errors import ErrorCode
 from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
+from locray.models.compiled import Wanted
+from locray.models.compiling import COMPILED_FORMATS, Compiler
+from locray.models.contract import PredictedBoxes
+from locray.models.inference import Network
+from locray.models.precision import dtype_for
 
 Arrays = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]
 """Boxes (n, K, 4) in input pixels, scores (n, K), label ids (n, K) of n images."""
@@ -41,30 +48,38 @@ class Predictor:
         artifact = load_artifact(settings.model_uri)
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = artifact.model
-        assert isinstance(network, torch.nn.Module)
-        network.to(self._device).to(memory_format=torch.channels_last)
-        self._model = artifact.model
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = dtype_for(settings.precision, device)
+        self._network = Network(artifact.model, device, dtype)
+        self._compiler: Compiler | None = None
+        if device.type == "cpu" and dtype in COMPILED_FORMATS:
+            precision = str(dtype).removeprefix("torch.")
+            wanted = Wanted(
+                settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
+            )
+            self._compiler = Compiler(self._network, wanted, settings.num_images)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Labels a table of `schema.decoded_schema`, giving one of `schema.PREDICTED_SCHEMA` in the same order."""
         images = _pixels(decoded[schema.IMAGE], self._input_size_px)
-        rows = np.flatnonzero(np.asarray(decoded[schema.STATUS].to_pylist(), dtype=object) == schema.STATUS_OK)
+        rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         return self._as_table(decoded, self._predict(images, rows))
 
     def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Answers:
         batch_size = self._settings.batch_size
         failed: dict[int, tuple[ErrorCode, str]] = {}
         parts: list[tuple[NDArray[np.intp], Arrays]] = []
-        for chosen in (rows[start : start + batch_size] for start in range(0, len(rows), batch_size)):
+        choices = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+        batches = self._network.uploaded(self._padded(images[chosen]) for chosen in choices)
+        for chosen, batch in zip(choices, batches, strict=True):
             try:
-                parts.append((chosen, self._run(images[chosen])))
+                parts.append((chosen, self._run(batch, len(chosen))))
             except RuntimeError:
                 # One image may be the cause; alone, each shows whether it is.
                 for row in chosen:
                     try:
-                        parts.append((np.array([row]), self._run(images[row : row + 1])))
+                        (alone,) = self._network.uploaded([self._padded(images[[row]])])
+                        parts.append((np.array([row]), self._run(alone, 1)))
                     except RuntimeError as error:
                         failed[int(row)] = (ErrorCode.MODEL_ERROR, str(error).splitlines()[0])
         if not parts:
@@ -78,28 +93,32 @@ class Predictor:
             failed[int(row)] = (ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
         return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
 
-    def _run(self, images: NDArray[np.uint8]) -> Arrays:
-        """Predictions of (n, S, S, 3) images; a short batch is padded, so that every batch has the same shape."""
-        num_images = len(images)
-        if num_images < self._settings.batch_size:
-            padding = np.zeros((self._settings.batch_size - num_images, *images.shape[1:]), dtype=np.uint8)
-            images = np.concatenate([images, padding])
-        with torch.inference_mode():
-            batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self._device)
-            answer = self._model.predict(batch)
+    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Images (n, S, S, 3) as a whole batch: all have the same shape."""
+        missing = self._settings.batch_size - len(images)
+        return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+
+    def _run(self, batch: Tensor, num_images: int) -> Arrays:
+        """Predictions of the first images of a batch."""
+        start = time.perf_counter()
+        answer = PredictedBoxes(*(values.cpu() for values in self._network.predict(batch)))
+        if self._compiler is not None:
+            self._compiler.after_batch(batch, time.perf_counter() - start)
         return (
-            answer.boxes_xyxy_px[:num_images].double().cpu().numpy(),
-            answer.scores[:num_images].float().cpu().numpy(),
-            answer.label_ids[:num_images].cpu().numpy(),
+            answer.boxes_xyxy_px[:num_images].double().numpy(),
+            answer.scores[:num_images].numpy(),
+            answer.label_ids[:num_images].numpy(),
         )
 
     def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:
-        changed = {name: decoded[name].to_pylist() for name in (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)}
-        for row, (code, message) in answers.failed.items():
-            changed[schema.STATUS][row] = schema.STATUS_FAILED
-            changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = code.value, message
         columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}
-        columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
+        if answers.failed:
+            names = (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)
+            changed = {name: decoded[name].to_pylist() for name in names}
+            for row, (code, message) in answers.failed.items():
+                changed[schema.STATUS][row] = schema.STATUS_FAILED
+                changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = code.value, message
+            columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
         columns[schema.DETECTIONS] = self._detections(decoded, answers)
         return pa.table(columns, schema=schema.PREDICTED_SCHEMA)
 
@@ -109,7 +128,7 @@ class Predictor:
             decoded[name].fill_null(0).to_numpy().astype(np.int64)[answers.rows]
             for name in (schema.WIDTH, schema.HEIGHT)
         )
-        corners = _to_images(answers.boxes_xyxy_px, widths, heights, self._input_size_px).astype(np.float32)
+        corners = boxes.to_images(answers.boxes_xyxy_px, widths, heights, self._input_size_px).astype(np.float32)
         kept = (answers.scores > 0) & (answers.scores >= self._settings.score_threshold) & boxes.is_proper(corners)
         # The answers may stand in another order than the rows: a batch that failed was run again image by image.
         order = np.argsort(answers.rows, kind="stable")
@@ -132,13 +151,3 @@ def _pixels(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:
     """The images (N, S, S, 3) of a column of flattened pixels; no copy where the column is one chunk."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=True)
     return np.asarray(flat).reshape(-1, input_size_px, input_size_px, 3)
-
-
-def _to_images(
-    boxes_xyxy_px: NDArray[np.float64], widths: NDArray[np.int64], heights: NDArray[np.int64], input_size_px: int
-) -> NDArray[np.float64]:
-    """Boxes (n, K, 4) from input pixels to the pixels of n images, clipped to them."""
-    upright = np.empty_like(boxes_xyxy_px)
-    for index, (width, height) in enumerate(zip(widths, heights, strict=True)):
-        upright[index] = Letterbox.fit(int(width), int(height), input_size_px).to_image(boxes_xyxy_px[index])
-    return np.asarray(boxes.clip(upright, widths[:, None], heights[:, None]), dtype=np.float64)

@@ -3,7 +3,7 @@
 Letters of shapes: B images, S side of the square input in pixels, K places for predictions, M places for objects.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -75,7 +75,18 @@ class LabelModel(Protocol):
         ...
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """Predictions for (B, 3, S, S) uint8 RGB images. Without data-dependent control flow."""
+        """Predictions for (B, 3, S, S) uint8 RGB images: `answer` of what `network` says."""
+        ...
+
+    def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
+        """The part of `predict` whose course and shapes depend on no pixel: one static graph, which holds the trunk.
+
+        Some of what it gives are the tensors of a named tuple; `answer` alone knows which.
+        """
+        ...
+
+    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """The rest of `predict`, of what `network` gave: once a batch."""
         ...
 
 

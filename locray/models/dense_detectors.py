@@ -90,8 +90,15 @@ class DenseDetector(nn.Module, ABC):
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
-        found = self.candidates(images_u8)
-        return suppress(found, self.rules.nms_thresh, self.max_detections, self.input_size_px)
+        return self.answer(self.network(images_u8))
+
+    def network(self, images_u8: Tensor) -> Candidates:
+        """See `LabelModel.network`."""
+        return self.candidates(images_u8)
+
+    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.answer`."""
+        return suppress(Candidates(*outputs), self.rules.nms_thresh, self.max_detections, self.input_size_px)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         """See `LabelModel.loss`. Objects without a box don't count."""

@@ -3,7 +3,7 @@
 torchvision's modules, run on square batches: proposals have fixed places, so both stages are static graphs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -103,14 +103,26 @@ class FasterRcnn(nn.Module):
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
-        found = self.last_candidates(images_u8)
+        return self.answer(self.network(images_u8))
+
+    def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
+        """See `LabelModel.network`: the proposals, and the maps that are read under them."""
+        maps = self.maps(images_u8)
+        return (*self._proposals(maps), *maps)
+
+    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.answer`."""
+        found = self._seen(outputs)
         return suppress(found, self.roi_heads.nms_thresh, self.max_detections, self.input_size_px)
 
     def last_candidates(self, images_u8: Tensor) -> Candidates:
         """What is seen in the proposals that are left after a first suppression."""
-        maps = self.maps(images_u8)
+        return self._seen(self.network(images_u8))
+
+    def _seen(self, outputs: Sequence[Tensor]) -> Candidates:
+        boxes, scores, levels, *maps = outputs
         num_proposals = self.rpn.post_nms_top_n()
-        proposed = suppress(self._proposals(maps), self.rpn.nms_thresh, num_proposals, self.input_size_px)
+        proposed = suppress(Candidates(boxes, scores, levels), self.rpn.nms_thresh, num_proposals, self.input_size_px)
         return self._classified(maps, proposed)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:

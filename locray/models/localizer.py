@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locray.errors import UsageError
-from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, LOSS, LabelModel, Normalise, PredictedBoxes, Targets
-from locray.models.single_object import box_loss, classification_loss, single_prediction
+from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, LOSS, LabelModel, Normalise, Targets
+from locray.models.single_object import SingleObject, box_loss, classification_loss
 from locray.models.trunks import Trunk, build_trunk
 
 DEFAULT_INPUT_SIZE_PX = 224
@@ -24,7 +24,7 @@ _LABEL_SMOOTHING = 0.1
 _CLASS_DROPOUT = 0.2
 
 
-class Localizer(nn.Module):
+class Localizer(SingleObject):
     """A trunk, a neck that joins its feature maps of stride 16 and 32, and heads over the cells of stride 16.
 
     Args:
@@ -32,8 +32,6 @@ class Localizer(nn.Module):
         num_classes: number of classes; a further logit stands for "no object".
         input_size_px: side of the square input, a multiple of 32.
     """
-
-    max_detections = 1
 
     def __init__(self, trunk: Trunk, num_classes: int, input_size_px: int) -> None:
         super().__init__()
@@ -108,11 +106,6 @@ class Localizer(nn.Module):
         # The Gaussian's own entropy is no loss: what is left is 0 for a perfect map, whatever the box's size.
         per_image = (torch.special.entr(wanted) * -1 - wanted * cell_logits.log_softmax(dim=1)).sum(dim=1)
         return torch.where(has_box, per_image, 0).sum() / has_box.sum().clamp(min=1)
-
-    def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """See `LabelModel.predict`; one place an image."""
-        logits, boxes, _ = self(images_u8)
-        return single_prediction(logits, boxes, self.input_size_px)
 
 
 def build_localizer(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:

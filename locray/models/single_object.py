@@ -1,11 +1,33 @@
 """What the models of one object an image share: losses and the form of the prediction. Called by these models."""
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
 from locray.models.contract import NO_OBJECT, PredictedBoxes
+
+
+class SingleObject(nn.Module):
+    """A model of one object an image, whose `forward` gives class logits (B, C + 1), boxes (B, 4), and perhaps more."""
+
+    max_detections = 1
+    input_size_px: int
+
+    def predict(self, images_u8: Tensor) -> PredictedBoxes:
+        """See `LabelModel.predict`; one place an image."""
+        return self.network(images_u8)
+
+    def network(self, images_u8: Tensor) -> PredictedBoxes:
+        """See `LabelModel.network`: all of it."""
+        logits, boxes, *_ = self(images_u8)
+        return single_prediction(logits, boxes, self.input_size_px)
+
+    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.answer`."""
+        return PredictedBoxes(*outputs)
 
 
 def classification_loss(logits: Tensor, label_ids: Tensor, label_smoothing: float) -> Tensor:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from locray.errors import UsageError
-from locray.models.contract import LOSS, LabelModel, Normalise, PredictedBoxes, Targets
-from locray.models.single_object import box_loss, boxes_of_logits, classification_loss, single_prediction
+from locray.models.contract import LOSS, LabelModel, Normalise, Targets
+from locray.models.single_object import SingleObject, box_loss, boxes_of_logits, classification_loss
 
 DEFAULT_INPUT_SIZE_PX = 32
 _SMALLEST_INPUT_PX = 18
 
 
-class SmallCnn(nn.Module):
+class SmallCnn(SingleObject):
     """Conv 3x3x32 - pool - Conv 3x3x64 - pool - Conv 3x3x64 - Dense 64 - class head and box head.
 
     Convolutions are unpadded, as in the introductory texts that describe this network. The heads give logits:
@@ -25,8 +25,6 @@ class SmallCnn(nn.Module):
         num_classes: number of classes; a further logit stands for "no object".
         input_size_px: side of the square input.
     """
-
-    max_detections = 1
 
     def __init__(self, num_classes: int, input_size_px: int) -> None:
         super().__init__()
@@ -60,11 +58,6 @@ class SmallCnn(nn.Module):
         class_part = classification_loss(logits, targets.label_ids[:, 0], label_smoothing=0.0)
         box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
         return {LOSS: class_part + box_part, "class_loss": class_part, "box_loss": box_part}
-
-    def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """See `LabelModel.predict`; one place an image."""
-        logits, boxes = self(images_u8)
-        return single_prediction(logits, boxes, self.input_size_px)
 
 
 def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:

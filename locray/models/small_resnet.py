@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from locray.errors import UsageError
-from locray.models.contract import LOSS, LabelModel, Normalise, PredictedBoxes, Targets
-from locray.models.single_object import box_loss, boxes_of_logits, classification_loss, single_prediction
+from locray.models.contract import LOSS, LabelModel, Normalise, Targets
+from locray.models.single_object import SingleObject, box_loss, boxes_of_logits, classification_loss
 
 DEFAULT_INPUT_SIZE_PX = 32
 _CHANNELS = (16, 32, 64, 128)
@@ -22,7 +22,7 @@ _LOGIT_SCALE = 0.125
 """What a linear layer gives of so many cells is large from the start; softmax and sigmoid would stand still there."""
 
 
-class SmallResNet(nn.Module):
+class SmallResNet(SingleObject):
     """Conv 16 - Conv 32, pool, residual - Conv 64, pool - Conv 128, pool, residual - class head and box head.
 
     Convolutions are 3x3, padded and normalised. The class is read from the largest answer of each channel, the box
@@ -32,8 +32,6 @@ class SmallResNet(nn.Module):
         num_classes: number of classes; a further logit stands for "no object".
         input_size_px: side of the square input, a multiple of 8.
     """
-
-    max_detections = 1
 
     def __init__(self, num_classes: int, input_size_px: int) -> None:
         super().__init__()
@@ -72,11 +70,6 @@ class SmallResNet(nn.Module):
         class_part = classification_loss(logits, targets.label_ids[:, 0], _LABEL_SMOOTHING)
         box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
         return {LOSS: class_part + box_part, "class_loss": class_part, "box_loss": box_part}
-
-    def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """See `LabelModel.predict`; one place an image."""
-        logits, boxes = self(images_u8)
-        return single_prediction(logits, boxes, self.input_size_px)
 
 
 class _Residual(nn.Module):

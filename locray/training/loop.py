@@ -18,6 +18,7 @@ from locray import cluster, storage
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
 from locray.models import build_model
 from locray.models.contract import LabelModel
+from locray.models.precision import dtype_for
 from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.training.board import Board
@@ -26,7 +27,6 @@ from locray.training.feed import END, START, BatchActor, Breather, Feed, stand_b
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import TrainPlan
-from locray.training.precision import dtype_for
 from locray.training.supervision import supervise
 from locray.training.team import Team
 from locray.training.worker import WorkerRun

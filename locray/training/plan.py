@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from locray import storage
-from locray.config import TrainConfig
+from locray.config import Precision, TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
@@ -15,7 +15,6 @@ from locray.models import build_model, default_input_size_px
 from locray.models.contract import LabelModel
 from locray.training.augment import Augmentation
 from locray.training.optimise import OptimiserSettings
-from locray.training.precision import Precision
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
 
 VALIDATION_FRACTION = 0.1

@@ -88,12 +88,12 @@ def change_label(row: dict[str, Any]) -> None:
 
 
 def change_score(row: dict[str, Any]) -> None:
-    row[schema.DETECTIONS][0][schema.SCORE] -= 0.02
+    row[schema.DETECTIONS][0][schema.SCORE] -= 0.06
 
 
 def move_box(row: dict[str, Any]) -> None:
-    """By two pixels of the network's input."""
-    step = 2 * max(row[schema.WIDTH], row[schema.HEIGHT]) / 32
+    """By three pixels of the network's input."""
+    step = 3 * max(row[schema.WIDTH], row[schema.HEIGHT]) / 32
     for edge in (schema.XMIN, schema.XMAX):
         row[schema.DETECTIONS][0][edge] -= step
 

@@ -10,11 +10,11 @@ import torch
 
 from locray.models import build_model
 from locray.models.contract import NO_OBJECT, PredictedBoxes, Targets
+from locray.models.precision import fastest_dtype
 from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.metrics import image_results, summarise
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, learning_rate_at, set_rates
-from locray.training.precision import fastest_dtype
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
 CPU = torch.device("cpu")

@@ -107,7 +107,11 @@ def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
         return Owner(*named), None
     # One image a batch: were results to depend on the batch, this is where it would show.
     prediction = Prediction(
-        max_bytes=config.max_bytes, max_pixels=config.max_pixels, score_threshold=config.score_threshold, batch_size=1
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+        score_threshold=config.score_threshold,
+        batch_size=1,
+        precision=config.precision,
     )
     identity = Identity.of(config.model, prediction)
     return Owner(identity.model_id, identity.config_hash), identity

@@ -1,12 +1,11 @@
-"""Which number format trains fastest here. Called by the loop when a worker starts."""
+"""Which number format is fastest here. Called where a worker starts, to train or to predict."""
 
 import time
-from typing import Literal
 
 import torch
 from torch.nn import functional
 
-Precision = Literal["auto", "bf16", "fp32"]
+from locray.config import Precision
 
 _WORTHWHILE = 1.2
 _ROUNDS = 6
@@ -26,6 +25,9 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    # Without kernels for it, bfloat16 is emulated: the measurement would last longer than a small labelling.
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32
     whole, half = _convolution_s(torch.float32), _convolution_s(torch.bfloat16)
     return torch.bfloat16 if half * _WORTHWHILE < whole else torch.float32
 

@@ -1,0 +1,129 @@
+"""A network made ready to predict: as fast as its device allows, with the same answers. Called by labelling.
+
+Letters of shapes: B images, S side of the square input in pixels.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from locray.models import cuda
+from locray.models.contract import LabelModel, PredictedBoxes
+from locray.models.folding import fold_batch_norms
+
+StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
+"""From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
+
+_ROUNDS = 3
+_WORTHWHILE = 1.1
+_SCORE_BOUND = 0.05
+
+
+class Trial(NamedTuple):
+    """Another form of a network beside the one that it is to replace, on the same images."""
+
+    seconds: float
+    seconds_before: float
+    score_difference: float
+    """The largest one; not a number where a score is none."""
+
+    @property
+    def is_won(self) -> bool:
+        """Whether it gives the same answers, clearly sooner."""
+        return self.score_difference <= _SCORE_BOUND and self.seconds * _WORTHWHILE < self.seconds_before
+
+
+class StaticPart(nn.Module):
+    """`LabelModel.network` of images as decoders give them, in one number format: what can be compiled.
+
+    Its convolutions and dense layers hold their weights in that format. Autocast has nothing left to convert then,
+    and keeps norms and the arithmetic of boxes in the formats that they had in training.
+    """
+
+    def __init__(self, model: LabelModel, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        assert isinstance(model, nn.Module)
+        self.model = model
+        self.device_type = device.type
+        self.dtype = dtype
+
+    def forward(self, images_u8: Tensor) -> tuple[Tensor, ...]:
+        """What `LabelModel.network` gives, of (B, S, S, 3) uint8 images."""
+        with self.autocast():
+            return tuple(self.model.network(images_u8.permute(0, 3, 1, 2)))
+
+    def autocast(self) -> torch.autocast:
+        """The context of its arithmetic."""
+        enabled = self.dtype is not torch.float32
+        return torch.autocast(self.device_type, self.dtype if enabled else None, enabled, cache_enabled=False)
+
+
+def static_part(model: LabelModel, device: torch.device, dtype: torch.dtype) -> StaticPart:
+    """Moves a model in evaluation mode to its device and number format, batch norms folded. The model is changed."""
+    network: nn.Module = model  # type: ignore[assignment]
+    assert not network.training
+    network.requires_grad_(False)
+    size = model.input_size_px
+    example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    with torch.no_grad():
+        fold_batch_norms(network, lambda: model.predict(example))
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
+            layer.to(dtype)
+    network.to(device).to(memory_format=torch.channels_last)
+    return StaticPart(model, device, dtype)
+
+
+class Network:
+    """Predicts batches of one shape.
+
+    Args:
+        model: in evaluation mode; it is changed.
+        device: where it is to run.
+        dtype: the number format of its arithmetic.
+    """
+
+    def __init__(self, model: LabelModel, device: torch.device, dtype: torch.dtype) -> None:
+        self._model = model
+        self._device = device
+        self._static = static_part(model, device, dtype)
+        self._run: StaticNetwork | None = None
+
+    def uploaded(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
+        """Batches (B, S, S, 3) where `predict` wants them; a GPU gets the next one while it computes."""
+        if self._device.type == "cuda":
+            return cuda.upload(batches, self._device)
+        return map(torch.from_numpy, batches)
+
+    @torch.inference_mode()
+    def predict(self, images_u8: Tensor) -> PredictedBoxes:
+        """Predictions of one of the `uploaded`."""
+        if self._run is None:
+            self._run = cuda.Replayed(self._static, images_u8) if self._device.type == "cuda" else self._static
+        return self._predict(self._run, images_u8)
+
+    @torch.inference_mode()
+    def challenge(self, other: StaticNetwork, images_u8: Tensor) -> Trial:
+        """Tries another form of the static part on some images; from now on, that one runs if it wins."""
+        seconds: dict[StaticNetwork, list[float]] = {other: [], self._static: []}
+        scores: dict[StaticNetwork, Tensor] = {}
+        for _ in range(_ROUNDS):
+            for run, times in seconds.items():
+                start = time.perf_counter()
+                scores[run] = self._predict(run, images_u8).scores
+                times.append(time.perf_counter() - start)
+        difference = (scores[other] - scores[self._static]).abs().max().item()
+        trial = Trial(min(seconds[other]), min(seconds[self._static]), difference)
+        if trial.is_won:
+            self._run = other
+        return trial
+
+    def _predict(self, run: StaticNetwork, images_u8: Tensor) -> PredictedBoxes:
+        outputs = run(images_u8)
+        with self._static.autocast():
+            return self._model.answer(outputs)
