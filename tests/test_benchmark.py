@@ -22,6 +22,7 @@ def test_training_is_measured_beside_a_plain_loop(tmp_path):
     assert found["ratio_to_plain_fp32"] == pytest.approx(speeds["locray"][0] / speeds["plain_fp32"][0], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_benchmark_of_what_is_not_there_says_so(tmp_path):
     done = locray("benchmark", "--data", str(tmp_path / "nothing"), "--format", "voc")
     assert done.returncode == 2

@@ -281,5 +281,5 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestDriversInAnyOrder = DriversInAnyOrder.TestCase
+TestDriversInAnyOrder = pytest.mark.slow(DriversInAnyOrder.TestCase)
 TestDriversInAnyOrder.settings = settings(max_examples=15, stateful_step_count=25)

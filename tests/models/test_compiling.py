@@ -112,6 +112,7 @@ def test_little_work_starts_nothing(wanted):
     assert compiler._compilation is None
 
 
+@pytest.mark.slow
 def test_a_compilation_that_fails_is_told_and_leaves_the_network_as_it_is(wanted, caplog):
     missing = Wanted(wanted.model_uri + "-gone", wanted.model_id, wanted.precision, BATCH, 1)
     network = Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
@@ -139,6 +140,7 @@ def test_a_folder_of_others_is_told_and_nothing_is_started(wanted, cache, caplog
     assert compiler._compilation is None
 
 
+@pytest.mark.slow
 def test_the_child_ends_with_its_parent(wanted, cache):
     compilation = Compilation(wanted)
     compilation._process.stdin.close()

@@ -100,6 +100,7 @@ def test_a_box_that_is_not_known_does_not_count(network):
     torch.testing.assert_close(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["small_cnn", "small_resnet"])
 def test_a_small_network_learns_eight_images_by_heart(architecture):
     torch.manual_seed(0)
