@@ -19,8 +19,8 @@ from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import TableWriter
 from locray.labelling.worklist import InlineWorklist
+from locray.labelling.writer import TableWriter
 
 MOST_IMAGES = 64
 _MS = 1000
@@ -75,7 +75,6 @@ def _commit(predicted: pa.Table, table: str, identity: Identity, config: LabelCo
         stamp={schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "benchmark"},
         run_date=config.run_date,
         commit_rows=config.commit_rows,
-        commit_interval_s=config.commit_interval_s,
     )
     committer.add(predicted)
     committer.close()

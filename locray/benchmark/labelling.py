@@ -107,7 +107,8 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
         load_artifact(config.model)  # a damaged one is told at once
     with _folder() as folder:
         report(Progress("making images"))
-        tiers = make_tiers(config.images, folder, config.small_images, config.large_images)
+        images = None if config.images is None else Path(config.images)
+        tiers = make_tiers(images, folder, config.small_images, config.large_images)
         report(Progress("making the network"))
         model = storage.normalise(config.model or trained_network(folder))
         wanted = {tier.name: reference(tier.folder, model) for tier in tiers}

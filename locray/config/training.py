@@ -158,7 +158,7 @@ class BenchmarkTrainingConfig(DatasetUse):
 class BenchmarkConfig(CommandConfig):
     """`locray benchmark`: labelling speed beside that of other tools and of a program written by hand."""
 
-    images: Path | None = Field(None, description="Folder of JPEG files to label. Default: pictures that are drawn.")
+    images: str | None = Field(None, description="Folder of JPEG files to label. Default: pictures that are drawn.")
     model: str | None = Field(
         None, description="Folder or s3:// prefix of a model's artifact. Default: a small training makes one."
     )

@@ -23,6 +23,7 @@ from locray.benchmark.peers.network import best_time, columns_of
 from locray.boxes import Letterbox
 from locray.images.letterbox import PAD_VALUE
 from locray.models.artifact import load_artifact
+from locray.models.precision import fastest_dtype
 
 _REDUCING_GAP = 2.0
 _WORTH_COMPILING = 0.95
@@ -88,25 +89,22 @@ class FastestNetwork:
     def __init__(self, model: Any, size_px: int, *, compiles: bool) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model.to(self._device).to(memory_format=torch.channels_last)
-        pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, size_px, size_px, 3), dtype=np.uint8)
-        self._dtype = torch.float32
+        self._dtype = fastest_dtype(self._device)
         self._run = model.predict
-        seconds = self._measured(model.predict, torch.float32, pixels)
-        if self._measured(model.predict, torch.bfloat16, pixels[:4]) * BATCH_SIZE / 4 < seconds:
-            self._dtype = torch.bfloat16
-            seconds = self._measured(model.predict, torch.bfloat16, pixels)
         self.form = str(self._dtype).removeprefix("torch.")
         if compiles:
-            self._compile(model, pixels, seconds)
+            pixels = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, size_px, size_px, 3), dtype=np.uint8)
+            self._compile(model, pixels)
 
-    def _compile(self, model: Any, pixels: NDArray[np.uint8], eager_s: float) -> None:
+    def _compile(self, model: Any, pixels: NDArray[np.uint8]) -> None:
         from torch._inductor import config
 
         config.freezing = True
         compiled = torch.compile(model.predict, dynamic=False)
+        eager_s = self._measured(model.predict, pixels)
         started = time.perf_counter()
         try:
-            seconds = self._measured(compiled, self._dtype, pixels)
+            seconds = self._measured(compiled, pixels)
         except RuntimeError:  # no compiler on this machine
             self.form += ", eager: nothing to compile with"
             return
@@ -117,17 +115,17 @@ class FastestNetwork:
         else:
             self.form += ", eager: compiled is no faster"
 
-    def _measured(self, run: Any, dtype: torch.dtype, pixels: NDArray[np.uint8]) -> float:
-        return best_time(lambda: self._predict(run, dtype, pixels))
+    def _measured(self, run: Any, pixels: NDArray[np.uint8]) -> float:
+        return best_time(lambda: self._predict(run, pixels))
 
-    def _predict(self, run: Any, dtype: torch.dtype, pixels: NDArray[np.uint8]) -> Any:
+    def _predict(self, run: Any, pixels: NDArray[np.uint8]) -> Any:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, dtype is torch.bfloat16):
+        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, self._dtype is torch.bfloat16):
             return run(images)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Any:
         """`PredictedBoxes` of (B, S, S, 3) uint8 images, B always the same."""
-        return self._predict(self._run, self._dtype, pixels)
+        return self._predict(self._run, pixels)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from locray.boxes import Letterbox
 from locray.images.letterbox import PAD_VALUE
 from locray.models.artifact import load_artifact
 from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, Normalise, PredictedBoxes
+from locray.models.precision import fastest_dtype
 
 
 class Letterboxed:
@@ -57,7 +58,7 @@ class Network:
         if job.tuned:
             torch.set_num_threads(num_cores())
             module.to(memory_format=torch.channels_last)
-            self._dtype = faster_dtype(self._predict, torch.rand(4, 3, self.size_px, self.size_px))
+            self._dtype = fastest_dtype(self._device)
 
     @property
     def precision(self) -> str:
@@ -66,20 +67,14 @@ class Network:
 
     def __call__(self, images: Tensor, paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]]) -> dict[str, Any]:
         """The columns of a batch (B, 3, S, S) float32 of the pictures of these sizes."""
-        return columns_of(self._predict(images, self._dtype), paths, sizes_wh, self.size_px, self._threshold)
+        return columns_of(self._predict(images), paths, sizes_wh, self.size_px, self._threshold)
 
-    def _predict(self, images: Tensor, dtype: torch.dtype) -> PredictedBoxes:
+    def _predict(self, images: Tensor) -> PredictedBoxes:
         images = images.to(self._device)
         if self._tuned:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, dtype is torch.bfloat16):
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._dtype is torch.bfloat16):
             return self._model.predict(images)
-
-
-def faster_dtype(run: Callable[[Tensor, torch.dtype], object], images: Tensor) -> torch.dtype:
-    """float32 or bfloat16: processors differ in it by a factor of five either way."""
-    seconds = {dtype: best_time(lambda dtype=dtype: run(images, dtype)) for dtype in (torch.float32, torch.bfloat16)}  # type: ignore[misc]
-    return min(seconds, key=lambda dtype: seconds[dtype])
 
 
 def best_time(run: Callable[[], object]) -> float:
