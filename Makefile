@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format install clean
+.PHONY: demo test test-fast lint format benchmark install clean
 
 demo: install
 	$(BIN)/locray demo --output demo
@@ -24,6 +24,10 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# With photographs of your own: make benchmark IMAGES=folder MODEL=folder DAFT=folder
+benchmark: install
+	$(BIN)/locray benchmark --output benchmark.md $(if $(IMAGES),--images $(IMAGES)) $(if $(MODEL),--model $(MODEL)) $(if $(DAFT),--daft $(DAFT))
 
 install: $(INSTALLED)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from locray import schema, storage
 from locray.config import (
     BenchmarkConfig,
+    BenchmarkTrainingConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -17,7 +18,7 @@ from locray.config import (
     VerifyConfig,
 )
 from locray.console import Console
-from locray.errors import ExitCode, LocrayError
+from locray.errors import ExitCode, LocrayError, UsageError
 
 if TYPE_CHECKING:
     from locray.labelling.nightly.run import Night
@@ -233,6 +234,25 @@ def _say_what_was_found(found: "Verification", console: Console) -> None:
 
 def benchmark(config: BenchmarkConfig, console: Console) -> ExitCode:
     """`locray benchmark`."""
+    from locray.benchmark.labelling import benchmark as run
+    from locray.benchmark.page import as_markdown
+
+    if config.output is not None:
+        try:
+            config.output.touch()  # what can't be written is told at once
+        except OSError as error:
+            raise UsageError(f"{config.output} can't be written: {error.strerror}") from error
+    speed = run(config, console.report)
+    page = as_markdown(speed)
+    if config.output is not None:
+        config.output.write_text(page, encoding="utf-8")
+    console.say(page)
+    console.result(speed.to_dict(), {})
+    return ExitCode.DONE
+
+
+def benchmark_training(config: BenchmarkTrainingConfig, console: Console) -> ExitCode:
+    """`locray benchmark-training`."""
     from locray.benchmark.training import benchmark as run
 
     facts = run(config, console.report).to_dict()

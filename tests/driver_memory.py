@@ -1,4 +1,4 @@
-"""Memory of the driver while rows of a model that does nothing stream through it. Makes a figure of docs/scale.md.
+"""Memory and speed of the driver with rows of a model that does nothing. Makes figures of docs/scale.md.
 
 Run from the project's root: `python tests/driver_memory.py 1000000`.
 """
@@ -52,14 +52,17 @@ def main(num_images: int) -> None:
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
         )
-        judge, started = Judge(), time.perf_counter()
+        judge, started, processor_s = Judge(), time.perf_counter(), 0.0
         for first in range(0, num_images, UNIT_SIZE):
-            committer.add(unit(first, template))
+            rows, before = unit(first, template), time.process_time()
+            committer.add(rows)
             assert judge.verdict(committer, time.monotonic()) is None
+            processor_s += time.process_time() - before
             if committer.answered % COMMIT_ROWS == 0:
                 print(f"{committer.answered:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")
         committer.close()
-        print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s")
+        print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s, making them up included")
+        print(f"{committer.ok / processor_s:,.0f} rows for each second of a core")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from locray.benchmark.plain_loop import PlainSettings
-from locray.config import BenchmarkConfig
+from locray.config import BenchmarkTrainingConfig
 from locray.datasets import read_dataset
 from locray.errors import UsageError
 from locray.models import default_input_size_px
@@ -41,7 +41,7 @@ class TrainingSpeed:
         return asdict(self)
 
 
-def benchmark(config: BenchmarkConfig, report: Report) -> TrainingSpeed:
+def benchmark(config: BenchmarkTrainingConfig, report: Report) -> TrainingSpeed:
     """Runs the three in turn, `--rounds` times.
 
     Raises:
@@ -72,7 +72,7 @@ def _median(speeds: list[float]) -> float:
     return statistics.median(speeds) if speeds else 0.0
 
 
-def _locray(config: BenchmarkConfig, size: int) -> float:
+def _locray(config: BenchmarkTrainingConfig, size: int) -> float:
     """As a user runs it, augmentation and averaged weights included."""
     with tempfile.TemporaryDirectory(prefix="locray-") as output:
         options = {

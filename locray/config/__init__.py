@@ -16,6 +16,7 @@ from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationUse,
     BenchmarkConfig,
+    BenchmarkTrainingConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -29,6 +30,7 @@ __all__ = [
     "Answers",
     "AugmentationUse",
     "BenchmarkConfig",
+    "BenchmarkTrainingConfig",
     "CommandConfig",
     "DatasetUse",
     "DemoConfig",

@@ -6,6 +6,7 @@ from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
     BenchmarkConfig,
+    BenchmarkTrainingConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "status": StatusConfig,
     "verify": VerifyConfig,
     "benchmark": BenchmarkConfig,
+    "benchmark-training": BenchmarkTrainingConfig,
 }
 
 

@@ -143,8 +143,8 @@ class ExportModelConfig(CommandConfig):
     )
 
 
-class BenchmarkConfig(DatasetUse):
-    """`locray benchmark`: training speed beside a plain PyTorch loop's, on the same files."""
+class BenchmarkTrainingConfig(DatasetUse):
+    """`locray benchmark-training`: training speed beside a plain PyTorch loop's, on the same files."""
 
     split: str = Field("train", description="Split to train on.")
     model: str = Field("localizer/resnet18", description="Architecture that both train.")
@@ -153,6 +153,34 @@ class BenchmarkConfig(DatasetUse):
     )
     batch_size: Positive = Field(32, description="Images in one optimiser step.")
     rounds: Positive = Field(3, description="Times that each is measured, in turn.")
+
+
+class BenchmarkConfig(CommandConfig):
+    """`locray benchmark`: labelling speed beside that of other tools and of a program written by hand."""
+
+    images: str | None = Field(None, description="Folder of JPEG files to label. Default: pictures that are drawn.")
+    model: str | None = Field(
+        None, description="Folder or s3:// prefix of a model's artifact. Default: a small training makes one."
+    )
+    small_images: Positive = Field(256, description="Images to label as they are.")
+    large_images: NotNegative = Field(48, description="Photographs of 2 to 12 megapixels to make of them and label.")
+    rounds: Positive = Field(3, description="Times that each is measured, in turn.")
+    no_peers: bool = Field(False, description="Measure only locray and the program written by hand.")
+    no_compile: bool = Field(
+        False, description="Leave the program written by hand uncompiled: compiling takes it half a minute or more."
+    )
+    daft: Path | None = Field(
+        None, description="Folder that holds Daft: pip install --target FOLDER daft 'pyarrow<26'. Default: left out."
+    )
+    output: Path | None = Field(None, description="Markdown file to write the tables to.")
+
+    @model_validator(mode="after")
+    def _output_can_be_written(self) -> Self:
+        if self.output is not None and not self.output.absolute().parent.is_dir():
+            raise ValueError(f"there is no folder to write {self.output} into")
+        if self.output is not None and self.output.is_dir():
+            raise ValueError(f"the output is a folder: {self.output}; give the name of a file")
+        return self
 
 
 class DemoConfig(CommandConfig):

@@ -1,0 +1,35 @@
+"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's."""
+
+import sys
+
+from locray.benchmark.peers.job import ROWS, Job, Ticks
+from locray.commands import label
+from locray.config import LabelConfig
+from locray.console import Console
+from locray.progress import Progress
+
+MOST_IMAGES_A_UNIT = 256
+UNITS_TO_SEE_PROGRESS = 8
+
+
+class _NotingConsole(Console):
+    def __init__(self, ticks: Ticks) -> None:
+        super().__init__()
+        self._ticks = ticks
+
+    def report(self, progress: Progress) -> None:
+        if progress.stage == "labelling":
+            self._ticks.reached(progress.done)
+
+
+def main() -> None:
+    """The script."""
+    job = Job.from_arguments()
+    # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
+    unit_size = max(16, min(MOST_IMAGES_A_UNIT, len(job.paths()) // UNITS_TO_SEE_PROGRESS))
+    config = LabelConfig(images=str(job.images), model=job.model, table=str(job.output / ROWS), unit_size=unit_size)
+    sys.exit(label(config, _NotingConsole(Ticks(job.output))))
+
+
+if __name__ == "__main__":
+    main()
