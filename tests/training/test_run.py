@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -37,7 +36,7 @@ def arguments(data: Path | str, output: Path | str, *more: str, epochs: int = 4)
     return ["train", *flags, "--batch-size", "16", "--json", *more]
 
 
-LONG = 100
+LONG = 50
 """Epochs of a run that must still be under way after four starts: one takes a fraction of a second."""
 
 
@@ -138,8 +137,9 @@ def test_ray_keeps_quiet(trained):
     assert chatter == []
 
 
+@pytest.mark.timeout(1200)  # four times Ray's start, and that of the workers
 def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, tmp_path):
-    """One training: a worker is killed, it is asked to stop twice, its driver is killed, and in the end it is whole."""
+    """A worker is killed, it is asked to stop twice, its driver killed, its newest checkpoint damaged: it is whole."""
     output = tmp_path / "model"
     command = arguments(data, output, epochs=LONG)
     with start_locray(*command, TEST_RUN=str(output)) as driver:
@@ -161,11 +161,14 @@ def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, t
         driver.communicate()
     # Speeds are part of it: an epoch that was trained again would have another one.
     assert killed[: len(before)] == before
+    checkpoint = newest(output)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     again = locray(*command)
     assert again.returncode == 0, again.stderr
+    assert f"{checkpoint.name} is damaged: going on from epoch" in again.stderr
     after = history(output)
     assert [epoch["epoch"] for epoch in after] == list(range(1, LONG + 1))
-    assert after[:safe] == killed[:safe]
+    assert after[: safe - 1] == killed[: safe - 1]
     assert load_artifact(str(output)).info.provenance["epochs"] == LONG
 
 
@@ -181,19 +184,6 @@ def asked_to_stop(driver, number, output, before):
     assert len(before) < len(after) < LONG
     assert after[: len(before)] == before
     return after
-
-
-def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(trained, data, tmp_path):
-    output = tmp_path / "model"
-    shutil.copytree(trained[0], output)
-    (output / "model.json").unlink()
-    checkpoint = newest(output)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    done = locray(*arguments(data, output))
-    assert done.returncode == 0, done.stderr
-    assert f"{checkpoint.name} is damaged: going on from epoch 3" in done.stderr
-    assert [epoch["epoch"] for epoch in history(output)] == [1, 2, 3, 4]
-    assert history(output)[:3] == history(trained[0])[:3]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_the_images(data, tmp_path):
