@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from torchvision.models import detection
 
+from locray.model_files import ArtifactInfo
 from locray.models import build_model, detections
-from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
+from locray.models.artifact import load_artifact, save_artifact
 from locray.models.compiled import Wanted, compile_into_cache, find
 from locray.models.inference import Network
 from locray.models.precision import dtype_for

@@ -142,15 +142,15 @@ def test_an_output_that_can_not_be_written_is_told(tmp_path):
 
 @pytest.mark.ray
 def test_locray_is_not_far_below_the_ceiling(tmp_path):
-    """The one ratio that is asserted, and a lenient one: so few images are over before Ray's processes are at rest."""
+    """The one ratio that is asserted: the best of two rounds each, and half of what it should be. Machines are busy."""
     info = ArtifactInfo(architecture="localizer/resnet18", classes=["a", "b"], input_size=224)
     save_artifact(str(tmp_path / "model"), build_model("localizer/resnet18", 2, 224), info)
-    options = {"model": tmp_path / "model", "small-images": 96, "large-images": 0, "rounds": 1}
+    options = {"model": tmp_path / "model", "small-images": 160, "large-images": 0, "rounds": 2}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = locray("benchmark", "--no-peers", "--no-compile", "--json", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     best = {one["contender"]: max(run["images_per_s_steady"] for run in one["runs"]) for one in found["results"]}
-    assert best[LOCRAY] >= 0.2 * best[CEILING], done.stderr
+    assert best[LOCRAY] >= 0.5 * best[CEILING], done.stderr
     assert all(one["agreement"]["same_rows"] for one in found["results"])
     assert sum(found["breakdown_ms"]["small"].values()) > 0

@@ -87,6 +87,8 @@ def _profiled(step: Any) -> tuple[pstats.Stats, Any]:
 
 
 def _seconds(stats: pstats.Stats, file_name: str, function: str) -> float:
-    """Cumulative seconds of a function."""
+    """Cumulative seconds of a function, which must have been called: it may have another name by now."""
     calls: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = stats.stats  # type: ignore[attr-defined]
-    return sum(times[3] for (path, _, name), times in calls.items() if name == function and path.endswith(file_name))
+    found = [times[3] for (path, _, name), times in calls.items() if name == function and path.endswith(file_name)]
+    assert found, f"no call of {function} in {file_name}"
+    return sum(found)

@@ -55,7 +55,8 @@ def make_tiers(images: Path | None, folder: Path, num_small: int, num_large: int
     large.folder.mkdir()
     sources = sorted(small.folder.iterdir())
     for number in range(num_large):
-        _enlarge(sources[number % len(sources)], large.folder / f"{number:06}.jpg", number)
+        megapixels = np.random.default_rng([1, number]).uniform(*MEGAPIXELS)
+        enlarge(sources[number % len(sources)], large.folder / f"{number:06}.jpg", megapixels)
     return [small, large]
 
 
@@ -80,12 +81,11 @@ def _draw(tier: Tier) -> None:
         picture.save(tier.folder / f"{number:06}.jpg", quality=_QUALITY)
 
 
-def _enlarge(source: Path, target: Path, number: int) -> None:
-    """A photograph of the same view: more pixels, and grain, without which its file would be far too small."""
-    rng = np.random.default_rng([1, number])
+def enlarge(source: Path, target: Path, megapixels: float) -> None:
+    """Writes a photograph of the same view: more pixels, and grain, without which its file would be far too small."""
     with Image.open(source) as file:
         picture = file.convert("RGB")
-    factor = (rng.uniform(*MEGAPIXELS) * 1e6 / (picture.width * picture.height)) ** 0.5
+    factor = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5
     size = (round(picture.width * factor), round(picture.height * factor))
     large = picture.resize(size, Image.Resampling.BICUBIC)
     noise = Image.effect_noise(size, 2 * _GRAIN)

@@ -58,6 +58,10 @@ def test_a_paused_driver_is_overtaken_and_changes_nothing(
     no_matter = scenario.mutations[index] in {"table", "scratch"}
     assert exit_code == (ExitCode.DONE if no_matter else ExitCode.FENCED), paused.log.read_text()
     assert place.rows() == rows
+    if scenario.command[0] == "label" and scenario.mutations[index] in {"file", "commit"}:
+        told = paused.summary()
+        assert told["ok"] + told["failed"] + told["deferred"] == told["planned"]
+        assert told["deferred_causes"]["not_committed"] > 0
     place.do_nothing()
 
 

@@ -103,11 +103,13 @@ def test_a_buffer_of_another_kind_is_a_programmers_mistake(out):
 
 
 @given(width=SIDES, height=SIDES, side=st.integers(min_value=16, max_value=256))
-def test_it_resizes_as_pillow_does_to_two_grey_levels(width, height, side):
+def test_it_resizes_as_pillow_does_to_one_grey_level_but_for_a_few_pixels(width, height, side):
     letterbox = Letterbox.fit(width, height, side)
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     size = (letterbox.scaled_width_px, letterbox.scaled_height_px)
 
     by_pillow = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
-    assert np.abs(inner(letterbox_image(image, letterbox), letterbox).astype(int) - by_pillow).max() <= 2
+    apart = np.abs(inner(letterbox_image(image, letterbox), letterbox).astype(int) - by_pillow)
+    assert apart.max() <= 2
+    assert (apart > 1).sum() <= 3 + apart.size // 1000

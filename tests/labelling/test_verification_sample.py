@@ -57,7 +57,7 @@ def images(real_data: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def table(images: Path, artifact: str, tmp_path: Path) -> Path:
     """All of them labelled, in one batch."""
-    identity = Identity.of(artifact, Prediction())
+    identity = Identity.of(artifact, Prediction(precision="fp32"))
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     unit = InlineWorklist.of(listed, len(listed)).read_unit(0)
     rows = Predictor(identity.predict, num_threads=1)(decode_rows(unit, identity.decode))
@@ -71,7 +71,7 @@ def table(images: Path, artifact: str, tmp_path: Path) -> Path:
 
 
 def verified(table: Path, **options: Any) -> Verification:
-    return verify(VerifyConfig(table=str(table), **options), ignore)
+    return verify(VerifyConfig(table=str(table), **({"precision": "fp32"} | options)), ignore)
 
 
 def test_single_images_agree_with_batches(table: Path, images: Path, artifact: str) -> None:
@@ -88,12 +88,12 @@ def change_label(row: dict[str, Any]) -> None:
 
 
 def change_score(row: dict[str, Any]) -> None:
-    row[schema.DETECTIONS][0][schema.SCORE] -= 0.06
+    row[schema.DETECTIONS][0][schema.SCORE] -= 0.02
 
 
 def move_box(row: dict[str, Any]) -> None:
-    """By three pixels of the network's input."""
-    step = 3 * max(row[schema.WIDTH], row[schema.HEIGHT]) / 32
+    """By two pixels of the network's input."""
+    step = 2 * max(row[schema.WIDTH], row[schema.HEIGHT]) / 32
     for edge in (schema.XMIN, schema.XMAX):
         row[schema.DETECTIONS][0][edge] -= step
 
@@ -130,6 +130,21 @@ def test_a_row_that_the_model_would_not_give(
     assert found.faults[Check.PREDICTION].first[0].startswith(f"{damaged[schema.IMAGE_URI]}: ")
     assert told in found.faults[Check.PREDICTION].first[0]
     assert found.exit_code is ExitCode.UNSOUND
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+@pytest.mark.parametrize(("steps", "differs"), [(2, False), (3, True)])
+def test_rows_that_may_be_of_bfloat16_may_differ_more(
+    table: Path, artifact: str, precision: str, steps: int, differs: bool
+) -> None:
+    (file,) = DeltaTable(table).file_uris()
+    stored = pq.ParquetFile(file).read()
+    rows = stored.to_pylist()
+    damaged = next(row for row in rows if row[schema.STATUS] == schema.STATUS_OK)
+    for _ in range(steps):
+        change_score(damaged)
+    pq.write_table(pa.Table.from_pylist(rows, schema=stored.schema), file)
+    assert (Check.PREDICTION in verified(table, model=artifact, precision=precision).faults) == differs
 
 
 def test_images_that_were_changed_or_deleted_are_not_compared(table: Path, images: Path, artifact: str) -> None:

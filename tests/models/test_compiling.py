@@ -1,14 +1,16 @@
 """A network is compiled beside the labelling, kept, and only trusted where no one else can have touched it."""
 
 import os
+import shutil
 import time
 
 import pytest
 import torch
 
+from locray.model_files import ArtifactInfo
 from locray.models import build_model, compiling
 from locray.models import compiled as compiled_networks
-from locray.models.artifact import ArtifactInfo, load_artifact, save_artifact
+from locray.models.artifact import load_artifact, save_artifact
 from locray.models.compiled import Wanted, cache_folder, find
 from locray.models.compiling import Compilation, Compiler
 from locray.models.inference import Network
@@ -35,15 +37,15 @@ def wanted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def compiled(wanted, tmp_path_factory):
     """The file that a child process has compiled: its name and content."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        pytest.skip(f"there is no C++ compiler: {compiler} is not in PATH, and CXX names no other")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         compilation = Compilation(wanted)
         while not compilation.is_done:
             time.sleep(0.1)
-        failure = compilation.failure()
-        if failure and "compiler" in failure.lower():
-            pytest.skip(f"nothing can be compiled here: {failure}")
-        assert failure is None
+        assert compilation.failure() is None
         (file,) = cache_folder().iterdir()
         return file.name, file.read_bytes()
 

@@ -4,8 +4,8 @@ The rows were made in batches, perhaps on another device. Results of an image do
 rounding: libraries add up in another order for another batch size. On a CPU, batches of 32 beside single images of
 noise differed by 2e-7 in scores and 5e-5 pixels in corners at most (small_cnn, mobilenet_v2, resnet18, FCOS). TF32,
 which cuDNN takes for convolutions, keeps ten bits: a relative 1e-3 an operation. bfloat16, which labelling
-takes where it is faster, keeps eight: 4e-3. The tolerances lie above these, and below what a wrong model, decoder,
-colour order or letterbox changes.
+takes where it is faster unless it is told not to, keeps eight: 4e-3. The tolerances lie above these, and below what a
+wrong model, decoder, colour order or letterbox changes.
 """
 
 import os
@@ -24,9 +24,12 @@ from locray.labelling.verification.findings import Check, Findings
 from locray.labelling.worklist import InlineWorklist, num_units
 from locray.progress import Progress, Report
 
-SCORE_TOLERANCE = 0.05
-BOX_TOLERANCE_PX = 2.0
-"""In pixels of the network's input: a corner may be as far off as two of them cover of the image."""
+SCORE_TOLERANCE = 0.01
+BOX_TOLERANCE_PX = 1.0
+"""In pixels of the network's input: a corner may be as far off as one of them covers of the image."""
+BF16_SCORE_TOLERANCE = 0.05
+BF16_BOX_TOLERANCE_PX = 2.0
+"""Unless `--precision fp32` says that no row is of bfloat16: each machine of a cluster decides for itself."""
 
 _IMAGES_AT_ONCE = 32
 _CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
@@ -42,6 +45,17 @@ class Tolerance:
     score: float
     lowest_score: float
     """A detection below this may be missing in one of the two: it may have been cut off by the threshold."""
+
+    @classmethod
+    def of(cls, identity: Identity, longer_side_px: int) -> "Tolerance":
+        """For an image of this size, in rows that were made as `identity` says."""
+        is_exact = identity.predict.precision == "fp32"
+        score, box_px = (
+            (SCORE_TOLERANCE, BOX_TOLERANCE_PX) if is_exact else (BF16_SCORE_TOLERANCE, BF16_BOX_TOLERANCE_PX)
+        )
+        return cls(
+            box_px * longer_side_px / identity.decode.input_size_px, score, identity.predict.score_threshold + score
+        )
 
 
 def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
@@ -94,11 +108,7 @@ def difference(row: dict[str, Any], again: dict[str, Any], identity: Identity) -
     sides, sides_again = ((one[schema.WIDTH], one[schema.HEIGHT]) for one in (row, again))
     if sides != sides_again:
         return f"the row says {sides[0]} x {sides[1]} pixels, the image has {sides_again[0]} x {sides_again[1]}"
-    tolerance = Tolerance(
-        box_px=BOX_TOLERANCE_PX * max(sides) / identity.decode.input_size_px,
-        score=SCORE_TOLERANCE,
-        lowest_score=identity.predict.score_threshold + SCORE_TOLERANCE,
-    )
+    tolerance = Tolerance.of(identity, max(sides))
     lost, added = unmatched(row[schema.DETECTIONS] or [], again[schema.DETECTIONS] or [], tolerance)
     told = [f"the row alone has {_shown(one)}" for one in lost[:1]]
     told += [f"the model now finds {_shown(one)}" for one in added[:1]]
