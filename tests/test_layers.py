@@ -41,7 +41,7 @@ NOT_BESIDE = {
 
 FIRST_LAYER_WITH_TORCH = 2
 MODULES_WITH_TORCH_BELOW = {"images.letterbox"}
-"""The resizing of images: three times as fast as Pillow's."""
+"""The resizing of images: faster than Pillow's."""
 MODULES_WITH_RAY = {"cluster", "training.loop", "labelling.pipeline"}
 MODULES_BESIDE_US = "benchmark.peers."
 """Programs that locray is measured against: they show what other frameworks do, so they import them."""

@@ -1,7 +1,7 @@
 """A decoded image into its square network input. Called by the decode stage and by training's data loader.
 
-torch resizes: its kernel for uint8 is Pillow's, vectorised, to within one grey level (seldom two), and takes about a
-third of the time on 300 x 300 pixels and a fifth on twelve megapixels.
+torch resizes: its kernel for uint8 is Pillow's, vectorised, to within one grey level (seldom two), and takes two thirds
+of the time on 300 x 300 pixels and a third on megapixels.
 """
 
 import numpy as np
