@@ -19,7 +19,13 @@ GOLDEN = Path(__file__).with_name("training_golden.json")
 CAUTIOUS_SGD = {"optimizer": "sgd", "learning_rate": 2e-3, "weight_decay": 0.05}
 RUNS = {
     "small_cnn": {"model": "small_cnn"},
-    "localizer": {"model": "localizer/resnet18", "input_size": 64, "schedule": "one-cycle"},
+    "localizer": {
+        "model": "localizer/resnet18",
+        "input_size": 64,
+        "schedule": "one-cycle",
+        **CAUTIOUS_SGD,
+        "learning_rate": 5e-4,
+    },
     "detector": {"model": "detector/fcos/resnet18", "input_size": 96, "mosaic": 0.5, **CAUTIOUS_SGD},
 }
 STEPS = 12
