@@ -94,15 +94,15 @@ class Predictor:
         return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
 
     def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images (n, S, S, 3) as a whole batch: all have the same shape."""
-        missing = self._settings.batch_size - len(images)
+        """Images (n, S, S, 3) as a batch of a shape that the network likes."""
+        missing = self._network.places(len(images), self._settings.batch_size) - len(images)
         return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
 
     def _run(self, batch: Tensor, num_images: int) -> Arrays:
         """Predictions of the first images of a batch."""
         start = time.perf_counter()
         answer = PredictedBoxes(*(values.cpu() for values in self._network.predict(batch)))
-        if self._compiler is not None:
+        if self._compiler is not None and len(batch) == self._settings.batch_size:
             self._compiler.after_batch(batch, time.perf_counter() - start)
         return (
             answer.boxes_xyxy_px[:num_images].double().numpy(),

@@ -80,7 +80,7 @@ def static_part(model: LabelModel, device: torch.device, dtype: torch.dtype) -> 
 
 
 class Network:
-    """Predicts batches of one shape.
+    """Predicts batches of few shapes: what is compiled, or replayed on a GPU, takes the one that it was made for.
 
     Args:
         model: in evaluation mode; it is changed.
@@ -92,7 +92,13 @@ class Network:
         self._model = model
         self._device = device
         self._static = static_part(model, device, dtype)
-        self._run: StaticNetwork | None = None
+        self._run: StaticNetwork = self._static
+        self._made_for: torch.Size | None = None
+
+    def places(self, num_images: int, batch_size: int) -> int:
+        """The size of the batch that so many images are filled up to, at most `batch_size`."""
+        # A GPU does a whole batch in the time of one image. A processor doesn't, but each new shape costs it, too.
+        return batch_size if self._device.type == "cuda" else min(batch_size, 1 << (num_images - 1).bit_length())
 
     def uploaded(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Batches (B, S, S, 3) where `predict` wants them; a GPU gets the next one while it computes."""
@@ -103,9 +109,9 @@ class Network:
     @torch.inference_mode()
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """Predictions of one of the `uploaded`."""
-        if self._run is None:
-            self._run = cuda.Replayed(self._static, images_u8) if self._device.type == "cuda" else self._static
-        return self._predict(self._run, images_u8)
+        if self._made_for is None and self._device.type == "cuda":
+            self._take(cuda.Replayed(self._static, images_u8), images_u8)
+        return self._predict(self._run if images_u8.shape == self._made_for else self._static, images_u8)
 
     @torch.inference_mode()
     def challenge(self, other: StaticNetwork, images_u8: Tensor) -> Trial:
@@ -120,8 +126,11 @@ class Network:
         difference = (scores[other] - scores[self._static]).abs().max().item()
         trial = Trial(min(seconds[other]), min(seconds[self._static]), difference)
         if trial.is_won:
-            self._run = other
+            self._take(other, images_u8)
         return trial
+
+    def _take(self, run: StaticNetwork, images_u8: Tensor) -> None:
+        self._run, self._made_for = run, images_u8.shape
 
     def _predict(self, run: StaticNetwork, images_u8: Tensor) -> PredictedBoxes:
         outputs = run(images_u8)

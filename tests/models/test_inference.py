@@ -116,3 +116,13 @@ def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
     calls.clear()
     network.predict(batch)
     assert calls
+    calls.clear()
+    few = network.predict(batch[:2])
+    assert not calls, "it was made for batches of another shape"
+    torch.testing.assert_close(few.scores, wanted.scores[:2])
+
+
+def test_few_images_make_a_small_batch():
+    network = Network(build_model("small_cnn", 2).eval(), CPU, torch.float32)
+    assert [network.places(count, 32) for count in (1, 2, 3, 8, 9, 31, 32)] == [1, 2, 4, 8, 16, 32, 32]
+    assert network.places(17, 24) == 24

@@ -2,7 +2,7 @@
 
 import sys
 
-from locray.benchmark.peers.job import ROWS, Job, Ticks
+from locray.benchmark.peers.job import BATCH_SIZE, ROWS, Job, Ticks
 from locray.commands import label
 from locray.config import LabelConfig
 from locray.console import Console
@@ -26,7 +26,8 @@ def main() -> None:
     """The script."""
     job = Job.from_arguments()
     # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
-    unit_size = max(16, min(MOST_IMAGES_A_UNIT, len(job.paths()) // UNITS_TO_SEE_PROGRESS))
+    batches_a_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
+    unit_size = min(MOST_IMAGES_A_UNIT, max(1, batches_a_unit) * BATCH_SIZE)
     config = LabelConfig(images=str(job.images), model=job.model, table=str(job.output / ROWS), unit_size=unit_size)
     sys.exit(label(config, _NotingConsole(Ticks(job.output))))
 
