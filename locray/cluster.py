@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from locray.errors import UsageError
+
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -48,6 +50,19 @@ def start_ray(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
+
+
+def check_gpus(device: str, num_gpus: float) -> None:
+    """Refuses to wait for GPUs that can't come.
+
+    Raises:
+        UsageError: `device` is gpu, and Ray runs on this machine alone, where it finds none.
+    """
+    if device == "gpu" and not num_gpus and "RAY_ADDRESS" not in os.environ:
+        raise UsageError(
+            "--device gpu: Ray finds no GPU on this machine (`nvidia-smi` says what the system finds). Where a cluster "
+            "has some, name it in RAY_ADDRESS, or submit the job to it"
+        )
 
 
 @contextmanager

@@ -48,15 +48,14 @@ def test_a_training_takes_the_same_course(data: Path, tmp_path: Path) -> None:
     assert courses[1] == pytest.approx(courses[0], rel=0.01)
 
 
-def test_images_are_labelled_the_same(data: Path, artifact: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_labelled_the_same(data: Path, artifact: str) -> None:
     uris = sorted(map(str, (data / "images").iterdir()))
     unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
     listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
     settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30)
     decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), settings)
-    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32"))(decoded)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32"))(decoded)
+    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "gpu"))(decoded)
+    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "cpu"))(decoded)
     for one, other in zip(*(rows[schema.DETECTIONS].to_pylist() for rows in (on_gpu, on_cpu)), strict=True):
         assert len(one) == len(other) == 1
         for name, value in other[0].items():

@@ -12,6 +12,8 @@ Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Precision = Literal["auto", "bf16", "fp32"]
 """Of a network's arithmetic."""
+Device = Literal["auto", "cpu", "gpu"]
+"""What a network runs on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,15 @@ class ImageLimits(CommandConfig):
 
     max_bytes: Positive = Field(256 * 2**20, description="Largest image file, in bytes.")
     max_pixels: Positive = Field(178_956_970, description="Largest image, in pixels, by what its header declares.")
+
+
+class DeviceUse(CommandConfig):
+    """What runs a network."""
+
+    device: Device = Field(
+        "auto",
+        description="Where the network runs; auto takes GPUs where the cluster has some, gpu waits for them.",
+    )
 
 
 class Answers(ImageLimits):
@@ -65,7 +76,7 @@ class Answers(ImageLimits):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class Prediction(Answers):
+class Prediction(Answers, DeviceUse):
     """How a model is run over images."""
 
     unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from locray.config.common import (
     CommandConfig,
     DatasetUse,
+    DeviceUse,
     Fraction,
     ImageLimits,
     NotNegative,
@@ -36,7 +37,7 @@ class AugmentationUse(ImageLimits):
     seed: NotNegative = Field(0, description="Seed of weights, order and augmentation.")
 
 
-class TrainConfig(DatasetUse, AugmentationUse):
+class TrainConfig(DatasetUse, AugmentationUse, DeviceUse):
     """`locray train`: from a data set to an artifact, on Ray Train."""
 
     model: str = Field(

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from locray import storage
-from locray.config import Precision, Prediction
+from locray.config import Device, Precision, Prediction
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.model_files import read_artifact_info, read_weights
@@ -29,6 +29,7 @@ class PredictorSettings:
     score_threshold: float
     batch_size: int
     precision: Precision = "auto"
+    device: Device = "auto"
     num_images: int = 0
     """How many it will have to label, as far as that is known: some work pays only where enough is left."""
 
@@ -61,5 +62,5 @@ class Identity:
             model_id=artifact.model_id,
             config_hash=config.answer_settings(size, threshold),
             decode=DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s),
-            predict=PredictorSettings(model_uri, threshold, config.batch_size, config.precision),
+            predict=PredictorSettings(model_uri, threshold, config.batch_size, config.precision, config.device),
         )

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from locray import cluster
+from locray.config import Device
 from locray.errors import LocrayError, StoreError
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
@@ -45,7 +46,7 @@ class Pipeline:
         cluster.start_ray(verbose=self.verbose)
         from ray.exceptions import OutOfDiskError
 
-        layout = _Layout.for_cluster(self.num_predictors)
+        layout = _Layout.for_cluster(self.num_predictors, self.predict.device)
         total = num_units(worklist)
         try:
             for first_unit in range(0, total, self.units_a_wave):
@@ -127,13 +128,19 @@ class _Layout:
     threads_a_predictor: int | None
 
     @classmethod
-    def for_cluster(cls, num_predictors: int | None) -> "_Layout":
-        """One predictor a GPU; without GPUs one a node, which takes no CPU slot: decoding needs them."""
+    def for_cluster(cls, num_predictors: int | None, device: Device) -> "_Layout":
+        """One predictor a GPU; without GPUs one a node, which takes no CPU slot: decoding needs them.
+
+        Of GPUs that are still to come there is one, unless it is said how many.
+        """
         import ray
 
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_gpus = int(resources.get("GPU", 0))
-        if num_gpus:
+        cluster.check_gpus(device, num_gpus)
+        if device == "gpu":
+            return cls(num_predictors or max(1, num_gpus), 1, 1, None)
+        if device == "auto" and num_gpus:
             return cls(min(num_predictors or num_gpus, num_gpus), 1, 1, None)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         num_nodes = sum(node["Alive"] for node in nodes)

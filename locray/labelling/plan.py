@@ -2,7 +2,7 @@
 
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -108,7 +108,8 @@ def _measure(sample: pa.Table, identity: Identity) -> float | None:
     started = time.perf_counter()
     decoded = decode_rows(rows, identity.decode)
     decode_s = (time.perf_counter() - started) / num_cores
-    predictor = Predictor(identity.predict, num_threads=num_cores)
+    # On this machine, whatever it has: the GPUs that are wanted may be on others.
+    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=num_cores)
     predictor(decoded)
     started = time.perf_counter()
     predictor(decoded)

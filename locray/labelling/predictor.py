@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from locray import boxes, schema
-from locray.errors import ErrorCode
+from locray.config import Device
+from locray.errors import ErrorCode, UsageError
 from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
@@ -48,7 +49,7 @@ class Predictor:
         artifact = load_artifact(settings.model_uri)
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = _device(settings.device)
         dtype = dtype_for(settings.precision, device)
         self._network = Network(artifact.model, device, dtype)
         self._compiler: Compiler | None = None
@@ -145,6 +146,12 @@ class Predictor:
             [ids, labels, pa.array(scores[kept]), *edges], fields=list(schema.DETECTION)
         )
         return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(~answered))
+
+
+def _device(wanted: Device) -> torch.device:
+    if wanted == "gpu" and not torch.cuda.is_available():
+        raise UsageError("--device gpu: PyTorch finds no GPU on the node of this worker; `nvidia-smi` there says why")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _pixels(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from locray.progress import Report
 from locray.report.charts import NUM_COLOURS, QUIET, Chart, Line, line_chart
 from locray.report.evaluation import evaluation_parts
 from locray.report.html import render_template
-from locray.training.history import read_history
+from locray.training.history import SETTINGS, read_history
 from locray.training.plan import read_splits
 
 PAGE_FILE = "report.html"
@@ -92,10 +92,13 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Char
     metrics = [
         name
         for name in names
-        if name not in {*losses, _LEARNING_RATE, _SPEED} and all(0 <= value <= 1 for _, value in values[name])
+        if name not in {*losses, *SETTINGS, _LEARNING_RATE, _SPEED}
+        and all(0 <= value <= 1 for _, value in values[name])
     ]
     groups = [("Loss", losses, None), ("On the validation split", metrics, (0.0, 1.0))]
-    groups += [(_TITLES.get(name, name), [name], None) for name in names if name not in {*losses, *metrics}]
+    others = [name for name in names if name not in {*losses, *metrics}]
+    others = [name for name in others if name not in SETTINGS or _changes(values[name])]
+    groups += [(_TITLES.get(name, name), [name], None) for name in others]
     return [
         line_chart(
             heading,
@@ -108,6 +111,10 @@ def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Char
         for heading, group, limits in groups
         if group
     ]
+
+
+def _changes(points: Sequence[tuple[float, float]]) -> bool:
+    return len({value for _, value in points}) > 1
 
 
 def _line(name: str, points: Sequence[tuple[float, float]], index: int) -> Line:

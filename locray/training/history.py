@@ -10,6 +10,9 @@ from locray.training.metrics import SCORE
 
 HISTORY_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
+WORKERS, PRECISION_BITS = "workers", "precision_bits"
+SETTINGS = {WORKERS, PRECISION_BITS}
+"""Of an epoch: no metrics, but how it was made."""
 
 Epoch = dict[str, float]
 

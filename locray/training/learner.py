@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from locray.models.contract import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
 from locray.models.pretrained import freeze_trunk, training_mode
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.team import Team
 
 Wrap = Callable[[nn.Module], nn.Module]
 
@@ -117,6 +119,8 @@ class Learner:
         if not len(images):
             # The other workers wait for this one's gradients: take part, with gradients of zero.
             images, targets = self._blank(batch)
+            for norm in _batch_norms(self._model):
+                norm.eval()
             return self._backward(images, targets, 0.0, last=True)
         parts = min(self._settings.accumulate, len(images))
         bounds = [index * len(images) // parts for index in range(parts + 1)]
@@ -135,16 +139,27 @@ class Learner:
         return learning_rate
 
     @torch.no_grad()
-    def predict(self, batch: Mapping[str, Tensor]) -> tuple[PredictedBoxes, Targets] | None:
-        """What the averaged network finds in the usable images of a batch, and what there is; on the CPU."""
-        images, targets = self._on_device(batch)
+    def predict(self, batch: Mapping[str, Tensor]) -> PredictedBoxes | None:
+        """What the averaged network finds in the usable images of a batch; on the CPU."""
+        images, _ = self._on_device(batch)
         if not len(images):
             return None
         with self._autocast():
             found = self.average.model.predict(images)  # type: ignore[operator]
         cpu = torch.device("cpu")
         boxes, scores, label_ids = (part.to(cpu) for part in found)
-        return PredictedBoxes(boxes.float(), scores.float(), label_ids), targets.to(cpu)
+        return PredictedBoxes(boxes.float(), scores.float(), label_ids)
+
+    def share_statistics(self, team: Team) -> None:
+        """Gives all workers the mean of their batch norms' statistics; of weights they have the same already."""
+        for model in (self._model, self.average.model):
+            norms = _batch_norms(model)
+            own = [part for norm in norms for part in (norm.running_mean, norm.running_var) if part is not None]
+            if team.size == 1 or not own:
+                continue
+            mean = team.total(torch.cat([part.flatten() for part in own]).double()) / team.size
+            for part, values in zip(own, torch.split(mean, [part.numel() for part in own]), strict=True):
+                part.copy_(values)
 
     def state(self) -> dict[str, Any]:
         """All that is needed to go on: tensors and plain values, readable without unpickling code."""
@@ -191,3 +206,7 @@ class Learner:
         images = torch.zeros(2, size, size, 3, dtype=torch.uint8, device=self._device).permute(0, 3, 1, 2)
         label_ids = torch.full((2, 1), NO_OBJECT, device=self._device)
         return images, Targets(torch.zeros(2, 1, 4, device=self._device), label_ids, label_ids != NO_OBJECT)
+
+
+def _batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    return [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]

@@ -5,7 +5,7 @@ is decided by `samples.Order`, so that no row is dropped to make shares even and
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -26,6 +26,7 @@ from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.feed import END, START, BatchActor, Breather, Feed, stand_back_here
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
+from locray.training.placement import placement
 from locray.training.plan import TrainPlan
 from locray.training.supervision import supervise
 from locray.training.team import Team
@@ -39,10 +40,6 @@ _ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
 }
 _BYTES_AHEAD = 64 << 20
-# Without a GPU, training and the making of batches share the processors. A worker that held a slot of them, or the
-# hundredth part of one, would keep Ray Data's own small tasks from starting where there is one processor; and nothing
-# at all can't be asked for.
-_HELD_BY_CPU_WORKER = {"memory": float(1 << 20)}
 _MOST_BATCH_ACTORS = 8
 _UNITS_AT_ONCE = 4096
 _UNITS_READY = 2
@@ -72,11 +69,9 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
     """
     store = CheckpointStore(storage.join(plan.checkpoints_uri, plan.run_name))
     latest = store.latest()
-    for name in latest.damaged:
-        going_on = f"going on from epoch {latest.place.epoch}" if latest.state else "beginning anew"
-        report(Progress(f"the checkpoint {name} is damaged: {going_on}"))
+    _tell_damaged(latest, report)
     if not _is_over(latest, plan):
-        _run_workers(plan, model, store, report)
+        _run_workers(plan, model, store, latest, report)
         latest = store.latest()
     state = latest.state
     if state is None or not _is_over(latest, plan):
@@ -91,19 +86,40 @@ def _is_over(latest: Latest, plan: TrainPlan) -> bool:
     return latest.state is not None and is_over(latest.state["history"], plan.epochs, plan.patience)
 
 
-def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, report: Report) -> None:
+def _tell_damaged(latest: Latest, report: Callable[[Progress], object], known: Sequence[str] = ()) -> None:
+    for name in latest.damaged:
+        if name not in known:
+            going_on = f"going on from epoch {latest.place.epoch}" if latest.state else "beginning anew"
+            report(Progress(f"the checkpoint {name} is damaged: {going_on}"))
+
+
+def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, latest: Latest, report: Report) -> None:
     cluster.start_ray(verbose=plan.verbose)
     import ray
+    from ray import train
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
+    cluster.check_gpus(plan.device, sum(node.get("GPU", 0) for node in resources))
+    scaling = placement(plan, resources)
+    on_gpus = scaling.get("use_gpu", False)
+    report(Progress(f"training on {'GPUs' if on_gpus else 'processors'}"))
+    config = {
+        "plan": plan,
+        "weights": ray.put(model.state_dict()),
+        "store": store,
+        "known_damaged": latest.damaged,
+        "on_gpus": on_gpus,
+    }
     # On the driver's node: a node that is lost must not take it along.
     board: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(Board).remote()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config={"plan": plan, "weights": ray.put(model.state_dict()), "board": board, "store": store},
-        scaling_config=_scaling_config(plan),
+        train_loop_config=config | {"board": board},
+        scaling_config=train.ScalingConfig(**scaling),
         run_config=_run_config(plan),
     )
     try:
@@ -117,20 +133,6 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, rep
         raise _cause(error, plan) from error
     if notes.failure is not None:
         raise UsageError(notes.failure)
-
-
-def _scaling_config(plan: TrainPlan) -> Any:
-    """Workers on GPUs, where there are enough; else on CPUs, spread over the nodes."""
-    import ray
-    from ray import train
-
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    num_workers: Any = (plan.min_workers, plan.num_workers) if plan.min_workers else plan.num_workers
-    if resources.get("GPU", 0) >= (plan.min_workers or plan.num_workers):
-        return train.ScalingConfig(num_workers=num_workers, use_gpu=True)
-    return train.ScalingConfig(
-        num_workers=num_workers, resources_per_worker=_HELD_BY_CPU_WORKER, placement_strategy="SPREAD"
-    )
 
 
 def _run_config(plan: TrainPlan) -> Any:
@@ -177,10 +179,11 @@ def _train_worker(config: dict[str, Any]) -> None:
     """What every worker does, from its first batch to its last."""
     import ray
     from ray import train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     context = train.get_context()
-    device = get_device()
+    # Ray names the first GPU of a node also to a worker that holds none.
+    device = get_device() if config["on_gpus"] else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     team = Team(context.get_world_rank(), context.get_world_size(), device)
@@ -194,7 +197,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     board, store = config["board"], config["store"]
     run = WorkerRun(
         plan,
-        Learner(model, settings, device, stages, wrap=prepare_model),
+        Learner(model, settings, device, stages, wrap=_wrapped),
         team,
         store,
         post=board.post.remote,
@@ -202,8 +205,19 @@ def _train_worker(config: dict[str, Any]) -> None:
         is_to_stop=lambda: bool(ray.get(board.is_to_stop.remote())),
         epoch_done=train.report,
     )
-    place = run.resume(store.latest())
+    latest = store.latest()
+    if team.is_first:
+        _tell_damaged(latest, board.post.remote, known=config["known_damaged"])
+    place = run.resume(latest)
     run.run(place, _batches(plan, place, team))
+
+
+def _wrapped(module: torch.nn.Module) -> torch.nn.Module:
+    """For several workers. Their statistics are shared by the learner: those of one alone would be sent around here."""
+    from ray.train.torch import prepare_model
+
+    wrapped: torch.nn.Module = prepare_model(module, parallel_strategy_kwargs={"broadcast_buffers": False})
+    return wrapped
 
 
 class _Feeder:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from locray import storage
-from locray.config import Precision, TrainConfig
+from locray.config import Device, Precision, TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
@@ -28,6 +28,7 @@ _NOT_IDENTITY = {
     "run_name",
     "workers",
     "min_workers",
+    "device",
     "max_failures",
     "score_threshold",
     "strict",
@@ -46,6 +47,7 @@ class TrainPlan:
     patience: int | None
     num_workers: int
     min_workers: int | None
+    device: Device
     max_failures: int
     accumulate: int
     precision: Precision
@@ -101,7 +103,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         seed=config.seed,
     )
     val = BatchMaker(
-        packed=Packed.of(val_set.records, classes, places),
+        packed=Packed.of(val_set.records, classes, places, crowds=True),
         order=Order(len(val_set.records), config.batch_size, config.workers, None),
         input_size_px=size,
         limits=limits,
@@ -122,6 +124,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         patience=config.patience,
         num_workers=config.workers,
         min_workers=config.min_workers,
+        device=config.device,
         max_failures=config.max_failures,
         accumulate=config.accumulate,
         precision=config.precision,

@@ -25,7 +25,8 @@ from locray.training.gathering import Outcome, gather
 
 IMAGES, BOXES, LABEL_IDS, HAS_BOX, OUTCOMES = "images", "boxes", "label_ids", "has_box", "outcomes"
 """The arrays of a batch of n images: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n, M) bool, and (n,) int64
-index of `OUTCOME_NAMES`. M is that of `Packed`, or more where images were put together from several."""
+index of `OUTCOME_NAMES`. M is that of `Packed`, or more where images were put together from several. The label id of a
+crowd is that of its class and the number of classes."""
 
 OUTCOME_NAMES = ("ok", *(code.value for code in ErrorCode), STATUS_DEFERRED)
 
@@ -62,6 +63,11 @@ class Packed:
         """Whether an image can be mixed with others: where an object lies that is not boxed can't be told."""
         return bool(self.has_box[self._objects_of(row)].all())
 
+    def unseen_objects(self, row: int) -> Objects:
+        """The objects of a record whose image can't be had, as they are annotated."""
+        used = self._objects_of(row)
+        return Objects(self.boxes_xyxy_px[used], self.label_ids[used], self.has_box[used])
+
     def objects(self, row: int, decoded: DecodedImage) -> Objects:
         """The objects of a record that lie in its decoded image, in its pixels, which may be fewer than the file's."""
         used = self._objects_of(row)
@@ -76,10 +82,15 @@ class Packed:
         return Objects(boxes, self.label_ids[used], has_box).cut_to((0, 0, width, height), 0)
 
     @classmethod
-    def of(cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1) -> "Packed":
-        """Packs records whose labels are all among `classes`, with room for at least `places` objects each."""
+    def of(
+        cls, records: tuple[Record, ...], classes: tuple[str, ...], places: int = 1, *, crowds: bool = False
+    ) -> "Packed":
+        """Packs records whose labels are all among `classes`, with room for at least `places` objects each.
+
+        Crowds teach nothing; what is validated on needs them, for what is found in one is no false alarm.
+        """
         ids = {label: label_id for label_id, label in enumerate(classes)}
-        objects = [_learnable(record) for record in records]
+        objects = [_largest_first(record, crowds=crowds) for record in records]
         counts = [len(of_one) for of_one in objects]
         boxes = [found.box_xyxy_px for of_one in objects for found in of_one]
         frames = [(record.width_px or 0, record.height_px or 0) for record in records]
@@ -87,7 +98,10 @@ class Packed:
             image_uris=tuple(record.image_uri for record in records),
             starts=np.cumsum([0, *counts], dtype=np.int64),
             boxes_xyxy_px=np.array([box or (0, 0, 0, 0) for box in boxes], dtype=np.float64).reshape(-1, 4),
-            label_ids=np.array([ids[found.label] for of_one in objects for found in of_one], dtype=np.int64),
+            label_ids=np.array(
+                [ids[found.label] + found.is_crowd * len(classes) for of_one in objects for found in of_one],
+                dtype=np.int64,
+            ),
             has_box=np.array([box is not None for box in boxes], dtype=bool),
             frames_px=np.array(frames, dtype=np.int64).reshape(-1, 2),
             places=max([places, *counts]),
@@ -146,7 +160,10 @@ class BatchMaker:
         return self.batch_of(self.order.rows(epoch, step, worker).tolist(), epoch)
 
     def batch_of(self, rows: Sequence[int], epoch: int) -> Batch:
-        """The batch of these records. What becomes of each depends on `epoch`, and not on the others."""
+        """The batch of these records. What becomes of each depends on `epoch`, and not on the others.
+
+        An image that can't be used keeps its objects where nothing is augmented: a validation counts them as missed.
+        """
         images = np.zeros((len(rows), self.input_size_px, self.input_size_px, 3), dtype=np.uint8)
         outcomes = np.zeros(len(rows), dtype=np.int64)
         objects = [Objects.none()] * len(rows)
@@ -158,6 +175,8 @@ class BatchMaker:
             found = [self._scene(*one, smallest_px) for one in zip(needs[place], fetched, strict=True)]
             if isinstance(found[0], str):
                 outcomes[place] = OUTCOME_NAMES.index(found[0])
+                if self.augmentation is None:
+                    objects[place] = self.packed.unseen_objects(rows[place])
             elif random is None:
                 objects[place] = self._letterboxed(found[0], images[place])
             else:
@@ -229,9 +248,8 @@ def _padded(objects: Sequence[Objects], places: int) -> Batch:
     return {BOXES: boxes, LABEL_IDS: label_ids, HAS_BOX: has_box}
 
 
-def _learnable(record: Record) -> list[Annotation]:
-    """The objects of an image but crowds, largest first."""
-    return sorted((found for found in record.objects if not found.is_crowd), key=lambda found: -_area(found))
+def _largest_first(record: Record, *, crowds: bool) -> list[Annotation]:
+    return sorted((found for found in record.objects if crowds or not found.is_crowd), key=lambda found: -_area(found))
 
 
 def _area(annotation: Annotation) -> float:

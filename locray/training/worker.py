@@ -16,7 +16,7 @@ from torch import Tensor
 from locray.metrics.results import ImageResult
 from locray.progress import Progress, Report
 from locray.training.checkpoints import CheckpointStore, Latest, Place
-from locray.training.history import best_of, is_over, write_history
+from locray.training.history import PRECISION_BITS, WORKERS, best_of, is_over, write_history
 from locray.training.learner import Learner
 from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
@@ -76,6 +76,7 @@ class WorkerRun:
         if latest.state is not None:
             self._learner.load_state(latest.state["learner"])
             self._history, self._best = latest.state["history"], latest.state["best"]
+            self._learning_rate = latest.state["learning_rate"]
             if self._team.is_first:
                 self._sums, self._seconds = latest.state["sums"], latest.state["seconds"]
         return latest.place
@@ -86,14 +87,14 @@ class WorkerRun:
             if is_over(self._history, self._plan.epochs, self._plan.patience):
                 return
             self._learner.freeze(epoch < self._plan.freeze_epochs)
-            signal, is_whole = self._train(epoch, place.step if epoch == place.epoch else 0, batches)
-            if is_whole:
-                self._validate(epoch, batches)
+            signal = self._train(epoch, place.step if epoch == place.epoch else 0, batches)
+            if signal < Signal.STOP:
+                signal = self._validate(epoch, batches)
             if signal >= Signal.STOP:
                 return
 
-    def _train(self, epoch: int, first_step: int, batches: Iterator[Mapping[str, Tensor]]) -> tuple[Signal, bool]:
-        """What was agreed on after the last step, and whether that was the last one of the epoch."""
+    def _train(self, epoch: int, first_step: int, batches: Iterator[Mapping[str, Tensor]]) -> Signal:
+        """The steps of an epoch; what was agreed on after the last one that was taken."""
         order, signal = self._plan.train.order, Signal.GO_ON
         for step in range(first_step, order.num_steps):
             started = time.monotonic()
@@ -104,24 +105,34 @@ class WorkerRun:
             signal = self._team.agree(self._wish(loss))
             if signal is Signal.FAILED:
                 self._explain(loss, epoch, step)
-                return signal, False
+                return signal
             self._learning_rate = self._learner.apply(epoch * order.num_steps + step)
-            outcomes = torch.bincount(batch[OUTCOMES], minlength=len(OUTCOME_NAMES))
-            self._sums += torch.cat([torch.tensor([loss, 1.0]), outcomes]).double()
+            self._sums += torch.cat([torch.tensor([loss, 1.0]), _outcomes(batch)]).double()
             self._seconds += time.monotonic() - started
             self._post(epoch, (step + 1) * order.num_images // order.num_steps)
-            if signal >= Signal.SAVE and step + 1 < order.num_steps:
+            if signal >= Signal.SAVE:
                 self._save(Place(epoch, step + 1))
                 if signal is Signal.STOP:
-                    return signal, False
-        return signal, True
+                    break
+        return signal
 
-    def _validate(self, epoch: int, batches: Iterator[Mapping[str, Tensor]]) -> None:
-        """Every image of the validation split once, over all workers; then the epoch is done."""
+    def _validate(self, epoch: int, batches: Iterator[Mapping[str, Tensor]]) -> Signal:
+        """Every image of the validation split once, over all workers; then the epoch is done.
+
+        A run that is asked to stop in between is saved as it was before, and validates once it goes on.
+        """
+        self._learner.share_statistics(self._team)
         results: list[ImageResult] = []
+        outcomes = torch.zeros(len(OUTCOME_NAMES), dtype=torch.int64)
         for batch in islice(batches, self._plan.val.order.num_steps):
-            pair = self._learner.predict(batch)
-            results += image_results(*pair, self._plan.classes) if pair else []
+            results += image_results(self._learner.predict(batch), batch, self._plan.classes)
+            outcomes += _outcomes(batch)
+            signal = self._team.agree(self._wish())
+            if signal >= Signal.SAVE:
+                self._save(Place(epoch, self._plan.train.order.num_steps))
+                if signal is Signal.STOP:
+                    return signal
+        self._sums[2:] += outcomes
         results = self._team.gather(results)
         sums = self._team.total(self._sums)
         metrics: Metrics = {}
@@ -132,7 +143,8 @@ class WorkerRun:
                 "learning_rate": self._learning_rate,
                 **summarise(results, one_object=self._learner.finds_one_object),
                 "images_per_s": self._plan.train.order.num_images / self._seconds,
-                "precision_bits": float(self._learner.precision_bits),
+                PRECISION_BITS: float(self._learner.precision_bits),
+                WORKERS: float(self._team.size),
             }
         self._history.append(self._team.share(metrics))
         if best_of(self._history) is self._history[-1] and self._team.is_first:
@@ -144,6 +156,7 @@ class WorkerRun:
         self._save(Place(epoch + 1, 0), sums)
         self._post(epoch, self._plan.train.order.num_images, finished=True)
         self._epoch_done(self._history[-1])
+        return Signal.GO_ON
 
     def _save(self, place: Place, sums: Tensor | None = None) -> None:
         """Writes what all workers have come to; `sums` are those of the epoch that has just ended."""
@@ -151,6 +164,7 @@ class WorkerRun:
         total = sums if sums is not None else self._team.total(self._sums)
         if not ended:
             self._sums = total if self._team.is_first else _no_sums()
+            self._learner.share_statistics(self._team)
         if self._team.is_first:
             state = {
                 "learner": self._learner.state(),
@@ -158,14 +172,15 @@ class WorkerRun:
                 "best": self._best,
                 "sums": _no_sums() if ended else total,
                 "seconds": self._seconds,
+                "learning_rate": self._learning_rate,
                 "unusable": _unusable(total),
             }
             self._store.save(place, state)
         self._last_save = time.monotonic()
 
-    def _wish(self, loss: float) -> Signal:
-        """What this worker asks of all after computing a step."""
-        if self._has_diverged(loss):
+    def _wish(self, loss: float | None = None) -> Signal:
+        """What this worker asks of all, after computing a step of this loss."""
+        if loss is not None and self._has_diverged(loss):
             return Signal.FAILED
         now = time.monotonic()
         if self._team.is_first and now - self._last_asked >= _SECONDS_BETWEEN_POSTS:
@@ -213,6 +228,11 @@ class WorkerRun:
         facts["images/s"] = round(speed, 1)
         num_images = self._plan.train.order.num_images
         self._post_progress(Progress("training", epoch * num_images + seen, self._plan.epochs * num_images, facts))
+
+
+def _outcomes(batch: Mapping[str, Tensor]) -> Tensor:
+    """How many images of a batch had each outcome."""
+    return torch.bincount(batch[OUTCOMES], minlength=len(OUTCOME_NAMES))
 
 
 def _no_sums() -> Tensor:

@@ -7,6 +7,7 @@ import torch
 
 from locray import schema
 from locray.boxes import Letterbox
+from locray.errors import UsageError
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 from locray.model_files import ArtifactInfo
@@ -120,3 +121,9 @@ def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp
         assert [row[schema.ERROR_CODE] for row in rows] == [None, "non_finite", None, "corrupt"]
         assert [row[schema.DETECTIONS] is None for row in rows] == [False, True, False, True]
         assert rows[1][schema.ERROR_MESSAGE] == "the model's answer for this image is not finite"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_gpu_that_is_not_there_is_told(detector):
+    with pytest.raises(UsageError, match="--device gpu: PyTorch finds no GPU"):
+        Predictor(PredictorSettings(detector, 0.3, 2, device="gpu"), num_threads=1)

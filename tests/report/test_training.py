@@ -51,3 +51,10 @@ def test_a_large_split_is_thinned_out_evenly() -> None:
     dataset = Dataset("d", "val", records, (), {})
     assert some_of(dataset, 10) is dataset
     assert [record.image_uri for record in some_of(dataset, 4).records] == ["0", "2", "5", "7"]
+
+
+def test_how_a_run_was_made_is_shown_where_it_changes() -> None:
+    epochs = [{"epoch": number, "loss": 1.0, "workers": 1.0, "precision_bits": 32.0} for number in (1, 2)]
+    assert [chart.title for chart in curves(epochs, best_epoch=1)] == ["Loss"]
+    epochs[0]["workers"] = 2.0
+    assert [chart.title for chart in curves(epochs, best_epoch=1)] == ["Loss", "workers"]

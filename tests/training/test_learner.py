@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from locray.models import build_model
-from locray.models.contract import NO_OBJECT, PredictedBoxes, Targets
+from locray.models.contract import NO_OBJECT, PredictedBoxes
 from locray.models.precision import fastest_dtype
 from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
@@ -85,8 +85,7 @@ def test_unusable_rows_are_neither_learned_from_nor_counted():
     spoiled[IMAGES][[1, 4]] = 0
     clean = {name: values[spoiled[OUTCOMES] == 0] for name, values in batch(6).items()}
     assert train(one, spoiled, 0) == pytest.approx(train(two, clean, 0))
-    found, there = one.predict(spoiled)
-    assert len(found.scores) == len(there.label_ids) == 4
+    assert len(one.predict(spoiled).scores) == 4
     assert one.predict(batch(2, unusable=(0, 1))) is None
 
 
@@ -96,6 +95,20 @@ def test_a_batch_without_a_usable_row_moves_only_by_decay():
     assert train(trained, batch(3, unusable=(0, 1, 2)), 0) == 0
     for name, tensor in trained.state()["model"].items():
         torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_batch_without_a_usable_row_leaves_running_statistics_alone():
+    settings = LearnerSettings(OPTIMISER, 10, 1, torch.float32)
+    trained = Learner(build_model("small_resnet", 2), settings, CPU)
+    train(trained, batch(), 0)
+    before = copy.deepcopy(trained.state()["model"])
+    train(trained, batch(3, unusable=(0, 1, 2)), 1)
+    statistics = [name for name in before if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    for name in statistics:
+        assert torch.equal(trained.state()["model"][name], before[name])
+    train(trained, batch(4), 2)
+    assert not torch.equal(trained.state()["model"][statistics[0]], before[statistics[0]])
 
 
 def test_a_diverged_training_is_seen_before_the_step():
@@ -213,7 +226,7 @@ def test_metrics_count_images_that_show_an_object():
     boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 4], [0, 0, 1, 1]])[:, None]
     predicted = PredictedBoxes(boxes, torch.ones(4, 1), torch.tensor([0, 1, 1, 0])[:, None])
     wanted_ids = torch.tensor([0, 0, 1, NO_OBJECT])[:, None]
-    wanted = Targets(torch.tensor([[0.0, 0, 10, 10]]).repeat(4, 1)[:, None], wanted_ids, wanted_ids != NO_OBJECT)
+    wanted = validation_batch(torch.tensor([[0.0, 0, 10, 10]]).repeat(4, 1)[:, None], wanted_ids)
     results = image_results(predicted, wanted, ["a", "b"])
     assert [result.true_labels for result in results] == [("a",), ("a",), ("b",), ()]
     metrics = summarise(results, one_object=True)
@@ -228,9 +241,42 @@ def test_metrics_count_images_that_show_an_object():
     assert summarise([], one_object=True)["score"] == 0
 
 
+def validation_batch(boxes, label_ids, has_box=None, outcomes=None):
+    count = len(label_ids)
+    return {
+        BOXES: boxes,
+        LABEL_IDS: label_ids,
+        HAS_BOX: label_ids != NO_OBJECT if has_box is None else has_box,
+        OUTCOMES: torch.zeros(count, dtype=torch.int64) if outcomes is None else torch.tensor(outcomes),
+    }
+
+
+def test_in_an_image_that_cannot_be_used_nothing_is_found():
+    predicted = PredictedBoxes(torch.tensor([[[0.0, 0, 10, 10]]]), torch.ones(1, 1), torch.tensor([[1]]))
+    boxes = torch.tensor([[[0.0, 0, 10, 10]]]).repeat(2, 1, 1)
+    there = validation_batch(boxes, torch.tensor([[0], [1]]), outcomes=[3, 0])
+    results = image_results(predicted, there, ["a", "b"])
+    assert [result.labels for result in results] == [(), ("b",)]
+    assert [result.true_labels for result in results] == [("a",), ("b",)]
+    assert summarise(results, one_object=True)["localization_accuracy"] == 0.5
+    assert [result.labels for result in image_results(None, there, ["a", "b"])] == [(), ()]
+
+
+def test_what_is_found_in_a_crowd_is_no_false_alarm():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 90, 90]]])
+    predicted = PredictedBoxes(boxes, torch.tensor([[0.9, 0.95]]), torch.tensor([[0, 0]]))
+    crowd, one = (
+        summarise(image_results(predicted, validation_batch(boxes, label_ids), ["a", "b"]), one_object=False)
+        for label_ids in (torch.tensor([[0, 2]]), torch.tensor([[0, NO_OBJECT]]))
+    )
+    assert crowd["map_50"] == 1.0
+    assert one["map_50"] < 1.0
+
+
 def test_where_no_box_is_known_the_class_alone_counts():
     predicted = PredictedBoxes(torch.zeros(2, 1, 4), torch.ones(2, 1), torch.tensor([[0], [1]]))
-    wanted = Targets(torch.zeros(2, 1, 4), torch.tensor([[0], [0]]), torch.zeros(2, 1, dtype=torch.bool))
+    no_boxes = torch.zeros(2, 1, dtype=torch.bool)
+    wanted = validation_batch(torch.zeros(2, 1, 4), torch.tensor([[0], [0]]), no_boxes)
     metrics = summarise(image_results(predicted, wanted, ["a", "b"]), one_object=True)
     assert metrics == {"class_accuracy": 0.5, "score": 0.5}
 
@@ -244,6 +290,6 @@ def test_training_works_in_bfloat16():
     model = build_model("localizer/mobilenet_v3_small", 2, 32)
     trained = Learner(model, LearnerSettings(OPTIMISER, 4, 1, torch.bfloat16), CPU)
     assert 0 < train(trained, batch(), 0) < 20
-    found, _ = trained.predict(batch())
+    found = trained.predict(batch())
     assert found.scores.dtype is torch.float32
     assert len(found.scores) == 6

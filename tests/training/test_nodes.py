@@ -25,7 +25,7 @@ def cluster():
 
 
 def test_training_goes_on_when_a_node_is_lost(cluster, tmp_path):
-    """With the workers that the rest can hold, from the last checkpoint, to the last epoch."""
+    """With the one worker that the rest can hold, from the last checkpoint, to the last epoch."""
     lost = cluster.add_node(num_cpus=1)
     write_dataset(tmp_path, {"train": 60, "val": 15}, seed=0)
     output = tmp_path / "model"
@@ -39,7 +39,9 @@ def test_training_goes_on_when_a_node_is_lost(cluster, tmp_path):
         cluster.remove_node(lost, allow_graceful=False)
         _, stderr = driver.communicate(timeout=400)
     assert driver.returncode == 0, stderr
-    assert [epoch["epoch"] for epoch in read_history(str(output))] == list(range(1, EPOCHS + 1))
+    epochs = read_history(str(output))
+    assert [epoch["epoch"] for epoch in epochs] == list(range(1, EPOCHS + 1))
+    assert (epochs[0]["workers"], epochs[-1]["workers"]) == (2, 1)
     assert load_artifact(str(output)).info.provenance["epochs"] == EPOCHS
 
 

@@ -14,9 +14,8 @@ from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
 from locray.images.decode import DecodeLimits
 from locray.models.artifact import load_artifact
-from locray.models.contract import Targets
 from locray.training.metrics import image_results, summarise
-from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, BatchMaker, Order, Packed
+from locray.training.samples import IMAGES, BatchMaker, Order, Packed
 
 pytestmark = pytest.mark.ray
 
@@ -113,9 +112,9 @@ def test_validation_sees_every_image_once(trained, data):
     batch = {name: torch.from_numpy(part) for name, part in maker(0, 0, 0).items()}
     with torch.no_grad():
         predicted = loaded.model.predict(batch[IMAGES].permute(0, 3, 1, 2))
-    there = Targets(batch[BOXES], batch[LABEL_IDS], batch[HAS_BOX])
-    metrics = summarise(image_results(predicted, there, loaded.info.classes), one_object=True)
-    assert metrics["class_accuracy"] == pytest.approx(loaded.info.metrics["class_accuracy"], abs=0.07)
+    metrics = summarise(image_results(predicted, batch, loaded.info.classes), one_object=True)
+    # One image of the fifteen that was missing, or came twice, would move it by more.
+    assert metrics["class_accuracy"] == pytest.approx(loaded.info.metrics["class_accuracy"], abs=0.004)
     assert metrics["mean_iou"] == pytest.approx(loaded.info.metrics["mean_iou"], abs=0.01)
 
 

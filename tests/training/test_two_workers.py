@@ -13,6 +13,7 @@ from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.optimise import OptimiserSettings
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.team import Team
 
 pytestmark = pytest.mark.slow
 
@@ -51,6 +52,14 @@ def batch(step, rows):
     return {name: part[rows] for name, part in whole.items()}
 
 
+def without_exchange_of_buffers(module):
+    return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def statistics(model):
+    return {name: tensor.clone() for name, tensor in model.named_buffers() if "running" in name}
+
+
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.named_parameters()}
 
@@ -65,14 +74,17 @@ def work(rank, folder):
     for step in range(STEPS):
         plain_learner.compute(batch(step, rows))
         plain_learner.apply(step)
-    frozen, frozen_learner = learner("localizer/resnet18", DistributedDataParallel, accumulate=2)
+    frozen, frozen_learner = learner("localizer/resnet18", without_exchange_of_buffers, accumulate=2)
     stages = [weights(frozen)]
     for step in range(STEPS):
         frozen_learner.freeze(step < FROZEN_STEPS)
         frozen_learner.compute(batch(step, rows))
         frozen_learner.apply(step)
         stages.append(weights(frozen))
-    torch.save({"plain": weights(plain), "frozen": stages}, f"{folder}/{rank}.pt")
+    before = statistics(frozen)
+    frozen_learner.share_statistics(Team(rank, SIZE, torch.device("cpu")))
+    said = {"plain": weights(plain), "frozen": stages, "before": before, "after": statistics(frozen)}
+    torch.save(said, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -104,3 +116,11 @@ def test_a_trunk_that_is_frozen_at_first_learns_afterwards_and_is_the_same_for_b
     assert not same(stages[FROZEN_STEPS], stages[FROZEN_STEPS + 1])
     for one, other in zip(stages, others, strict=True):
         assert len(same(one, other)) == len(one)
+
+
+def test_both_have_the_mean_of_their_statistics(both):
+    one, other = both
+    assert not same(one["before"], other["before"]), "each has seen images of its own"
+    for name, after in one["after"].items():
+        torch.testing.assert_close(after, (one["before"][name] + other["before"][name]) / 2)
+        torch.testing.assert_close(other["after"][name], after, rtol=0, atol=0)

@@ -40,7 +40,8 @@ class Rehearsal:
         self.epochs: list[dict[str, float]] = []
         self.weights: list[dict[str, torch.Tensor]] = []
         self.batches_until_stop: int | None = None
-        self.taken = 0
+        self.validated_until_stop: int | None = None
+        self.taken = self.validated = 0
         settings = LearnerSettings(self.plan.optimiser, self.plan.num_steps, self.plan.accumulate, torch.float32)
         self.learner = Learner(self.model, settings, CPU)
         self.worker = WorkerRun(
@@ -50,9 +51,13 @@ class Rehearsal:
             self.store,
             post=self.posted.append,
             fail=self.failures.append,
-            is_to_stop=lambda: self.batches_until_stop is not None and self.taken >= self.batches_until_stop,
+            is_to_stop=self.is_to_stop,
             epoch_done=self.end_epoch,
         )
+
+    def is_to_stop(self) -> bool:
+        limits = ((self.taken, self.batches_until_stop), (self.validated, self.validated_until_stop))
+        return any(limit is not None and done >= limit for done, limit in limits)
 
     def end_epoch(self, metrics: dict[str, float]) -> None:
         self.epochs.append(metrics)
@@ -65,6 +70,7 @@ class Rehearsal:
                 self.taken += 1
                 yield self.changed({name: torch.from_numpy(part) for name, part in train(epoch, step, 0).items()})
             for step in range(val.order.num_steps):
+                self.validated += 1
                 yield {name: torch.from_numpy(part) for name, part in val(epoch, step, 0).items()}
 
     def changed(self, batch):
@@ -89,8 +95,9 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_af
     assert whole.run() == Place(3, 0)
     first = Rehearsal(data, tmp_path / "parts")
     first.batches_until_stop = stop_after
-    # The last step of an epoch is followed by its validation.
-    assert first.run() == Place(*divmod(stop_after, 3))
+    # After the last step of an epoch, its validation is left to the run that goes on.
+    epoch, step = divmod(stop_after - 1, 3)
+    assert first.run() == Place(epoch, step + 1)
     second = Rehearsal(data, tmp_path / "parts", seed=0)
     assert second.run() == Place(3, 0)
     assert second.taken == 9 - first.taken
@@ -148,7 +155,32 @@ def test_a_run_whose_epochs_have_a_single_step_can_be_stopped(data, tmp_path):
     run = Rehearsal(data, tmp_path, batch_size=64)
     assert run.plan.train.order.num_steps == 1
     run.batches_until_stop = 1
-    assert run.run() == Place(1, 0)
+    assert run.run() == Place(0, 1)
+    again = Rehearsal(data, tmp_path, batch_size=64)
+    again.batches_until_stop = 1
+    assert again.run() == Place(1, 1), "each run comes a step further"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_validation_that_was_stopped_is_done_again(data, tmp_path):
+    whole, first = Rehearsal(data, tmp_path / "whole", batch_size=2), Rehearsal(data, tmp_path / "parts", batch_size=2)
+    whole.run()
+    first.validated_until_stop = first.plan.val.order.num_steps + 2
+    steps = first.plan.train.order.num_steps
+    assert first.run() == Place(1, steps)
+    assert len(first.epochs) == 1
+    second = Rehearsal(data, tmp_path / "parts", batch_size=2)
+    assert second.run() == Place(3, 0)
+    assert second.taken == steps
+    assert [epoch["score"] for epoch in first.epochs + second.epochs] == [epoch["score"] for epoch in whole.epochs]
+
+
+def test_validation_images_that_cannot_be_used_are_counted(tmp_path):
+    write_dataset(tmp_path, {"train": 24, "val": 8}, seed=0)
+    (tmp_path / "images" / "val-00000.jpg").write_bytes(b"<html>")
+    run = Rehearsal(tmp_path, tmp_path / "run", epochs=1)
+    run.run()
+    assert run.store.latest().state["unusable"] == {"unsupported_format": 1}
 
 
 def test_gradients_that_are_not_finite_end_the_run_before_the_step(data, tmp_path):

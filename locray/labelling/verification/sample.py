@@ -9,7 +9,7 @@ wrong model, decoder, colour order or letterbox changes.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -75,7 +75,7 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
     assert identity.predict.batch_size == 1
     if not len(rows):
         return 0
-    predictor = Predictor(identity.predict, num_threads=len(os.sched_getaffinity(0)))
+    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
     compared = 0
     with IsolatedDecoder(identity.decode.limits, identity.decode.timeout_s) as decode:
