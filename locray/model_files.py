@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+import safetensors
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from locray import storage
@@ -19,6 +21,10 @@ INFO_FILE = "model.json"
 FORMAT_VERSION = 1
 
 _HASH_DIGITS = 12
+_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
+"""The formats of safetensors that numpy has, of those that can hold NaN or infinity."""
+_BFLOAT16, _BFLOAT16_EXPONENT = "BF16", np.uint16(0x7F80)
+
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -88,10 +94,10 @@ def read_artifact_info(uri: str) -> ArtifactDescription:
 
 
 def read_weights(uri: str, info: ArtifactInfo) -> bytes:
-    """The content of `model.safetensors`, which is what `info` was written with.
+    """The content of `model.safetensors`, which is what `info` was written with: finite weights.
 
     Raises:
-        UsageError: the file is not there, or is not the one.
+        UsageError: the file is not there, is not the one, is no safetensors file, or holds NaN or infinity.
         StoreError: the store does not answer.
     """
     weights = _read(uri, WEIGHTS_FILE)
@@ -100,7 +106,25 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
             f"{storage.join(uri, WEIGHTS_FILE)} is not the file that {INFO_FILE} was written with: it was cut off, "
             "changed or taken from another artifact. Copy the whole artifact again"
         )
+    try:
+        tensors = safetensors.deserialize(weights)
+    except safetensors.SafetensorError as error:
+        raise UsageError(
+            f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"
+        ) from error
+    broken = [name for name, tensor in tensors if not _is_finite(tensor["dtype"], tensor["data"])]
+    if broken:
+        raise UsageError(f"the weights of {uri} are not finite, such as {broken[0]}. Train the model again")
     return weights
+
+
+def _is_finite(number_format: str, data: bytes) -> bool:
+    """Whether none of a tensor's values is NaN or infinite: without torch, which drivers don't import."""
+    if number_format == _BFLOAT16:
+        exponents = np.frombuffer(data, np.uint16) & _BFLOAT16_EXPONENT
+        return not (exponents == _BFLOAT16_EXPONENT).any()
+    kind = _FLOATS.get(number_format)
+    return kind is None or bool(np.isfinite(np.frombuffer(data, kind)).all())
 
 
 def model_id_of(info: ArtifactInfo, document: bytes) -> str:

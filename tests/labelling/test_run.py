@@ -3,8 +3,10 @@
 What has nothing to do with Ray is shown without it, the stages in the driver's process.
 """
 
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+import safetensors.numpy
 from commands import locray
 from deltalake import DeltaTable
 from faults.made_up import without_ray
@@ -22,6 +25,7 @@ from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema, storage
+from locray.model_files import INFO_FILE, WEIGHTS_FILE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -90,6 +94,23 @@ def test_a_folder_becomes_a_table_and_the_next_night_only_what_changed(tmp_path:
     assert Counter(rows_of(table)[schema.IMAGE_URI])[str(images / "000.jpg")] == 2
     (of_the_model,) = (tmp_path / "table" / "_locray").iterdir()
     assert list(of_the_model.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_stop_a_run_before_it_writes_anything(tmp_path: Path, artifact: str) -> None:
+    model, images, table = tmp_path / "model", tmp_path / "images", tmp_path / "table"
+    shutil.copytree(artifact, model)
+    tensors = safetensors.numpy.load_file(model / WEIGHTS_FILE)
+    tensors["class_head.bias"][0] = np.nan
+    weights = safetensors.numpy.save(tensors)
+    (model / WEIGHTS_FILE).write_bytes(weights)
+    info = json.loads((model / INFO_FILE).read_text())
+    (model / INFO_FILE).write_text(json.dumps(info | {"weights_sha256": hashlib.sha256(weights).hexdigest()}))
+    images.mkdir()
+    (images / "a.jpg").write_bytes(picture(0))
+    done = without_ray("label", "--images", str(images), "--model", str(model), "--table", str(table))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"the weights of {model} are not finite, such as class_head.bias" in " ".join(done.stderr.split())
+    assert not table.exists()
 
 
 @pytest.mark.slow

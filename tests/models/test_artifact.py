@@ -129,9 +129,14 @@ def test_weights_that_are_no_safetensors_are_told(folder):
         load_artifact(str(folder))
 
 
-def test_weights_that_are_not_finite_are_never_run(folder):
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_never_run(folder, dtype, value):
     tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-    tensors["class_head.1.bias"][0] = float("nan")
+    tensors["class_head.1.bias"] = tensors["class_head.1.bias"].to(dtype)
+    weights_with_their_hash(folder, safetensors.torch.save(tensors))
+    load_artifact(str(folder))
+    tensors["class_head.1.bias"][0] = value
     weights_with_their_hash(folder, safetensors.torch.save(tensors))
     with pytest.raises(UsageError, match=r"not finite, such as class_head\.1\.bias"):
         load_artifact(str(folder))
