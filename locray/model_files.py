@@ -107,7 +107,7 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
             "changed or taken from another artifact. Copy the whole artifact again"
         )
     try:
-        tensors = safetensors.deserialize(weights)
+        tensors = safetensors.deserialize(weights)  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise UsageError(
             f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"

@@ -15,7 +15,7 @@ from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import check_apart, holds_rows, open_table
+from locray.labelling.table import Outside, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
@@ -57,8 +57,8 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
         UsageError: the source, the model or the table is not what it should be.
     """
     report(Progress("checking"))
-    source = open_source(config.images, config.uri_column)
     table_uri = storage.normalise(config.table)
+    source = Outside(open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     table = open_table(table_uri)
     source.check(may_be_empty=holds_rows(table))

@@ -18,7 +18,7 @@ from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import check_apart, holds_rows, open_table
+from locray.labelling.table import Outside, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
 from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
@@ -47,8 +47,8 @@ def label(
     """
     clock = Clock()
     report(Progress("checking"))
-    source = source or open_source(config.images, config.uri_column)
     table_uri = storage.normalise(config.table)
+    source = Outside(source or open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
     identity = Identity.of(config.model, config)

@@ -1,6 +1,10 @@
 """The predictions table in its folder: found, made, and kept apart from the images. Called by whatever touches it."""
 
+from collections.abc import Iterator
+from typing import Self
+
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, TableNotFoundError
 
@@ -13,6 +17,9 @@ SCRATCH = "_locray"
 """What lies below the table and is none of it. Readers of Delta and Hive tables ignore such names."""
 RECORDS = f"{SCRATCH}/nights"
 """Where nightly runs keep their records. No model's scratch has this name: ids of models hold an @."""
+
+_OWN_NAMES = ("_delta_log/", f"{SCRATCH}/", f"{schema.MODEL_ID}=")
+"""What the names below a table begin with, of all that was written for it."""
 
 
 def open_table(uri: str) -> DeltaTable | None:
@@ -53,6 +60,41 @@ def check_apart(source: Source, uri: str) -> None:
             f"the table {uri} lies among the images: its own files would be listed with them in the next run. "
             "Give --table a place outside of --images"
         )
+
+
+class Outside:
+    """A source without the files of a table: a list of a whole bucket names them, too, and can't say so beforehand.
+
+    Args:
+        source: lists the images.
+        table_uri: the table, a normalised URI.
+    """
+
+    def __init__(self, source: Source, table_uri: str) -> None:
+        self._source = source
+        self._files_of_the_table = [storage.join(table_uri, name) for name in _OWN_NAMES]
+
+    @classmethod
+    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+        """Nothing: no user names it."""
+        return None
+
+    def check(self, *, may_be_empty: bool = False) -> None:
+        """As of the other source."""
+        self._source.check(may_be_empty=may_be_empty)
+
+    def lists(self, uri: str) -> bool:
+        """As of the other source: `check_apart` is to find out."""
+        return self._source.lists(uri)
+
+    def listing(self) -> Iterator[pa.RecordBatch]:
+        """That of the other source, without the table's files."""
+        for batch in self._source.listing():
+            uris = batch[schema.IMAGE_URI]
+            is_image = pa.repeat(pa.scalar(True), len(batch))
+            for beginning in self._files_of_the_table:
+                is_image = pc.and_not(is_image, pc.starts_with(uris, beginning))
+            yield batch.filter(is_image)
 
 
 def holds_rows(table: DeltaTable | None) -> bool:

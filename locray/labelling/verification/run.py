@@ -8,7 +8,7 @@ from locray.config import Prediction, VerifyConfig
 from locray.errors import ExitCode
 from locray.labelling.identity import Identity, named_identity
 from locray.labelling.summary import Clock
-from locray.labelling.table import holds_rows, open_table
+from locray.labelling.table import Outside, holds_rows, open_table
 from locray.labelling.verification.findings import Check, Finding, plain
 from locray.labelling.verification.sample import predict_again
 from locray.labelling.verification.table import Owner, check_table
@@ -73,7 +73,7 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
     owner, identity = _whose_rows(config)
     check = check_table(
         table_uri,
-        None if source is None else source.listing(),
+        None if source is None else Outside(source, table_uri).listing(),
         owner=owner,
         sample=config.sample if identity else 0,
         seed=config.seed,
