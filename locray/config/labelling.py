@@ -15,7 +15,7 @@ from locray.config.common import (
     Positive,
     WhenAlone,
 )
-from locray.errors import ErrorCode
+from locray.errors import FEW_IMAGES, ErrorCode
 from locray.names import nearest
 
 TARGET_FILE_BYTES = 64 * 2**20
@@ -61,7 +61,9 @@ class LabelConfig(ModelUse):
     run_date: date = Field(default_factory=today_utc, description="The run's date, YYYY-MM-DD. Default: today in UTC.")
     limit: Positive | None = Field(None, description="Label at most this many images.")
     max_failure_rate: Fraction = Field(
-        0.1, description="Exit with 3 when, at the end, more than this share of the images failed."
+        0.1,
+        description="Exit with 3 when, at the end, more than this share of the images failed. Where the table holds "
+        f"rows of the model already, fewer than {FEW_IMAGES} failures are not judged.",
     )
     retry_failed: RetriedCodes = Field(
         (),

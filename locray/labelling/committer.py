@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from locray import schema
-from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
+from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode, are_few
 from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
@@ -40,7 +40,8 @@ class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
 
     A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
-    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none.
+    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none. At the
+    end of a worklist, a few failures beside older rows (`are_few`) are the images' own unless `vouch` says otherwise.
 
     Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
 
@@ -51,6 +52,7 @@ class Committer:
         run_date: the partition of the run.
         commit_rows: rows after which a commit is made.
         replace: rows take the place of older ones with the same key.
+        already_labelled: listed images that the table held rows of before the run.
         vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
             before, else what it gives instead.
     """
@@ -64,10 +66,13 @@ class Committer:
         run_date: date,
         commit_rows: int,
         replace: bool = False,
+        already_labelled: int = 0,
         vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
         self.writer = writer
         self._write = writer.replace if replace else writer.append
+        self._num_images = num_images
+        self._already_labelled = already_labelled
         self._seen = Bitmap(num_images)
         self._stamp = stamp
         self._run_date = run_date
@@ -193,9 +198,11 @@ class Committer:
         """Which of these codes may be ours."""
         pending_of_the_store = STORE_CODES.intersection(codes)
         num_fetched = self.ok + self.failed - sum(self.errors[code] for code in STORE_CODES)
-        self.doubt = self._vouch() if pending_of_the_store and num_fetched else None
-        doubted = pending_of_the_store if self.doubt or not num_fetched else frozenset()
-        return sorted(doubted if self.ok else doubted | MODEL_CODES)
+        may_be_ours = self.answered < self._num_images or not are_few(self.failed, self._already_labelled)
+        store_is_doubted, model_is_doubted = may_be_ours and not num_fetched, may_be_ours and not self.ok
+        self.doubt = self._vouch() if pending_of_the_store and not store_is_doubted else None
+        doubted = pending_of_the_store if self.doubt or store_is_doubted else frozenset()
+        return sorted(doubted | MODEL_CODES if model_is_doubted else doubted)
 
     def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
         """Defers rows that were counted already, for this cause; None: for their own codes."""

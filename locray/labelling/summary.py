@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from locray.errors import ExitCode
+from locray.errors import ExitCode, are_few
 
 
 class Clock:
@@ -81,7 +81,10 @@ class LabelSummary:
         return self.failed / max(1, self.ok + self.failed)
 
     def exit_code(self, max_failure_rate: float) -> ExitCode:
-        """What to tell the shell: a failure rate over the limit weighs more than images left for the next run."""
-        if self.failure_rate() > max_failure_rate:
+        """What to tell the shell: a failure rate over the limit weighs more than images left for the next run.
+
+        A few failures beside what is labelled already are no rate.
+        """
+        if self.failure_rate() > max_failure_rate and not are_few(self.failed, self.already_labelled):
             return ExitCode.FAILURE_RATE
         return ExitCode.DEFERRED if self.deferred else ExitCode.DONE
