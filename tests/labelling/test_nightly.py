@@ -218,6 +218,21 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
     assert second.verify.notes.keys() == {Check.FILE_REMOVED}
 
 
+def test_what_nobody_foresaw_in_a_step_is_written_down(
+    labelled: NightlyConfig, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(writer: TableWriter, retention_hours: int) -> int:  # noqa: ARG001
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(nightly_run, "vacuum", fail)
+    night = nightly(labelled, ignore)
+    failed = {"vacuum": "unexpected RuntimeError: out of order"}
+    assert (night.exit_code, night.failed) == (ExitCode.UNEXPECTED, failed)
+    assert night.compaction == Compaction(2, 1, 13)
+    (record,) = last_records(str(store))
+    assert (record["exit_code"], record["failed"]) == (1, failed)
+
+
 def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: Path) -> None:
     """The files are left to it; it is not fenced."""
     others: list[TableWriter] = []
@@ -261,14 +276,15 @@ def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
     assert len(set(seeds)) == 2
 
 
-@pytest.mark.parametrize("is_fenced", [False, True])
+@pytest.mark.parametrize(("error", "exit_code"), [(StoreError, 1), (FencedError, 5), (RuntimeError, 1)])
 def test_a_labelling_that_an_error_stops_is_written_down(
     images: Path,
     store: Path,
     artifact: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    is_fenced: bool,
+    error: type[Exception],
+    exit_code: int,
 ) -> None:
     """What it had committed stays, and somebody should know."""
 
@@ -277,21 +293,21 @@ def test_a_labelling_that_an_error_stops_is_written_down(
             units = super().rows(worklist)
             yield next(units)
             yield next(units)
-            if is_fenced:
+            if error is FencedError:
                 TableWriter.claim(str(store), Identity.of(artifact, Prediction()).model_id)
-            raise StoreError("the store is out")
+            raise StoreError("the store is out") if error is FencedError else error("out of order")
 
     monkeypatch.setattr(label_run, "Pipeline", Stopped)
     config = NightlyConfig(images=str(images), model=artifact, table=str(store), unit_size=4, commit_rows=4)
-    error, exit_code = (FencedError, 5) if is_fenced else (StoreError, 1)
     with pytest.raises(error) as told:
         commands.nightly(config, Console(as_json=True))
+    reason = f"unexpected RuntimeError: {told.value}" if error is RuntimeError else str(told.value)
     facts = json.loads(capsys.readouterr().out)
     page = html.unescape(Path(facts["page"]).read_text())
-    assert f"failed: {told.value}" in page
+    assert f"failed: {reason}" in page
     assert "not done: the labelling ended before its time" in page
     (record,) = last_records(str(store))
-    assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
+    assert (record["exit_code"], record["failed"]) == (exit_code, {"label": reason})
     assert facts == record | {"page": facts["page"]}
     assert record["label"]["planned"] == 13
     assert record["label"]["ok"] + record["label"]["failed"] == DeltaTable(store).to_pyarrow_dataset().count_rows() > 0

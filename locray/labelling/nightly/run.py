@@ -104,10 +104,17 @@ class Night:
         """What a step gives, or None where it fails: that is written down."""
         try:
             return run()
-        except LocrayError as error:
-            self.failed[step] = str(error)
-            self.exit_code = worst(self.exit_code, error.exit_code)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the other steps and the record go on)
+            self.exit_code = worst(self.exit_code, self.note_failure(step, error))
             return None
+
+    def note_failure(self, step: str, error: Exception) -> ExitCode:
+        """Writes down why a step failed. Returns what to tell the shell of that."""
+        if isinstance(error, LocrayError):
+            self.failed[step] = str(error)
+            return error.exit_code
+        self.failed[step] = f"unexpected {type(error).__name__}: {error}"
+        return ExitCode.UNEXPECTED
 
 
 def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], None] = lambda _: None) -> Night:
@@ -153,10 +160,10 @@ def _labelled(
     so_far: list[LabelSummary] = []
     try:
         labelled = label(config, report, so_far.append, source)
-    except LocrayError as error:
+    except Exception as error:
         for summary in so_far:
-            night = Night(summary.table, config.images, config.run_date, summary, error.exit_code)
-            night.failed[LABELLING] = str(error)
+            night = Night(summary.table, config.images, config.run_date, summary, ExitCode.UNEXPECTED)
+            night.exit_code = night.note_failure(LABELLING, error)
             _write_down(night, clock)
             on_error(night)
         raise
