@@ -123,6 +123,28 @@ def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp
         assert rows[1][schema.ERROR_MESSAGE] == "the model's answer for this image is not finite"
 
 
+@pytest.mark.parametrize("message", ["no such thing\nin detail", ""])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detector, batch_size, message):
+    def refuse_white(_, inputs):
+        if (inputs[0] == 255).flatten(1).all(1).any():
+            raise ValueError(message)
+
+    unit, pixels = decoded()
+    pixels[1] = 255
+    unit = pa.Table.from_pylist(decoded_rows(pixels), schema=schema.decoded_schema(SIZE))
+    predictor = Predictor(PredictorSettings(detector, 0.3, batch_size), num_threads=1)
+    expected = predictor(unit).to_pylist()
+    predictor._network._static.register_forward_pre_hook(refuse_white)
+    rows = predictor(unit).to_pylist()
+    assert [row[schema.ERROR_CODE] for row in rows] == [None, "model_error", None, "corrupt"]
+    assert (rows[1][schema.STATUS], rows[1][schema.DETECTIONS]) == ("failed", None)
+    assert rows[1][schema.ERROR_MESSAGE] == f"ValueError: {message}".splitlines()[0]
+    for number in (0, 2):
+        found, before = ([one[schema.SCORE] for one in table[number][schema.DETECTIONS]] for table in (rows, expected))
+        assert found == pytest.approx(before, abs=1e-4)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_told(detector):
     with pytest.raises(UsageError, match="--device gpu: PyTorch finds no GPU"):
