@@ -35,6 +35,8 @@ _MEMORY_A_PIXEL_BYTES = 48
 """The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
 
 _START_TIMEOUT_S = 120
+_END_TIMEOUT_S = 10
+"""For one that has hung up and is about to end. Who kills it sooner would not know what it died of."""
 _ORPHANS_DEADLINE = 2
 """A child whose parent died while it hung ends itself after this many times the deadline."""
 
@@ -71,7 +73,7 @@ class IsolatedDecoder:
         """What `decode_image` says of one image, or `decoder_crash`, or `decoder_timeout`.
 
         Raises:
-            OSError: no child can be started, which says nothing about the image.
+            OSError: no child can be started, or somebody else killed it, which says nothing about the image.
         """
         if self._child is not None:
             with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
@@ -80,6 +82,8 @@ class IsolatedDecoder:
         try:
             return self._ask(self._child, data)
         except _ChildDiedError as death:
+            if death.code is None:
+                raise ChildProcessError(str(death)) from death
             return ImageFailure(death.code, str(death), sniff_format(data))
 
     def _ask(self, child: "_Child", data: bytes) -> DecodedImage | ImageFailure:
@@ -101,7 +105,9 @@ class IsolatedDecoder:
 
 
 class _ChildDiedError(Exception):
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    """The code is None where the image is not to blame."""
+
+    def __init__(self, code: ErrorCode | None, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -147,12 +153,19 @@ class _Child:
             message = f"the decoder was not done after {self._timeout_s:g} s"
             raise _ChildDiedError(ErrorCode.DECODER_TIMEOUT, message) from None
         except (EOFError, OSError):
-            message = f"the decoder {_how_it_ended(self.end())}"
-            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
+            raise self._hung_up() from None
         except (ValueError, TypeError, KeyError):
             self.end()
             message = "the decoder's memory is damaged: its answer can't be read"
             raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
+
+    def _hung_up(self) -> _ChildDiedError:
+        """Why there is nobody to talk to any more."""
+        with suppress(subprocess.TimeoutExpired):
+            if self._process.wait(_END_TIMEOUT_S) == -signal.SIGKILL:
+                self.end()
+                return _ChildDiedError(None, "the decoder was killed (SIGKILL), as where memory runs out")
+        return _ChildDiedError(ErrorCode.DECODER_CRASH, f"the decoder {_how_it_ended(self.end())}")
 
     def end(self) -> int:
         """Kills and reaps the child. Its return code is what it died of, if it was dead before."""

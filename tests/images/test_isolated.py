@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,26 @@ def test_a_hang_ends_at_the_deadline(deed: str) -> None:
 
 def test_an_image_is_not_blamed_for_what_another_did(decode: IsolatedDecoder) -> None:
     assert isinstance(decode(poison("spoil")), DecodedImage)
+    assert isinstance(decode(poison("nothing")), DecodedImage)
+
+
+def test_a_child_that_somebody_kills_is_not_the_image_s_fault(decode: IsolatedDecoder) -> None:
+    others = children_of("self")
+
+    def kill_the_child() -> None:
+        wait_until(lambda: bool(children_of("self") - others))
+        (child,) = children_of("self") - others
+        wait_until(lambda: "nanosleep" in Path(f"/proc/{child}/wchan").read_text())
+        os.kill(child, signal.SIGKILL)
+
+    with ThreadPoolExecutor() as threads:
+        killed = threads.submit(kill_the_child)
+        with pytest.raises(ChildProcessError, match=r"the decoder was killed \(SIGKILL\)"):
+            decode(poison("hang"))
+        killed.result()
+    assert isinstance(decode(poison("nothing")), DecodedImage)
+    (child,) = children_of("self") - others
+    os.kill(child, signal.SIGKILL)
     assert isinstance(decode(poison("nothing")), DecodedImage)
 
 
