@@ -6,9 +6,13 @@ the predictions table says which weights it came from. `models.artifact` makes a
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
+import safetensors
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from locray import storage
@@ -19,6 +23,14 @@ INFO_FILE = "model.json"
 FORMAT_VERSION = 1
 
 _HASH_DIGITS = 12
+_IS_FINITE: dict[str, Callable[[bytes], NDArray[np.bool_]]] = {
+    "F64": lambda data: np.isfinite(np.frombuffer(data, np.float64)),
+    "F32": lambda data: np.isfinite(np.frombuffer(data, np.float32)),
+    "F16": lambda data: np.isfinite(np.frombuffer(data, np.float16)),
+    # numpy knows no bfloat16: infinity and NaN have all bits of the exponent.
+    "BF16": lambda data: ~np.frombuffer(data, np.uint16) & 0x7F80 != 0,
+}
+"""By the names that safetensors gives to formats of numbers; all others are integers."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -88,10 +100,10 @@ def read_artifact_info(uri: str) -> ArtifactDescription:
 
 
 def read_weights(uri: str, info: ArtifactInfo) -> bytes:
-    """The content of `model.safetensors`, which is what `info` was written with.
+    """The content of `model.safetensors`, which is what `info` was written with: finite numbers.
 
     Raises:
-        UsageError: the file is not there, or is not the one.
+        UsageError: the file is not there, is not the one, or holds NaN or infinity.
         StoreError: the store does not answer.
     """
     weights = _read(uri, WEIGHTS_FILE)
@@ -100,6 +112,16 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
             f"{storage.join(uri, WEIGHTS_FILE)} is not the file that {INFO_FILE} was written with: it was cut off, "
             "changed or taken from another artifact. Copy the whole artifact again"
         )
+    try:
+        tensors = dict(safetensors.deserialize(weights))  # type: ignore[no-untyped-call]
+    except safetensors.SafetensorError as error:
+        raise UsageError(
+            f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"
+        ) from error
+    for name, tensor in tensors.items():
+        is_finite = _IS_FINITE.get(tensor["dtype"])
+        if is_finite is not None and not is_finite(tensor["data"]).all():
+            raise UsageError(f"the weights of {uri} are not finite, such as {name}. Train the model again")
     return weights
 
 

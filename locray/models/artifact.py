@@ -79,18 +79,8 @@ def load_artifact(uri: str) -> LoadedArtifact:
     weights = read_weights(uri, info)
     model = build_model(info.architecture, len(info.classes), info.input_size)
     assert isinstance(model, nn.Module)
-    _fill(model, _tensors(uri, weights), uri)
+    _fill(model, safetensors.torch.load(weights), uri)
     return LoadedArtifact(model.eval(), info, described.model_id)
-
-
-def _tensors(uri: str, weights: bytes) -> dict[str, torch.Tensor]:
-    try:
-        tensors: dict[str, torch.Tensor] = safetensors.torch.load(weights)
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise UsageError(
-            f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"
-        ) from error
-    return tensors
 
 
 def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], uri: str) -> None:
@@ -105,9 +95,6 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], uri: str) -> None:
             f"the weights of {uri} don't fit the network that its {INFO_FILE} describes: {len(differing)} tensors "
             f"differ, such as {differing[0]}. Train the model again, or use the version of locray that wrote it"
         )
-    broken = _not_finite(tensors)
-    if broken:
-        raise UsageError(f"the weights of {uri} are not finite, such as {broken[0]}. Train the model again")
     model.load_state_dict(tensors)
 
 

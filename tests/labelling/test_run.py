@@ -3,8 +3,10 @@
 What has nothing to do with Ray is shown without it, the stages in the driver's process.
 """
 
+import hashlib
 import io
 import json
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+import safetensors.numpy
 from commands import locray
 from deltalake import DeltaTable
 from faults.made_up import without_ray
@@ -22,6 +25,7 @@ from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema, storage
+from locray.model_files import INFO_FILE, WEIGHTS_FILE
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -216,3 +220,23 @@ def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     status = json.loads(without_ray("status", "--table", table, "--json").stdout)
     assert status["rows"] == 4
     assert [(run["run_date"], run["ok"], run["failed"]) for run in status["runs"]] == [("2026-01-02", 4, 0)]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_before_anything_is_begun(
+    tmp_path: Path, artifact: str, number: float
+) -> None:
+    images, model, table = tmp_path / "images", tmp_path / "model", tmp_path / "table"
+    images.mkdir()
+    (images / "a.jpg").write_bytes(picture(0))
+    shutil.copytree(artifact, model)
+    tensors = safetensors.numpy.load_file(model / WEIGHTS_FILE)
+    next(iter(tensors.values())).flat[0] = number
+    safetensors.numpy.save_file(tensors, model / WEIGHTS_FILE)
+    info = json.loads((model / INFO_FILE).read_bytes())
+    info["weights_sha256"] = hashlib.sha256((model / WEIGHTS_FILE).read_bytes()).hexdigest()
+    (model / INFO_FILE).write_text(json.dumps(info), encoding="utf-8")
+    done = without_ray("label", "--images", str(images), "--model", str(model), "--table", str(table))
+    assert done.returncode == 2, done
+    assert "are not finite, such as" in done.stderr
+    assert not table.exists()
