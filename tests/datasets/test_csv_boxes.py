@@ -68,6 +68,7 @@ def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
         (f"{HEADER}\na.jpg,,1,2,3,4\n", "line 2, field class: found nothing beside a box"),
         (f"{HEADER}\n,cow,1,2,3,4\n", "line 2, field filename: found nothing"),
         (f"{HEADER},width,height\na.jpg,cow,1,2,3,4,wide,5\n", "line 2, field width: found 'wide'"),
+        (f"{HEADER},width,height\na.jpg,cow,1,2,3,4,1e300,5\n", r"line 2, field width: found 1e\+300, expected a side"),
         (
             f"{HEADER},width,height\na.jpg,cow,1,2,3,4,10,20\na.jpg,cow,1,2,3,4,20,10\n",
             r"line 3, fields width and height: found 20 x 10 for 'a.jpg', but 10 x 20",

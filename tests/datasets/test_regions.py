@@ -58,6 +58,8 @@ def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
         ('{"fork": [1]}', r"regions.json, class 'fork': found \[1\], expected images with their boxes"),
         ('{"fork": {"a": [1, 2, 3]}}', r"class 'fork', image 'a': found \[1, 2, 3\], expected 4 numbers"),
         ('{"fork": {"a": [[1, 2, 3, "x"]]}}', "class 'fork', image 'a': found 'x', expected a number"),
+        ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 400), r"class 'fork', image 'a': found 10*\.{3}, expected a"),
+        ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 5000), "class 'fork', image 'a': found '10*', expected a number"),
         ('{"fork": {"a": null}}', "class 'fork', image 'a': found nothing, expected 4 numbers"),
     ],
 )
