@@ -87,7 +87,7 @@ def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     rows = [f"{file},cow,1,2,3,4" for file in ["beside.jpg", "one.jpg", "two.jpg", "three.jpg", "ü #1 %.JPG"]]
-    absent = ["gone.jpg,cow,1,2,3,4", "../other/gone.jpg,cow,1,2,3,4", f"{tmp_path}/beside.jpg,cow,1,2,3,4"]
+    absent = ["gone.jpg,cow,1,2,3,4", "../other/gone.jpg,cow,1,2,3,4", f"{tmp_path}/gone.jpg,cow,1,2,3,4"]
     (tmp_path / "train.csv").write_text("\n".join([HEADER, *rows, *absent]), encoding="utf-8-sig")
 
     dataset = read_dataset(str(tmp_path), "csv", "train")
