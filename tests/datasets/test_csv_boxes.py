@@ -160,3 +160,23 @@ def test_places_name_lines(tmp_path):
     assert dataset.left_out_places["no_image"] == (
         f"{tmp_path}/train.csv, image 'gone.jpg': there is no image 'gone.jpg'",
     )
+
+
+def test_boxes_beside_the_frame_are_left_out_where_it_is_known(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    rows = ["a.jpg,cow,100,0,120,50,100,50", "a.jpg,ant,-9,5,0.5,60,100,50", "a.jpg,cow,5,-9,9,-1,100,50"]
+    unknown = ["b.jpg,cow,100,0,120,50,,", "b.jpg,cow,5,-9,9,-1,,", "b.jpg,ant,5,-9,9,1,,"]
+    (tmp_path / "train.csv").write_text("\n".join([f"{HEADER},width,height", *rows, *unknown]))
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert [record.objects for record in dataset.records] == [
+        (Annotation("ant", (0, 5, 0.5, 50)),),
+        (Annotation("cow", (100, 0, 120, 50)), Annotation("ant", (5, 0, 9, 1))),
+    ]
+    assert (dataset.left_out, dataset.num_clipped_boxes) == ({"outside_box": 3}, 2)
+    file = f"{tmp_path}/train.csv"
+    assert dataset.left_out_places["outside_box"] == (
+        f"{file}, image 'a.jpg', line 2, box of 'cow': 100 0 120 50 in a frame of 100 x 50",
+        f"{file}, image 'a.jpg', line 4, box of 'cow': 5 -9 9 -1 in a frame of 100 x 50",
+        f"{file}, image 'b.jpg', line 6, box of 'cow': 5 -9 9 -1",
+    )
