@@ -39,7 +39,7 @@ class Comparison:
     Args:
         limits: For the rare image that has to be opened again, to see how it was turned.
         min_score: Detections that score less are left out.
-        strict: Whether a box beside its image is an error.
+        strict: Whether what can't be compared is an error.
     """
 
     def __init__(self, limits: DecodeLimits, *, min_score: float = 0.0, strict: bool = False) -> None:
@@ -60,10 +60,10 @@ class Comparison:
 
         Raises:
             StoreError: an image that has to be opened again can't be read.
-            UsageError: `strict`, and a box lies wholly beside the image.
+            UsageError: `strict`, and the image could not be labelled, or a box lies wholly beside it.
         """
         if row[schema.ERROR_CODE]:
-            self.errors[row[schema.ERROR_CODE]] += 1
+            self._count_error(record, row[schema.ERROR_CODE])
         corners = [annotation.box_xyxy_px or _NO_BOX for annotation in record.objects]
         boxes_xyxy = _in_image(row, record, np.array(corners, dtype=np.float64).reshape(-1, 4), self._limits)
         has_box = np.array([annotation.box_xyxy_px is not None for annotation in record.objects], dtype=np.bool_)
@@ -83,6 +83,14 @@ class Comparison:
                 [[found[edge] for edge in _EDGES] for found in detections], dtype=np.float64
             ).reshape(-1, 4),
         )
+
+    def _count_error(self, record: Record, code: str) -> None:
+        if self._strict:
+            raise UsageError(
+                f"{record.image_uri}: could not be labelled ({code}). Expected images that can all be used, as "
+                "--strict asks for: mend the image or take it out of the split, or evaluate without it."
+            )
+        self.errors[code] += 1
 
     def _count_outside(self, record: Record, row: Mapping[str, Any], kept: NDArray[np.bool_]) -> None:
         if self._strict:

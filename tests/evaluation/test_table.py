@@ -215,3 +215,8 @@ def test_boxes_beside_their_image_are_left_out_and_counted(labelled: pa.Table, t
     message = refused(*options(tmp_path, table, "--strict"))
     assert f"{tmp_path}/test.csv, image" in message
     assert "box of 'cow': 9999 0 10020 50 in an image of" in message
+
+
+def test_strict_refuses_images_that_can_not_be_used(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    message = refused(*options(data, write(tmp_path / "t", labelled), "--strict"))
+    assert f"{data}/images/test-00007.jpg: could not be labelled (truncated)" in message

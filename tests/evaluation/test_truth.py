@@ -105,6 +105,8 @@ def test_strict_names_what_can_not_be_compared() -> None:
     for record, where in ((named, "train.csv, image 'x.jpg'"), (Record("/x.jpg", objects, None, None), "/x.jpg")):
         with pytest.raises(UsageError, match=f"^{where}, box of 'b': 60 10 70 20 in an image of 60 x 40: outside_box"):
             comparison.result(record, row(60, 40))
+    with pytest.raises(UsageError, match=r"^/x.jpg: could not be labelled \(truncated\)\. Expected .*--strict"):
+        comparison.result(named, row(None, None))
     assert len(comparison.result(named, row(80, 60)).true_labels) == 2
 
 
