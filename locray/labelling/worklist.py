@@ -12,6 +12,7 @@ from typing import Protocol
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
@@ -154,7 +155,7 @@ class Difference:
             again = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
             _load_keys(connection, "done", table, mine & ~again)
             _load_keys(connection, "retried", table if retry else None, mine & again)
-            _load_listing(connection, source, report)
+            _load_listing(connection, source, table, report)
             _join(connection)
             yield cls(connection)
 
@@ -213,15 +214,24 @@ class Difference:
         return int(count)
 
 
-def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report: Report) -> None:
-    """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
+def _load_listing(
+    connection: duckdb.DuckDBPyConnection, source: Source, table: DeltaTable | None, report: Report
+) -> None:
+    """The listing as a table; an image that is listed twice is taken once, with its version if that is known.
+
+    Files of the predictions table are left out: the inventory of a whole bucket names them, too.
+    """
+    no_image = None if table is None else f"{storage.normalise(table.table_uri).rstrip('/')}/"
 
     def batches() -> Iterator[pa.RecordBatch]:
         listed = 0
         for batch in source.listing():
-            listed += len(batch)
+            images = batch
+            if no_image is not None:
+                images = batch.filter(pc.invert(pc.starts_with(batch[schema.IMAGE_URI], no_image)))
+            listed += len(images)
             report(Progress("listing", listed, facts={"listed": listed}))
-            yield batch
+            yield images
 
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
     statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"

@@ -57,6 +57,16 @@ def test_a_listing_tells_how_far_it_is() -> None:
     assert [(progress.stage, progress.facts["listed"]) for progress in told] == [("listing", n) for n in (2, 4, 6)]
 
 
+def test_files_of_the_table_are_no_images(tmp_path: Path) -> None:
+    """As in the inventory of a bucket that holds both."""
+    writer = a_table(f"{tmp_path}/a table")
+    rows = predicted([0, 1, 2])
+    uris = [f"{tmp_path}/a.jpg", f"{tmp_path}/a table/part-0.parquet", f"{tmp_path}/a table.jpg"]
+    source = Listing(rows.set_column(rows.schema.get_field_index(schema.IMAGE_URI), schema.IMAGE_URI, pa.array(uris)))
+    with Difference.open(source, writer.table, MODEL_ID, CONFIG_HASH) as difference:  # type: ignore[arg-type]
+        assert sorted(difference.sample(9)[schema.IMAGE_URI].to_pylist()) == [uris[2], uris[0]]
+
+
 class Listing:
     """A source of these rows."""
 
