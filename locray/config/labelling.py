@@ -61,7 +61,9 @@ class LabelConfig(ModelUse):
     run_date: date = Field(default_factory=today_utc, description="The run's date, YYYY-MM-DD. Default: today in UTC.")
     limit: Positive | None = Field(None, description="Label at most this many images.")
     max_failure_rate: Fraction = Field(
-        0.1, description="Exit with 3 when, at the end, more than this share of the images failed."
+        0.1,
+        description="Exit with 3 when, at the end, more than this share of the images failed: ten of them at least, or "
+        "in the table's first run.",
     )
     retry_failed: RetriedCodes = Field(
         (),

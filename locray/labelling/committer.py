@@ -18,6 +18,8 @@ from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
 """Deferred images that are named; of the others, only the number is told."""
+FEW_IMAGES = 10
+"""Fewer failures than this say nothing against a store and a model that have served the table before."""
 
 
 class Bitmap:
@@ -40,7 +42,8 @@ class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
 
     A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
-    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none.
+    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none. At the
+    end, a few such failures are committed where store and model have `served` before: a night may have no other image.
 
     Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
 
@@ -51,6 +54,7 @@ class Committer:
         run_date: the partition of the run.
         commit_rows: rows after which a commit is made.
         replace: rows take the place of older ones with the same key.
+        served: whether the table holds rows of this model and configuration already.
         vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
             before, else what it gives instead.
     """
@@ -64,6 +68,7 @@ class Committer:
         run_date: date,
         commit_rows: int,
         replace: bool = False,
+        served: bool = False,
         vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
         self.writer = writer
@@ -72,6 +77,7 @@ class Committer:
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
+        self._served = served
         self._vouch = vouch
         self._pending: list[pa.Table] = []
         self._num_pending = 0
@@ -176,6 +182,10 @@ class Committer:
         with self._lock:
             try:
                 self._flush()
+                if self._served and self.doubt is None and sum(map(len, self._pending)) < FEW_IMAGES:
+                    few, self._pending = self._pending, []
+                    for rows in few:
+                        self._commit(rows)
             finally:
                 for rows in self._pending:
                     self._take_back(rows, None)

@@ -72,6 +72,7 @@ def label(
         run_date=config.run_date,
         commit_rows=config.commit_rows,
         replace=bool(config.retry_failed),
+        served=counts.already_labelled > 0,
         vouch=control.lost,
     )
     summary = LabelSummary(

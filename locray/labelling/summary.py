@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from locray.errors import ExitCode
+from locray.labelling.committer import FEW_IMAGES
 
 
 class Clock:
@@ -81,7 +82,11 @@ class LabelSummary:
         return self.failed / max(1, self.ok + self.failed)
 
     def exit_code(self, max_failure_rate: float) -> ExitCode:
-        """What to tell the shell: a failure rate over the limit weighs more than images left for the next run."""
-        if self.failure_rate() > max_failure_rate:
+        """What to tell the shell: a failure rate over the limit weighs more than images left for the next run.
+
+        It isn't judged by a few failures, but in the table's first run: a night may have one new image, and that broken.
+        """
+        is_judged = self.failed >= FEW_IMAGES or not self.already_labelled
+        if is_judged and self.failure_rate() > max_failure_rate:
             return ExitCode.FAILURE_RATE
         return ExitCode.DEFERRED if self.deferred else ExitCode.DONE

@@ -89,3 +89,23 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
         add_rows()
     commits.close()
     assert (commits.ok, commits.deferred_causes) == (0, {"not_committed": 1})
+
+
+@pytest.mark.parametrize("code", ["access_denied", "not_found", "non_finite"])
+@pytest.mark.parametrize(("served", "images", "has_rows"), [(True, 9, True), (True, 10, False), (False, 9, False)])
+def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
+    tmp_path: Path, code: str, served: bool, images: int, has_rows: bool
+) -> None:
+    commits = Committer(
+        TableWriter.claim(str(tmp_path / "table"), "net@0123456789ab"),
+        100,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=date(2026, 1, 2),
+        commit_rows=1000,
+        served=served,
+    )
+    commits.add(predicted(list(range(images)), status=schema.STATUS_FAILED, code=code))
+    commits.flush()
+    assert commits.commits == 0, "others may still come that clear them"
+    commits.close()
+    assert (commits.failed, commits.deferred, commits.commits) == ((images, 0, 1) if has_rows else (0, images, 0))

@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from locray.labelling.committer import FEW_IMAGES
 from locray.labelling.summary import Clock, LabelSummary
 
 
@@ -20,3 +23,29 @@ def test_no_speed_is_told_before_there_is_one_to_measure() -> None:
 def test_a_speed_that_was_not_measured_is_null() -> None:
     summary = LabelSummary("run", "model", "table", listed=1, already_labelled=0, planned=1, ok=1)
     assert json.loads(json.dumps(summary.to_dict()))["images_per_s_steady"] is None
+
+
+@pytest.mark.parametrize(
+    ("already_labelled", "ok", "failed", "deferred", "exit_code"),
+    [
+        (0, 1, 0, 0, 0),
+        (0, 9, 1, 0, 0),  # a tenth is allowed
+        (0, 8, 1, 0, 3),
+        (0, 8, 1, 5, 3),
+        (0, 9, 1, 5, 4),
+        (0, 0, 0, 5, 4),
+        (0, 0, 0, 0, 0),
+        (1, 0, 1, 0, 0),  # a night with one new image, which is broken
+        (1, 0, FEW_IMAGES - 1, 0, 0),
+        (1, 0, FEW_IMAGES, 0, 3),
+        (1, 9 * FEW_IMAGES, FEW_IMAGES, 0, 0),
+        (1, 9 * FEW_IMAGES - 1, FEW_IMAGES, 0, 3),
+        (1, 0, 1, 1, 4),
+    ],
+)
+def test_the_exit_code_is_what_the_numbers_say(already_labelled, ok, failed, deferred, exit_code) -> None:
+    planned = ok + failed + deferred
+    summary = LabelSummary(
+        "run", "model", "table", already_labelled + planned, already_labelled, planned, ok, failed, deferred
+    )
+    assert summary.exit_code(0.1) == exit_code
