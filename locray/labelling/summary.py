@@ -84,7 +84,7 @@ class LabelSummary:
     def exit_code(self, max_failure_rate: float) -> ExitCode:
         """What to tell the shell: a failure rate over the limit weighs more than images left for the next run.
 
-        It isn't judged by a few failures, but in the table's first run: a night may have one new image, and that broken.
+        It isn't judged by a few failures, but in a table's first run: a night may have one new image, and that broken.
         """
         is_judged = self.failed >= FEW_IMAGES or not self.already_labelled
         if is_judged and self.failure_rate() > max_failure_rate:
