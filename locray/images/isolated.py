@@ -35,6 +35,8 @@ _MEMORY_A_PIXEL_BYTES = 48
 """The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
 
 _START_TIMEOUT_S = 120
+_HANGS_UP_WITHIN_S = 5
+"""From the end of its socket to the end of a child that dies."""
 _ORPHANS_DEADLINE = 2
 """A child whose parent died while it hung ends itself after this many times the deadline."""
 
@@ -76,11 +78,19 @@ class IsolatedDecoder:
         if self._child is not None:
             with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
                 return self._ask(self._child, data)
-        self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
         try:
-            return self._ask(self._child, data)
+            return self._ask_new_child(data)
         except _ChildDiedError as death:
-            return ImageFailure(death.code, str(death), sniff_format(data))
+            if not death.was_killed:
+                return _failure(death, data)
+        try:  # perhaps the machine was short of memory, and this process the next best to kill
+            return self._ask_new_child(data)
+        except _ChildDiedError as death:
+            return _failure(death, data)
+
+    def _ask_new_child(self, data: bytes) -> DecodedImage | ImageFailure:
+        self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
+        return self._ask(self._child, data)
 
     def _ask(self, child: "_Child", data: bytes) -> DecodedImage | ImageFailure:
         try:
@@ -101,9 +111,15 @@ class IsolatedDecoder:
 
 
 class _ChildDiedError(Exception):
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, was_killed: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.was_killed = was_killed
+        """By somebody else: no decoder does that to itself."""
+
+
+def _failure(death: _ChildDiedError, data: bytes) -> ImageFailure:
+    return ImageFailure(death.code, str(death), sniff_format(data))
 
 
 class _Child:
@@ -147,8 +163,11 @@ class _Child:
             message = f"the decoder was not done after {self._timeout_s:g} s"
             raise _ChildDiedError(ErrorCode.DECODER_TIMEOUT, message) from None
         except (EOFError, OSError):
+            with suppress(subprocess.TimeoutExpired):  # one that hung up and lives on is ended below
+                self._process.wait(_HANGS_UP_WITHIN_S)
+            was_killed = self._process.returncode == -signal.SIGKILL
             message = f"the decoder {_how_it_ended(self.end())}"
-            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
+            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message, was_killed=was_killed) from None
         except (ValueError, TypeError, KeyError):
             self.end()
             message = "the decoder's memory is damaged: its answer can't be read"

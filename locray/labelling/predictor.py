@@ -75,14 +75,14 @@ class Predictor:
         for chosen, batch in zip(choices, batches, strict=True):
             try:
                 parts.append((chosen, self._run(batch, len(chosen))))
-            except RuntimeError:
-                # One image may be the cause; alone, each shows whether it is.
+            except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
                 for row in chosen:
                     try:
                         (alone,) = self._network.uploaded([self._padded(images[[row]])])
                         parts.append((np.array([row]), self._run(alone, 1)))
-                    except RuntimeError as error:
-                        failed[int(row)] = (ErrorCode.MODEL_ERROR, str(error).splitlines()[0])
+                    except Exception as error:  # noqa: BLE001
+                        told = next(iter(str(error).splitlines()), type(error).__name__)
+                        failed[int(row)] = (ErrorCode.MODEL_ERROR, told)
         if not parts:
             return _Answers(
                 rows[:0], np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), failed

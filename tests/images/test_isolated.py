@@ -65,7 +65,11 @@ def test_a_child_says_what_the_process_itself_would(decode: IsolatedDecoder, rea
 
 @pytest.mark.parametrize(
     ("deed", "message"),
-    [("crash", "the decoder died of SIGSEGV"), ("exit", "the decoder ended with code 3")],
+    [
+        ("crash", "the decoder died of SIGSEGV"),
+        ("exit", "the decoder ended with code 3"),
+        ("be killed", "the decoder died of SIGKILL"),
+    ],
 )
 def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message: str) -> None:
     for _ in range(2):
@@ -73,6 +77,14 @@ def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message:
         assert isinstance(failure, ImageFailure)
         assert (failure.code, failure.message, failure.format) == ("decoder_crash", message, "gif")
         assert isinstance(decode(poison("nothing")), DecodedImage)
+
+
+def test_a_decoder_that_somebody_killed_is_asked_again(
+    decode: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert isinstance(decode(poison("be killed once")), DecodedImage)
+    assert (tmp_path / "was-killed").exists()
 
 
 @pytest.mark.slow

@@ -308,6 +308,13 @@ def test_a_failed_page_leaves_the_night_as_it_was(labelled: NightlyConfig) -> No
     assert (night.exit_code, night.failed) == (ExitCode.UNEXPECTED, {"page": "no space"})
 
 
+def test_a_step_that_fails_as_nobody_foresaw_is_written_down_too(labelled: NightlyConfig) -> None:
+    night = nightly(labelled, ignore)
+    assert night.attempt("compact", lambda: 1 // 0) is None
+    assert night.exit_code is ExitCode.UNEXPECTED
+    assert night.failed == {"compact": "ZeroDivisionError: integer division or modulo by zero"}
+
+
 @pytest.mark.parametrize(
     ("codes", "expected"),
     [

@@ -123,6 +123,27 @@ def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp
         assert rows[1][schema.ERROR_MESSAGE] == "the model's answer for this image is not finite"
 
 
+@pytest.mark.parametrize("error", [RuntimeError("too bright\nfor us"), ValueError("too bright"), KeyError()])
+def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detector, error):
+    unit, pixels = decoded()
+    predictor = Predictor(PredictorSettings(detector, 0.3, 4), num_threads=1)
+    predict = predictor._network.predict
+
+    def failing(images):
+        if any(torch.equal(image, torch.from_numpy(pixels[1])) for image in images):
+            raise error
+        return predict(images)
+
+    expected = predictor(unit).to_pylist()
+    predictor._network.predict = failing
+    rows = predictor(unit).to_pylist()
+    assert [row[schema.ERROR_CODE] for row in rows] == [None, "model_error", None, "corrupt"]
+    assert rows[1][schema.ERROR_MESSAGE] == ("KeyError" if isinstance(error, KeyError) else "too bright")
+    for number in (0, 2):
+        labels = [[one[schema.LABEL] for one in found[number][schema.DETECTIONS]] for found in (rows, expected)]
+        assert labels[0] == labels[1]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_told(detector):
     with pytest.raises(UsageError, match="--device gpu: PyTorch finds no GPU"):

@@ -101,12 +101,12 @@ class Night:
         }
 
     def attempt(self, step: str, run: Callable[[], Result]) -> Result | None:
-        """What a step gives, or None where it fails: that is written down."""
+        """What a step gives, or None where it fails, in whatever way: that is written down."""
         try:
             return run()
-        except LocrayError as error:
-            self.failed[step] = str(error)
-            self.exit_code = worst(self.exit_code, error.exit_code)
+        except Exception as error:  # noqa: BLE001 - the steps after it are done all the same
+            self.failed[step] = _told(error)
+            self.exit_code = worst(self.exit_code, _exit_code_of(error))
             return None
 
 
@@ -153,15 +153,23 @@ def _labelled(
     so_far: list[LabelSummary] = []
     try:
         labelled = label(config, report, so_far.append, source)
-    except LocrayError as error:
+    except Exception as error:
         for summary in so_far:
-            night = Night(summary.table, config.images, config.run_date, summary, error.exit_code)
-            night.failed[LABELLING] = str(error)
+            night = Night(summary.table, config.images, config.run_date, summary, _exit_code_of(error))
+            night.failed[LABELLING] = _told(error)
             _write_down(night, clock)
             on_error(night)
         raise
     exit_code = labelled.exit_code(config.max_failure_rate)
     return Night(labelled.table, config.images, config.run_date, labelled, exit_code)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, LocrayError) else f"{type(error).__name__}: {error}"
+
+
+def _exit_code_of(error: Exception) -> ExitCode:
+    return error.exit_code if isinstance(error, LocrayError) else ExitCode.UNEXPECTED
 
 
 def _write_down(night: Night, clock: Clock) -> None:
