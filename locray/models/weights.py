@@ -76,7 +76,7 @@ def torchvision_state(name: str, weights: str, choices: Mapping[str, Any]) -> di
         )
     try:
         state: dict[str, Tensor] = choices[weights].get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError) as error:
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
         raise UsageError(
             f"the weights {weights} of {name} could not be downloaded from {choices[weights].url} ({error}). "
             "Fetch that file where the site can be reached, and pass it as --weights FILE.pth"
