@@ -37,7 +37,7 @@ def arguments(data: Path | str, output: Path | str, *more: str, epochs: int = 4)
     return ["train", *flags, "--batch-size", "16", "--json", *more]
 
 
-LONG = 100
+LONG = 50
 """Epochs of a run that must still be under way after four starts: one takes a fraction of a second."""
 
 
