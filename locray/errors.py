@@ -52,17 +52,6 @@ STORE_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode
 MODEL_CODES = frozenset({ErrorCode.MODEL_ERROR, ErrorCode.NON_FINITE})
 """Said of an image that the model has no answer for. Of all images at once, they speak of the model."""
 
-FEW_IMAGES = 10
-"""Where a table grows by little, fewer failures than these say nothing against the store or the model."""
-
-
-def are_few(num_failed: int, already_labelled: int) -> bool:
-    """Whether so many failures of a run, beside so many images with rows of its model and configuration, are few.
-
-    They are the images' own then. A first run has nothing behind it, and ten failures are no accident.
-    """
-    return already_labelled > 0 and num_failed < FEW_IMAGES
-
 
 class DeferralCause(StrEnum):
     """Why an image is left to the next run. `STORE_CODES` and `MODEL_CODES` may stand in its place."""
@@ -75,7 +64,7 @@ class DeferralCause(StrEnum):
     STORE = "store"
     """Any other trouble of a store or file system."""
     WORKER = "worker"
-    """No process to decode it in, one that was killed from outside, or too many that died over its unit."""
+    """No process to decode it in, or too many that died over its unit."""
     NOT_COMMITTED = "not_committed"
     NOT_TRIED = "not_tried"
 

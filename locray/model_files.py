@@ -6,11 +6,13 @@ the predictions table says which weights it came from. `models.artifact` makes a
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import safetensors
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from locray import storage
@@ -21,10 +23,14 @@ INFO_FILE = "model.json"
 FORMAT_VERSION = 1
 
 _HASH_DIGITS = 12
-_FLOATS = {"F64": np.float64, "F32": np.float32, "F16": np.float16}
-"""The formats of safetensors that numpy has, of those that can hold NaN or infinity."""
-_BFLOAT16, _BFLOAT16_EXPONENT = "BF16", np.uint16(0x7F80)
-
+_IS_FINITE: dict[str, Callable[[bytes], NDArray[np.bool_]]] = {
+    "F64": lambda data: np.isfinite(np.frombuffer(data, np.float64)),
+    "F32": lambda data: np.isfinite(np.frombuffer(data, np.float32)),
+    "F16": lambda data: np.isfinite(np.frombuffer(data, np.float16)),
+    # numpy knows no bfloat16: infinity and NaN have all bits of the exponent.
+    "BF16": lambda data: ~np.frombuffer(data, np.uint16) & 0x7F80 != 0,
+}
+"""By the names that safetensors gives to formats of numbers; all others are integers."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -94,10 +100,10 @@ def read_artifact_info(uri: str) -> ArtifactDescription:
 
 
 def read_weights(uri: str, info: ArtifactInfo) -> bytes:
-    """The content of `model.safetensors`, which is what `info` was written with: finite weights.
+    """The content of `model.safetensors`, which is what `info` was written with: finite numbers.
 
     Raises:
-        UsageError: the file is not there, is not the one, is no safetensors file, or holds NaN or infinity.
+        UsageError: the file is not there, is not the one, or holds NaN or infinity.
         StoreError: the store does not answer.
     """
     weights = _read(uri, WEIGHTS_FILE)
@@ -107,24 +113,16 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
             "changed or taken from another artifact. Copy the whole artifact again"
         )
     try:
-        tensors = safetensors.deserialize(weights)  # type: ignore[no-untyped-call]
+        tensors = dict(safetensors.deserialize(weights))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise UsageError(
             f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"
         ) from error
-    broken = [name for name, tensor in tensors if not _is_finite(tensor["dtype"], tensor["data"])]
-    if broken:
-        raise UsageError(f"the weights of {uri} are not finite, such as {broken[0]}. Train the model again")
+    for name, tensor in tensors.items():
+        is_finite = _IS_FINITE.get(tensor["dtype"])
+        if is_finite is not None and not is_finite(tensor["data"]).all():
+            raise UsageError(f"the weights of {uri} are not finite, such as {name}. Train the model again")
     return weights
-
-
-def _is_finite(number_format: str, data: bytes) -> bool:
-    """Whether none of a tensor's values is NaN or infinite: without torch, which drivers don't import."""
-    if number_format == _BFLOAT16:
-        exponents = np.frombuffer(data, np.uint16) & _BFLOAT16_EXPONENT
-        return not (exponents == _BFLOAT16_EXPONENT).any()
-    kind = _FLOATS.get(number_format)
-    return kind is None or bool(np.isfinite(np.frombuffer(data, kind)).all())
 
 
 def model_id_of(info: ArtifactInfo, document: bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 BROKEN_DECODER = """
-import ctypes, json, os, resource, signal
+import ctypes, json, os, resource, signal, tempfile
 from PIL.GifImagePlugin import GifImageFile
 
 load = GifImageFile.load
@@ -25,6 +25,15 @@ def hang(library):
 def hang_deaf():
     signal.setitimer(signal.ITIMER_REAL, 0)
     hang(ctypes.CDLL(None))
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def be_killed_once():
+    mark = os.path.join(tempfile.gettempdir(), "was-killed")
+    if not os.path.exists(mark):
+        open(mark, "w").close()
+        be_killed()
 
 def spoil():
     GifImageFile._open = lambda image: ctypes.string_at(0)
@@ -42,6 +51,8 @@ DEEDS = {
     b"hang with the lock": lambda: hang(ctypes.PyDLL(None)),
     b"hang deaf to alarms": hang_deaf,
     b"hog": lambda: bytearray(2**30),
+    b"be killed": be_killed,
+    b"be killed once": be_killed_once,
     b"spoil": spoil,
     b"tell": tell,
 }

@@ -103,7 +103,11 @@ class DatasetUse(CommandConfig):
     format: str = Field(
         description="How the annotations are written: voc, coco, yolo, csv, folders, regions, parquet or predictions."
     )
-    strict: bool = Field(False, description="Stop where annotations can't be used, instead of leaving them out.")
+    strict: bool = Field(
+        False,
+        description="Stop where annotations can't be used, instead of leaving them out; `evaluate` stops at images "
+        "that can't be used, too.",
+    )
     min_score: Fraction = Field(
         0.5, description="Least score of a detection that is taken for an annotation, with --format predictions."
     )

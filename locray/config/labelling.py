@@ -15,7 +15,7 @@ from locray.config.common import (
     Positive,
     WhenAlone,
 )
-from locray.errors import FEW_IMAGES, ErrorCode
+from locray.errors import ErrorCode
 from locray.names import nearest
 
 TARGET_FILE_BYTES = 64 * 2**20
@@ -62,8 +62,8 @@ class LabelConfig(ModelUse):
     limit: Positive | None = Field(None, description="Label at most this many images.")
     max_failure_rate: Fraction = Field(
         0.1,
-        description="Exit with 3 when, at the end, more than this share of the images failed. Where the table holds "
-        f"rows of the model already, fewer than {FEW_IMAGES} failures are not judged.",
+        description="Exit with 3 when, at the end, more than this share of the images failed: ten of them at least, or "
+        "in the table's first run.",
     )
     retry_failed: RetriedCodes = Field(
         (),

@@ -82,7 +82,9 @@ class TrainConfig(DatasetUse, AugmentationUse, DeviceUse):
         0.04, description="Memory of the averaged weights, as a share of all steps; 0 uses the weights as they are."
     )
     weights: str | None = Field(
-        None, description="Pretrained weights to start from: a .pth or .safetensors file, or a torchvision name."
+        None,
+        description="Weights to start from: the folder of an artifact, a .pth or .safetensors file of torchvision's "
+        "network, or a torchvision name.",
     )
     freeze_epochs: NotNegative = Field(0, description="Epochs in which pretrained layers stay as they are.")
     pretrained_rate: Fraction = Field(

@@ -49,7 +49,7 @@ class DatasetBuilder:
             else:
                 self._num_clipped_boxes += _is_cut(annotation.box_xyxy_px, box, width_px, height_px)
                 objects.append(replace(annotation, box_xyxy_px=box))
-        self._records.append(Record(image_uri, tuple(objects), width_px, height_px))
+        self._records.append(Record(image_uri, tuple(objects), width_px, height_px, described.where))
 
     def leave_out(self, reason: LeftOut, place: str) -> None:
         """Counts what can't be taken up at all; `place` names file and entry."""

@@ -2,7 +2,8 @@
 
 A split's file is `instances_<split>.json` or `<split>.json`, at the root or in `annotations/`, or
 `<split>/_annotations.coco.json` (without a folder: the split `train`). Its images are looked for in the file's own
-folder, then at the root and in `<split>/`, `images/` and `images/<split>/`.
+folder, then at the root and in `<split>/`, `images/` and `images/<split>/`; an `s3://` URI or the absolute path of a
+file on this machine is taken as it is.
 
 Numbers of categories need not begin at 0 nor follow each other; a supercategory, segmentations and key points are
 ignored. `bbox` is (left, top, width, height); an annotation without one is an object of which only the class is known.
@@ -64,7 +65,7 @@ def read(data_uri: str, split: str) -> Dataset:
     parsed = parse_coco(storage.read_bytes(file_uri), file_uri)
     builder.leave_out_all(parsed.left_out)
     for described in parsed.images:
-        image_uri = images.find(folder_uris, described.filename or "")
+        image_uri = images.locate(folder_uris, described.filename or "")
         if image_uri is None:
             builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
         else:

@@ -5,7 +5,8 @@ others are ignored. A row whose class and box are empty is an image without obje
 object of which only the class is known.
 
 A split's file is `<root>/<split>.csv`, `<root>/<split>_labels.csv` or `<root>/images/<split>_labels.csv`. Its images
-are looked for in the file's own folder, then below it in `images/`, `<split>/` and `images/<split>/`.
+are looked for in the file's own folder, then below it in `images/`, `<split>/` and `images/<split>/`; an `s3://` URI or
+the absolute path of a file on this machine is taken as it is.
 """
 
 import csv
@@ -48,7 +49,7 @@ def read(data_uri: str, split: str) -> Dataset:
     folder_uris = [storage.join(folder_uri, *place) for place in ((), ("images",), (split,), ("images", split))]
     builder = DatasetBuilder(data_uri, split, object_noun="line")
     for described in parse_csv(decoded(storage.read_bytes(files[split]), files[split]), files[split]):
-        image_uri = images.find(folder_uris, described.filename or "")
+        image_uri = images.locate(folder_uris, described.filename or "")
         if image_uri is None:
             builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
         else:

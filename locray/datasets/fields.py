@@ -2,12 +2,15 @@
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from locray.errors import UsageError
 
 _MOST_SHOWN = 60
+_LONGEST_SIDE_PX = 2**31 - 1
+"""More than any format of images can hold."""
 
 
 def number(text: str | None, what: str) -> float:
@@ -30,17 +33,17 @@ def side_px(text: str | None, what: str) -> int | None:
     """A frame's width or height, None where the file doesn't say; some tools write 0 for "not known".
 
     Raises:
-        UsageError: there is something, and it is not a number.
+        UsageError: there is something, and it is not a number, or too large for a side.
     """
     if text is None or not text.strip():
         return None
-    return _side(number(text, what))
+    return _side(number(text, what), what)
 
 
 def json_number(value: object, what: str) -> float:
     """As `number`, of a value that JSON or YAML has read; text that holds a number is taken, as some tools write it."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return value
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
     if isinstance(value, str):
         return number(value, what)
     raise UsageError(f"{what}: found {shown(value)}, expected a number.")
@@ -48,10 +51,12 @@ def json_number(value: object, what: str) -> float:
 
 def json_side_px(value: object, what: str) -> int | None:
     """As `side_px`, of a value that JSON has read."""
-    return None if value is None else _side(json_number(value, what))
+    return None if value is None else _side(json_number(value, what), what)
 
 
-def _side(value: float) -> int | None:
+def _side(value: float, what: str) -> int | None:
+    if value > _LONGEST_SIDE_PX:
+        raise UsageError(f"{what}: found {value:g}, expected a side in pixels, at most {_LONGEST_SIDE_PX}.")
     rounded = round(value)
     return rounded if rounded > 0 else None
 
@@ -74,7 +79,7 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
         UsageError: it doesn't; names line and column.
     """
     try:
-        document = json.loads(decoded(data, where))
+        document = _parsed(decoded(data, where))
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except RecursionError:
@@ -82,6 +87,24 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"{where}: found {shown(document)}, expected a JSON object.")
     return document
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        # A whole number with more digits than Python reads. A hook makes reading several times slower, so only now.
+        return json.loads(text, parse_int=_number_or_text)
+
+
+def _number_or_text(digits: str) -> int | str:
+    """Text where Python doesn't read it: then the field that holds it is named like any other that is wrong."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 def json_list(document: Mapping[str, Any], key: str, where: str) -> list[Any]:

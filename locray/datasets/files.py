@@ -75,6 +75,15 @@ class ImageFinder:
                     return uri
         return self._find_folded(folder_uris, filename)
 
+    def locate(self, folder_uris: Sequence[str], name: str) -> str | None:
+        """As `find`, but an `s3://` URI, or the absolute path of a file on this machine, is the image itself.
+
+        An object is not looked for: that would take a request each.
+        """
+        if storage.is_remote(name) or (name.startswith("/") and storage.exists(name)):
+            return name
+        return self.find(folder_uris, name)
+
     def _find_folded(self, folder_uris: Sequence[str], filename: str) -> str | None:
         if self._by_folded is None:
             self._by_folded = {}

@@ -16,7 +16,7 @@ ONLY_SPLIT = "train"
 
 Folders = tuple[str, ...]
 Place = tuple[str, str | None]
-"""The split and the class of an image; None where it lies in a split's folder without a class."""
+"""The split and the class of an image; None where it lies beside the folders of its split's classes."""
 
 
 def splits(data_uri: str) -> list[str]:
@@ -51,7 +51,7 @@ def read(data_uri: str, split: str) -> Dataset:
 def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
     """Split and class for each folder that holds images, given as the names that lead to it.
 
-    Folders that lie above those of the splits or classes, or beside them, have no place.
+    Folders that lie above those of the splits, or beside them, have no place.
     """
     folders = sorted(set(paths))
     by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
@@ -62,7 +62,7 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
     below_common = {folder: folder[common:] for folder in folders if len(folder) > common}
     if _splits_repeat_their_classes(below_common.values()):
         return {folder: _place(folder, common) for folder in below_common}
-    return {folder: (ONLY_SPLIT, rest[0]) for folder, rest in below_common.items()}
+    return {folder: (ONLY_SPLIT, folder[common] if len(folder) > common else None) for folder in folders}
 
 
 def _depth_of_split(folder: Folders) -> int | None:

@@ -55,13 +55,16 @@ class Record:
 
     `width_px` and `height_px` are the frame that the boxes were written in: the image's own pixels, those of a scaled
     copy, those of the stored picture that EXIF turns, or 1 x 1 where boxes are shares of the sides. None where the
-    annotations don't say. `locray.images.exif.boxes_in_upright_frame` leads from there to the image's pixels.
+    annotations don't say. `locray.images.exif.boxes_in_upright_frame` leads from there to the image's pixels. Where a
+    side is not known, a box may reach over the image or lie beside it, until somebody opens it. `where` names the
+    image's entry in messages; empty where there is none.
     """
 
     image_uri: str
     objects: tuple[Annotation, ...]
     width_px: int | None
     height_px: int | None
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)

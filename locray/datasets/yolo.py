@@ -155,9 +155,10 @@ def _description(data_uri: str, uris: Sequence[str]) -> Mapping[str, Any]:
     for uri in uris:
         if ending_of(uri) not in (".yaml", ".yml") or "/" in below(data_uri, uri):
             continue
+        text = decoded(storage.read_bytes(uri), uri)
         try:
-            content = yaml.safe_load(decoded(storage.read_bytes(uri), uri))
-        except yaml.YAMLError as error:
+            content = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UsageError(f"{uri}: not YAML ({' '.join(str(error).split())}).") from None
         if isinstance(content, dict) and "names" in content:
             if "kpt_shape" in content:

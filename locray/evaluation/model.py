@@ -1,6 +1,5 @@
 """Predictions of a model for a data set, by the same stages as labelling. Called by `run` and by training's page."""
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +9,7 @@ from locray import schema
 from locray.config import Prediction
 from locray.datasets.records import Dataset
 from locray.errors import StoreError
-from locray.evaluation.truth import Evaluated, image_result
+from locray.evaluation.truth import Comparison, Evaluated
 from locray.labelling.identity import Identity
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import Clock
@@ -19,11 +18,14 @@ from locray.metrics.results import ImageResult
 from locray.progress import Progress, Report
 
 
-def evaluate_dataset(dataset: Dataset, identity: Identity, config: Prediction, report: Report) -> Evaluated:
+def evaluate_dataset(
+    dataset: Dataset, identity: Identity, config: Prediction, report: Report, *, strict: bool = False
+) -> Evaluated:
     """Labels the images of a data set in memory.
 
     Raises:
         StoreError: an image could not be fetched; metrics of a part would mislead.
+        UsageError: `strict`, and an image or a box can't be used.
     """
     clock = Clock()
     uris = pa.array([record.image_uri for record in dataset.records], pa.string())
@@ -32,17 +34,18 @@ def evaluate_dataset(dataset: Dataset, identity: Identity, config: Prediction, r
     worklist = InlineWorklist.of(listing, config.unit_size)
     report(Progress("starting", planned=worklist.num_images))
     pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
+    comparison = Comparison(identity.decode.limits, strict=strict)
     results: dict[int, ImageResult] = {}
-    errors: Counter[str] = Counter()
     for rows in pipeline.rows(worklist):
         for row in _labelled(rows):
-            errors.update([row[schema.ERROR_CODE]] if row[schema.ERROR_CODE] else [])
             ordinal = row[schema.ORDINAL]
-            results[ordinal] = image_result(dataset.records[ordinal], row, identity.decode.limits)
+            results[ordinal] = comparison.result(dataset.records[ordinal], row)
         clock.tick(len(results))
         report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
     in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
-    return Evaluated(identity.model_id, identity.config_hash, in_order, dict(errors))
+    return Evaluated(
+        identity.model_id, identity.config_hash, in_order, dict(comparison.errors), dict(comparison.left_out)
+    )
 
 
 def _labelled(rows: pa.Table) -> Iterator[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -81,7 +82,8 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     The predictions are a table's, or are made now, in memory, by a model.
 
     Raises:
-        UsageError: the data set, the split, the model, the table or an output is not what it should be.
+        UsageError: the data set, the split, the model, the table or an output is not what it should be; with
+            `--strict`, an annotation or an image can't be used.
         StoreError: an image could not be fetched; metrics of a part would mislead.
     """
     clock = Clock()
@@ -98,7 +100,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     if identity is None:
         evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
     else:
-        evaluated = evaluate_dataset(dataset, identity, complete, report)
+        evaluated = evaluate_dataset(dataset, identity, complete, report, strict=config.strict)
     report(Progress("measuring"))
     figures = Figures.of(evaluated.results)
     summary = summarise(config.data, dataset, evaluated, figures, table=config.table, wall_s=clock.wall_s)
@@ -145,7 +147,7 @@ def summarise(
             list(confusion.labels), confusion.counts.tolist(), "images" if confusion.one_object_each else "objects"
         ),
         errors=evaluated.errors,
-        left_out=dict(dataset.left_out),
+        left_out=dict(sorted((Counter(dataset.left_out) + Counter(evaluated.left_out)).items())),
         wall_s=wall_s,
     )
 

@@ -11,7 +11,7 @@ from locray.config import EvaluateConfig
 from locray.datasets.records import Dataset
 from locray.errors import UsageError
 from locray.evaluation.same_image import file_name, match_uris
-from locray.evaluation.truth import Evaluated, image_result
+from locray.evaluation.truth import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
 from locray.labelling.identity import Identity, named_identity
 from locray.labelling.table import open_table
@@ -35,7 +35,8 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
     row is about which image.
 
     Raises:
-        UsageError: there is no table, it is not clear which of its models is meant, or images have no row.
+        UsageError: there is no table, it is not clear which of its models is meant, or images have no row; with
+            `--strict`, an image or a box can't be used.
     """
     table = open_table(table_uri)
     if table is None:
@@ -57,12 +58,9 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
     rows = candidates.filter(pa.array(mask)).to_pylist()
     own = _own_rows(dataset, rows, f"{table_uri} ({model_id}/{config_hash})")
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
-    results = [
-        image_result(record, row, limits, config.score_threshold or 0.0)
-        for record, row in zip(dataset.records, own, strict=True)
-    ]
-    errors = Counter(row[schema.ERROR_CODE] for row in own if row[schema.ERROR_CODE])
-    return Evaluated(model_id, config_hash, results, dict(errors))
+    comparison = Comparison(limits, min_score=config.score_threshold or 0.0, strict=config.strict)
+    results = [comparison.result(record, row) for record, row in zip(dataset.records, own, strict=True)]
+    return Evaluated(model_id, config_hash, results, dict(comparison.errors), dict(comparison.left_out))
 
 
 def _rows_named_alike(predictions: Any, dataset: Dataset) -> pa.Table:

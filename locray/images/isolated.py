@@ -35,8 +35,8 @@ _MEMORY_A_PIXEL_BYTES = 48
 """The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
 
 _START_TIMEOUT_S = 120
-_END_TIMEOUT_S = 10
-"""For one that has hung up and is about to end. Who kills it sooner would not know what it died of."""
+_HANGS_UP_WITHIN_S = 5
+"""From the end of its socket to the end of a child that dies."""
 _ORPHANS_DEADLINE = 2
 """A child whose parent died while it hung ends itself after this many times the deadline."""
 
@@ -73,18 +73,24 @@ class IsolatedDecoder:
         """What `decode_image` says of one image, or `decoder_crash`, or `decoder_timeout`.
 
         Raises:
-            OSError: no child can be started, or somebody else killed it, which says nothing about the image.
+            OSError: no child can be started, which says nothing about the image.
         """
         if self._child is not None:
             with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
                 return self._ask(self._child, data)
-        self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
         try:
-            return self._ask(self._child, data)
+            return self._ask_new_child(data)
         except _ChildDiedError as death:
-            if death.code is None:
-                raise ChildProcessError(str(death)) from death
-            return ImageFailure(death.code, str(death), sniff_format(data))
+            if not death.was_killed:
+                return _failure(death, data)
+        try:  # perhaps the machine was short of memory, and this process the next best to kill
+            return self._ask_new_child(data)
+        except _ChildDiedError as death:
+            return _failure(death, data)
+
+    def _ask_new_child(self, data: bytes) -> DecodedImage | ImageFailure:
+        self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
+        return self._ask(self._child, data)
 
     def _ask(self, child: "_Child", data: bytes) -> DecodedImage | ImageFailure:
         try:
@@ -105,11 +111,15 @@ class IsolatedDecoder:
 
 
 class _ChildDiedError(Exception):
-    """The code is None where the image is not to blame."""
-
-    def __init__(self, code: ErrorCode | None, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, *, was_killed: bool = False) -> None:
         super().__init__(message)
         self.code = code
+        self.was_killed = was_killed
+        """By somebody else: no decoder does that to itself."""
+
+
+def _failure(death: _ChildDiedError, data: bytes) -> ImageFailure:
+    return ImageFailure(death.code, str(death), sniff_format(data))
 
 
 class _Child:
@@ -153,19 +163,15 @@ class _Child:
             message = f"the decoder was not done after {self._timeout_s:g} s"
             raise _ChildDiedError(ErrorCode.DECODER_TIMEOUT, message) from None
         except (EOFError, OSError):
-            raise self._hung_up() from None
+            with suppress(subprocess.TimeoutExpired):  # one that hung up and lives on is ended below
+                self._process.wait(_HANGS_UP_WITHIN_S)
+            was_killed = self._process.returncode == -signal.SIGKILL
+            message = f"the decoder {_how_it_ended(self.end())}"
+            raise _ChildDiedError(ErrorCode.DECODER_CRASH, message, was_killed=was_killed) from None
         except (ValueError, TypeError, KeyError):
             self.end()
             message = "the decoder's memory is damaged: its answer can't be read"
             raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
-
-    def _hung_up(self) -> _ChildDiedError:
-        """Why there is nobody to talk to any more."""
-        with suppress(subprocess.TimeoutExpired):
-            if self._process.wait(_END_TIMEOUT_S) == -signal.SIGKILL:
-                self.end()
-                return _ChildDiedError(None, "the decoder was killed (SIGKILL), as where memory runs out")
-        return _ChildDiedError(ErrorCode.DECODER_CRASH, f"the decoder {_how_it_ended(self.end())}")
 
     def end(self) -> int:
         """Kills and reaps the child. Its return code is what it died of, if it was dead before."""

@@ -13,11 +13,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from locray import schema
-from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode, are_few
+from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
 from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
 """Deferred images that are named; of the others, only the number is told."""
+FEW_IMAGES = 10
+"""Fewer failures than this say nothing against a store and a model that have served the table before."""
 
 
 class Bitmap:
@@ -41,7 +43,8 @@ class Committer:
 
     A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
     image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none. At the
-    end of a worklist, a few failures beside older rows (`are_few`) are the images' own unless `vouch` says otherwise.
+    end of the worklist, a few such failures are committed where store and model have `served` before, and `vouch` says
+    nothing else: a night may have no other image.
 
     Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
 
@@ -52,7 +55,7 @@ class Committer:
         run_date: the partition of the run.
         commit_rows: rows after which a commit is made.
         replace: rows take the place of older ones with the same key.
-        already_labelled: listed images that the table held rows of before the run.
+        served: whether the table holds rows of this model and configuration already.
         vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
             before, else what it gives instead.
     """
@@ -66,17 +69,17 @@ class Committer:
         run_date: date,
         commit_rows: int,
         replace: bool = False,
-        already_labelled: int = 0,
+        served: bool = False,
         vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
         self.writer = writer
         self._write = writer.replace if replace else writer.append
         self._num_images = num_images
-        self._already_labelled = already_labelled
         self._seen = Bitmap(num_images)
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
+        self._served = served
         self._vouch = vouch
         self._pending: list[pa.Table] = []
         self._num_pending = 0
@@ -181,6 +184,10 @@ class Committer:
         with self._lock:
             try:
                 self._flush()
+                if self._are_few_and_its_own():
+                    few, self._pending = self._pending, []
+                    for rows in few:
+                        self._commit(rows)
             finally:
                 for rows in self._pending:
                     self._take_back(rows, None)
@@ -198,11 +205,17 @@ class Committer:
         """Which of these codes may be ours."""
         pending_of_the_store = STORE_CODES.intersection(codes)
         num_fetched = self.ok + self.failed - sum(self.errors[code] for code in STORE_CODES)
-        may_be_ours = self.answered < self._num_images or not are_few(self.failed, self._already_labelled)
-        store_is_doubted, model_is_doubted = may_be_ours and not num_fetched, may_be_ours and not self.ok
-        self.doubt = self._vouch() if pending_of_the_store and not store_is_doubted else None
-        doubted = pending_of_the_store if self.doubt or store_is_doubted else frozenset()
-        return sorted(doubted | MODEL_CODES if model_is_doubted else doubted)
+        self.doubt = self._vouch() if pending_of_the_store and num_fetched else None
+        doubted = pending_of_the_store if self.doubt or not num_fetched else frozenset()
+        return sorted(doubted if self.ok else doubted | MODEL_CODES)
+
+    def _are_few_and_its_own(self) -> bool:
+        """Whether what is left in doubt is the images' fault: of a run that was cut off, nobody knows the others."""
+        if not self._served or self.answered < self._num_images or sum(map(len, self._pending)) >= FEW_IMAGES:
+            return False
+        if self.doubt is None and any(STORE_CODES.intersection(_codes(rows)) for rows in self._pending):
+            self.doubt = self._vouch()
+        return self.doubt is None
 
     def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
         """Defers rows that were counted already, for this cause; None: for their own codes."""

@@ -144,7 +144,7 @@ def _settle(
         try:
             decoded = decode(fetched.data)
         except OSError as error:
-            outcome.error_code, outcome.error_message = DeferralCause.WORKER, f"no process could decode it: {error}"
+            outcome.error_code, outcome.error_message = DeferralCause.WORKER, f"no process to decode it in: {error}"
             return
     else:
         decoded = fetched

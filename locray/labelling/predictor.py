@@ -15,7 +15,7 @@ from torch import Tensor
 
 from locray import boxes, schema
 from locray.config import Device
-from locray.errors import ErrorCode, LocrayError, UsageError
+from locray.errors import ErrorCode, UsageError
 from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
@@ -75,19 +75,14 @@ class Predictor:
         for chosen, batch in zip(choices, batches, strict=True):
             try:
                 parts.append((chosen, self._run(batch, len(chosen))))
-            except LocrayError:
-                raise
-            except Exception:  # noqa: BLE001 (a network may raise anything)
-                # One image may be the cause; alone, each shows whether it is.
+            except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
                 for row in chosen:
                     try:
                         (alone,) = self._network.uploaded([self._padded(images[[row]])])
                         parts.append((np.array([row]), self._run(alone, 1)))
-                    except LocrayError:
-                        raise
                     except Exception as error:  # noqa: BLE001
-                        message = f"{type(error).__name__}: {error}".splitlines()[0]
-                        failed[int(row)] = (ErrorCode.MODEL_ERROR, message)
+                        told = next(iter(str(error).splitlines()), type(error).__name__)
+                        failed[int(row)] = (ErrorCode.MODEL_ERROR, told)
         if not parts:
             return _Answers(
                 rows[:0], np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), failed

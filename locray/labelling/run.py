@@ -72,7 +72,7 @@ def label(
         run_date=config.run_date,
         commit_rows=config.commit_rows,
         replace=bool(config.retry_failed),
-        already_labelled=counts.already_labelled,
+        served=counts.already_labelled > 0,
         vouch=control.lost,
     )
     summary = LabelSummary(

@@ -4,7 +4,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from locray.errors import ExitCode, are_few
+from locray.errors import ExitCode
+from locray.labelling.committer import FEW_IMAGES
 
 
 class Clock:
@@ -83,8 +84,9 @@ class LabelSummary:
     def exit_code(self, max_failure_rate: float) -> ExitCode:
         """What to tell the shell: a failure rate over the limit weighs more than images left for the next run.
 
-        A few failures beside what is labelled already are no rate.
+        It isn't judged by a few failures, but in a table's first run: a night may have one new image, and that broken.
         """
-        if self.failure_rate() > max_failure_rate and not are_few(self.failed, self.already_labelled):
+        is_judged = self.failed >= FEW_IMAGES or not self.already_labelled
+        if is_judged and self.failure_rate() > max_failure_rate:
             return ExitCode.FAILURE_RATE
         return ExitCode.DEFERRED if self.deferred else ExitCode.DONE

@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import dataclass
 
+import safetensors
 import safetensors.torch
 import torch
 from torch import nn

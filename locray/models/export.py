@@ -97,6 +97,8 @@ def export(config: ExportModelConfig, report: Report) -> ExportSummary:
             f"written. Export to another form, or report it with the architecture, {artifact.info.architecture}"
         )
     storage.write_bytes(output_uri, exported.data)
+    if not difference.compared:
+        report(Progress("the artifact finds nothing in the images of the check: compare the two on images of yours"))
     return ExportSummary(
         output=output_uri,
         form=config.to,

@@ -61,11 +61,14 @@ class SmallCnn(SingleObject):
 
 
 def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """See `models.ModelFamily`. Neither variants nor pretrained weights exist for this family."""
+    """See `models.ModelFamily`. Neither variants nor weights of torchvision exist for this family."""
     if variant:
         raise UsageError(f"small_cnn has no variants, found small_cnn/{variant}: use --model small_cnn")
     if weights is not None:
-        raise UsageError("small_cnn has no pretrained weights: leave out --weights, or choose localizer/<trunk>")
+        raise UsageError(
+            f"torchvision has no weights for small_cnn, found --weights {weights}: give the folder of an artifact, "
+            "leave the option out, or choose localizer/<trunk>"
+        )
     if input_size_px < _SMALLEST_INPUT_PX:
         raise UsageError(
             f"small_cnn needs an input size of at least {_SMALLEST_INPUT_PX} pixels, found {input_size_px}"

@@ -101,11 +101,14 @@ def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def build_small_resnet(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """See `models.ModelFamily`. Neither variants nor pretrained weights exist for this family."""
+    """See `models.ModelFamily`. Neither variants nor weights of torchvision exist for this family."""
     if variant:
         raise UsageError(f"small_resnet has no variants, found small_resnet/{variant}: use --model small_resnet")
     if weights is not None:
-        raise UsageError("small_resnet has no pretrained weights: leave out --weights, or choose localizer/<trunk>")
+        raise UsageError(
+            f"torchvision has no weights for small_resnet, found --weights {weights}: give the folder of an artifact, "
+            "leave the option out, or choose localizer/<trunk>"
+        )
     if input_size_px < 2 * _STRIDE or input_size_px % _STRIDE:
         nearest = max(2, round(input_size_px / _STRIDE)) * _STRIDE
         raise UsageError(

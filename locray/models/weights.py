@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from locray import storage
 from locray.errors import UsageError
+from locray.model_files import has_artifact
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 # Checkpoints of torchvision before 0.2, and those with frozen batch norms, lack this counter; only cumulative
@@ -22,8 +23,17 @@ _NEVER_MISSED = "num_batches_tracked"
 
 
 def is_file(weights: str) -> bool:
-    """Whether `weights` is the URI of a file; otherwise it is one of torchvision's names."""
-    return "/" in weights or weights.endswith(_SUFFIXES)
+    """Whether `weights` is the URI of a file with a state dict."""
+    return weights.endswith(_SUFFIXES)
+
+
+def is_artifact(weights: str) -> bool:
+    """Whether `weights` is the URI of an artifact of ours, to be told from a file and from torchvision's names.
+
+    Raises:
+        StoreError: the store does not answer.
+    """
+    return not is_file(weights) and ("/" in weights or has_artifact(storage.normalise(weights)))
 
 
 def read_state(uri: str) -> dict[str, Tensor]:
@@ -62,11 +72,11 @@ def torchvision_state(name: str, weights: str, choices: Mapping[str, Any]) -> di
     if weights not in choices:
         raise UsageError(
             f"torchvision has no weights {weights!r} for {name}; it has {', '.join(choices) or 'none'}. "
-            "Weights may also be a file: a URI that ends in .pth or .safetensors"
+            "Weights may also be a file, whose URI ends in .pth or .safetensors, or the folder of an artifact"
         )
     try:
         state: dict[str, Tensor] = choices[weights].get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError) as error:
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
         raise UsageError(
             f"the weights {weights} of {name} could not be downloaded from {choices[weights].url} ({error}). "
             "Fetch that file where the site can be reached, and pass it as --weights FILE.pth"
@@ -99,5 +109,5 @@ def fill(model: nn.Module, name: str, state: Mapping[str, Tensor], origin: str, 
         raise UsageError(
             f"the weights of {origin} are not those of torchvision's {name}: {len(missing)} tensors are missing and "
             f"{len(misshapen)} have another shape, such as {', '.join(sorted(missing | misshapen)[:3])}. "
-            f"Give a state dict of {name}"
+            f"Give a state dict of {name}, or the folder of an artifact that locray has trained"
         )

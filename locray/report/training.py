@@ -51,7 +51,11 @@ def write_training_page(
     chosen = some_of(validation, MOST_IMAGES)
     # A curve of precision and recall needs what the artifact's threshold would leave out.
     prediction = Prediction(
-        score_threshold=0, max_bytes=config.max_bytes, max_pixels=config.max_pixels, verbose=config.verbose
+        score_threshold=0,
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+        device=config.device,
+        verbose=config.verbose,
     )
     identity = Identity.of(config.output, prediction)
     evaluated = evaluate_dataset(chosen, identity, prediction, report)

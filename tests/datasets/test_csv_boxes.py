@@ -68,6 +68,7 @@ def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
         (f"{HEADER}\na.jpg,,1,2,3,4\n", "line 2, field class: found nothing beside a box"),
         (f"{HEADER}\n,cow,1,2,3,4\n", "line 2, field filename: found nothing"),
         (f"{HEADER},width,height\na.jpg,cow,1,2,3,4,wide,5\n", "line 2, field width: found 'wide'"),
+        (f"{HEADER},width,height\na.jpg,cow,1,2,3,4,1e300,5\n", r"line 2, field width: found 1e\+300, expected a side"),
         (
             f"{HEADER},width,height\na.jpg,cow,1,2,3,4,10,20\na.jpg,cow,1,2,3,4,20,10\n",
             r"line 3, fields width and height: found 20 x 10 for 'a.jpg', but 10 x 20",
@@ -86,7 +87,7 @@ def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     rows = [f"{file},cow,1,2,3,4" for file in ["beside.jpg", "one.jpg", "two.jpg", "three.jpg", "ü #1 %.JPG"]]
-    absent = ["gone.jpg,cow,1,2,3,4", "../other/gone.jpg,cow,1,2,3,4", f"{tmp_path}/beside.jpg,cow,1,2,3,4"]
+    absent = ["gone.jpg,cow,1,2,3,4", "../other/gone.jpg,cow,1,2,3,4", f"{tmp_path}/gone.jpg,cow,1,2,3,4"]
     (tmp_path / "train.csv").write_text("\n".join([HEADER, *rows, *absent]), encoding="utf-8-sig")
 
     dataset = read_dataset(str(tmp_path), "csv", "train")
@@ -158,4 +159,24 @@ def test_places_name_lines(tmp_path):
     assert dataset.left_out_places["inverted_box"] == (f"{image}, line 3, box of 'cow': 5 2 3 4",)
     assert dataset.left_out_places["no_image"] == (
         f"{tmp_path}/train.csv, image 'gone.jpg': there is no image 'gone.jpg'",
+    )
+
+
+def test_boxes_beside_the_frame_are_left_out_where_it_is_known(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"")
+    rows = ["a.jpg,cow,100,0,120,50,100,50", "a.jpg,ant,-9,5,0.5,60,100,50", "a.jpg,cow,5,-9,9,-1,100,50"]
+    unknown = ["b.jpg,cow,100,0,120,50,,", "b.jpg,cow,5,-9,9,-1,,", "b.jpg,ant,5,-9,9,1,,"]
+    (tmp_path / "train.csv").write_text("\n".join([f"{HEADER},width,height", *rows, *unknown]))
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert [record.objects for record in dataset.records] == [
+        (Annotation("ant", (0, 5, 0.5, 50)),),
+        (Annotation("cow", (100, 0, 120, 50)), Annotation("ant", (5, 0, 9, 1))),
+    ]
+    assert (dataset.left_out, dataset.num_clipped_boxes) == ({"outside_box": 3}, 2)
+    file = f"{tmp_path}/train.csv"
+    assert dataset.left_out_places["outside_box"] == (
+        f"{file}, image 'a.jpg', line 2, box of 'cow': 100 0 120 50 in a frame of 100 x 50",
+        f"{file}, image 'a.jpg', line 4, box of 'cow': 5 -9 9 -1 in a frame of 100 x 50",
+        f"{file}, image 'b.jpg', line 6, box of 'cow': 5 -9 9 -1",
     )

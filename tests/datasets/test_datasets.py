@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from locray import storage
 from locray.datasets import FORMATS, Annotation, Dataset, Record, list_splits, read_dataset, split_for_validation
+from locray.datasets.coco import write_coco
+from locray.datasets.csv_boxes import write_csv
+from locray.datasets.parquet import write_parquet
+from locray.datasets.records import Described
 from locray.errors import UsageError
 
 
@@ -164,3 +169,40 @@ def test_an_archive_in_a_bucket_is_read_as_a_folder_is(s3_bucket, tmp_path):
     dataset = read_dataset(f"{s3_bucket.uri}/x.zip", "folders", "train")
     assert dataset.classes == ("ant", "cow")
     assert dataset.records[1].image_uri == f"zip:{s3_bucket.uri}/x.zip!/pets/train/cow/1.jpg"
+
+
+WRITERS = {"coco": (write_coco, ".json"), "csv": (lambda images: write_csv(images).encode(), ".csv")}
+WRITERS["parquet"] = (write_parquet, ".parquet")
+
+
+def write_naming(folder, format_name, *names):
+    """Annotations of images by these names."""
+    writer, ending = WRITERS[format_name]
+    folder.mkdir()
+    cow = Annotation("cow", (1, 2, 3, 4))
+    (folder / f"train{ending}").write_bytes(writer([Described(name, (cow,)) for name in names]))
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("format_name", WRITERS)
+def test_annotations_on_a_disk_name_images_in_a_bucket(s3_bucket, tmp_path, format_name):
+    """Which is not asked for each of them: what is not there is found when the images are fetched."""
+    names = [f"{s3_bucket.uri}/100%/#1 ü.JPG", f"{s3_bucket.uri}/gone.jpg"]
+    s3_bucket.put("100%/#1 ü.JPG", b"x")
+    write_naming(tmp_path / "data", format_name, *names)
+    dataset = read_dataset(str(tmp_path / "data"), format_name, "train")
+    assert [record.image_uri for record in dataset.records] == names
+    assert dataset.left_out == {}
+    assert storage.read_bytes(names[0]) == b"x"
+
+
+@pytest.mark.parametrize("format_name", ["coco", "csv"])
+def test_annotations_name_images_by_absolute_paths(tmp_path, format_name):
+    """Those of another machine lead nowhere."""
+    elsewhere = tmp_path / "elsewhere" / "1.jpg"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(b"x")
+    write_naming(tmp_path / "data", format_name, str(elsewhere), "/gone/2.jpg", "C:\\data\\3.jpg")
+    dataset = read_dataset(str(tmp_path / "data"), format_name, "train")
+    assert [record.image_uri for record in dataset.records] == [str(elsewhere)]
+    assert dataset.left_out == {"no_image": 2}

@@ -19,14 +19,15 @@ def places(*paths):
         (["pets/v1/test/cow", "pets/v1/train/test"],
          {"pets/v1/test/cow": ("test", "cow"), "pets/v1/train/test": ("train", "test")}),
         (["train", "train/cow", "docs"], {"train": ("train", None), "train/cow": ("train", "cow")}),
-        (["cow", "ant", ""], {"cow": ("train", "cow"), "ant": ("train", "ant")}),
+        (["cow", "ant", ""], {"cow": ("train", "cow"), "ant": ("train", "ant"), "": ("train", None)}),
         (["pets/cow", "pets/ant/1", "pets/ant/2"],
          {"pets/cow": ("train", "cow"), "pets/ant/1": ("train", "ant"), "pets/ant/2": ("train", "ant")}),
         (["fold1/cow", "fold1/ant", "fold2/cow"],
          {"fold1/cow": ("fold1", "cow"), "fold1/ant": ("fold1", "ant"), "fold2/cow": ("fold2", "cow")}),
+        (["fold1/cow", "fold2/cow", ""], {"fold1/cow": ("fold1", "cow"), "fold2/cow": ("fold2", "cow")}),
         (["cow/1", "ant/2"], {"cow/1": ("train", "cow"), "ant/2": ("train", "ant")}),
         (["cow", "test"], {"cow": ("train", "cow"), "test": ("train", "test")}),
-        ([""], {}),
+        ([""], {"": ("train", None)}),
         ([], {}),
     ],
 )  # fmt: skip
@@ -53,6 +54,22 @@ def test_images_are_known_by_their_ending_in_any_case(tmp_path):
     assert dataset.left_out == {"no_annotation": 1}
     with pytest.raises(UsageError, match=r"no split 'tset' in .*It has: test, train; did you mean 'test'"):
         read_dataset(str(tmp_path), "folders", "tset")
+
+
+def test_images_beside_the_folders_of_the_classes_are_counted(tmp_path):
+    write(tmp_path, dict.fromkeys(["cow/1.jpg", "ant/1.jpg", "cover.png", "README.md"], ""))
+    dataset = read_dataset(str(tmp_path), "folders", "train")
+    assert names_below(tmp_path, dataset) == ["ant/1.jpg", "cow/1.jpg"]
+    assert dataset.left_out == {"no_annotation": 1}
+    place = f"{tmp_path}/cover.png: lies beside the folders of the classes"
+    assert dataset.left_out_places == {"no_annotation": (place,)}
+
+
+def test_images_without_any_folder_are_no_data_set(tmp_path):
+    write(tmp_path, dict.fromkeys(["1.jpg", "2.jpg"], ""))
+    assert list_splits(str(tmp_path), "folders") == []
+    with pytest.raises(UsageError, match=r"Found no splits in .*Expected: images in <split>/<class>/ or in <class>/"):
+        read_dataset(str(tmp_path), "folders", "train")
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 50_000), ("test", 10_000)])

@@ -51,6 +51,34 @@ def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
     assert dataset.left_out == {"empty_box": 1, "no_image": 1}
 
 
+def test_real_troubles_are_counted(tmp_path):
+    boxes = [[0.5, 0.5, 0, 0.2], [0.5, 0.5, -0.1, 0.2], [1.2, 0, 0.5, 0.5], [-0.5, 0, 0.5, 0.5], [0.75, 0.5, 0.5, 0.25]]
+    content = {"fork": {"a": boxes, "A.jpg": [0, 0, 0.5, 0.5], "1": [0, 0, 1, 1]}, "spoon": {"2.png": [0, 0, 1, 1]}}
+    files = ["a.jpg", "x/1.jpg", "y/1.jpg", "x/spoon/2.png", "y/spoon/2.png"]
+    write(tmp_path, {**dict.fromkeys(files, ""), "regions.json": json.dumps(content)})
+    dataset = read_dataset(str(tmp_path), "regions", "train")
+    assert names_below(tmp_path, dataset) == ["a.jpg"]
+    assert dataset.records[0].objects == (Annotation("fork", (0.75, 0.5, 1, 0.75)),)
+    assert dataset.num_clipped_boxes == 1
+    assert dataset.left_out == {
+        "duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "no_image": 2, "outside_box": 2
+    }  # fmt: skip
+    file = f"{tmp_path}/regions.json"
+    assert dataset.left_out_places == {
+        "empty_box": (f"{file}, image 'a', object 1, box of 'fork': 0.5 0.5 0.5 0.7 in a frame of 1 x 1",),
+        "inverted_box": (f"{file}, image 'a', object 2, box of 'fork': 0.5 0.5 0.4 0.7 in a frame of 1 x 1",),
+        "outside_box": (
+            f"{file}, image 'a', object 3, box of 'fork': 1.2 0 1.7 0.5 in a frame of 1 x 1",
+            f"{file}, image 'a', object 4, box of 'fork': -0.5 0 0 0.5 in a frame of 1 x 1",
+        ),
+        "duplicate_id": (f"{file}, image 'A.jpg': {tmp_path}/a.jpg again",),
+        "no_image": (
+            f"{file}, image '1': 2 images have this name",
+            f"{file}, image '2.png': 2 images have this name",
+        ),
+    }
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -58,6 +86,8 @@ def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
         ('{"fork": [1]}', r"regions.json, class 'fork': found \[1\], expected images with their boxes"),
         ('{"fork": {"a": [1, 2, 3]}}', r"class 'fork', image 'a': found \[1, 2, 3\], expected 4 numbers"),
         ('{"fork": {"a": [[1, 2, 3, "x"]]}}', "class 'fork', image 'a': found 'x', expected a number"),
+        ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 400), r"class 'fork', image 'a': found 10*\.{3}, expected a"),
+        ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 5000), "class 'fork', image 'a': found '10*', expected a number"),
         ('{"fork": {"a": null}}', "class 'fork', image 'a': found nothing, expected 4 numbers"),
     ],
 )

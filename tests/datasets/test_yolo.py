@@ -102,6 +102,9 @@ def test_names_of_classes(tmp_path, file, content):
         ({"data.yaml": "names: {0: cow, 2: ant}"}, r"field names: found the numbers \[0, 2\], expected 0, 1, 2"),
         ({"data.yaml": "names: [cow, ' ']"}, "field names: found .*expected the name of each class"),
         ({"data.yaml": "names: [cow"}, "data.yaml: not YAML"),
+        ({"data.yaml": "names: [cow]\nversion: " + "9" * 5000}, "data.yaml: not YAML"),
+        ({"data.yaml": "names: [cow]\ndate: 2024-13-45"}, "data.yaml: not YAML"),
+        ({"data.yaml": "names: " + "[" * 2000}, "data.yaml: not YAML"),
         ({"data.yaml": "names: [cow]\nkpt_shape: [17, 3]"}, "field kpt_shape: found a data set of key points"),
     ],
 )

@@ -15,7 +15,7 @@ from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
 from locray.evaluation.figures import Figures
 from locray.evaluation.run import evaluate
-from locray.evaluation.truth import image_result
+from locray.evaluation.truth import Comparison
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
@@ -90,10 +90,9 @@ def test_a_table_and_its_model_give_the_same_figures(
     config = EvaluateConfig(data=str(data), format="csv", table=write(tmp_path / "t", labelled, prefix=prefix))
     evaluation = evaluate(config, ignore)
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
-    direct = [
-        image_result(record, row, limits) for record, row in zip(dataset.records, labelled.to_pylist(), strict=True)
-    ]
-    figures = Figures.of(direct)
+    comparison = Comparison(limits)
+    pairs = zip(dataset.records, labelled.to_pylist(), strict=True)
+    figures = Figures.of([comparison.result(*pair) for pair in pairs])
     assert figures.localization.class_accuracy > 0
     assert figures.localization.mean_iou > 0
     assert evaluation.figures.localization == figures.localization
@@ -201,3 +200,23 @@ def test_a_page_and_what_a_person_reads(data: Path, labelled: pa.Table, tmp_path
     assert "map_50_95" in done.stdout
     assert "calibration_error" in done.stdout
     assert f"Rows of {table}" in page.read_text()
+
+
+def test_boxes_beside_their_image_are_left_out_and_counted(labelled: pa.Table, tmp_path: Path) -> None:
+    """Where the annotations name no frame, they are seen once the image is opened."""
+    uris = labelled[schema.IMAGE_URI].to_pylist()
+    rows = [f"{uri},cow,{box}" for uri in uris for box in ("9999,0,10020,50", "0,0,9,9")]
+    (tmp_path / "test.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]))
+    table = write(tmp_path / "t", labelled)
+    facts = json.loads(locray(*options(tmp_path, table, "--json")).stdout)
+    assert (facts["images"], facts["errors"]) == (12, {"truncated": 1})
+    assert facts["left_out"] == {"outside_box": 11}
+    assert facts["objects"] == 12 + 1, "the size of the one that is broken is not known"
+    message = refused(*options(tmp_path, table, "--strict"))
+    assert f"{tmp_path}/test.csv, image" in message
+    assert "box of 'cow': 9999 0 10020 50 in an image of" in message
+
+
+def test_strict_refuses_images_that_can_not_be_used(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+    message = refused(*options(data, write(tmp_path / "t", labelled), "--strict"))
+    assert f"{data}/images/test-00007.jpg: could not be labelled (truncated)" in message

@@ -16,6 +16,8 @@ from PIL import Image
 from s3_server import S3Bucket
 
 from locray import schema
+from locray.config import LabelConfig
+from locray.errors import ExitCode
 from locray.labelling.verification.table import TableCheck, check_table
 from locray.storage.files import file_etag
 
@@ -66,8 +68,27 @@ def summary_of(done: Done) -> dict[str, Any]:
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert summary["ok"] + summary["failed"] + summary["deferred"] == summary["planned"], summary
     assert summary["failed"] == sum(summary["errors"].values()), summary
-    assert done.returncode or not summary["deferred"], summary
+    assert done.returncode in exit_codes(summary, max_failure_rate_of(done)), done
     return summary
+
+
+def exit_codes(summary: Mapping[str, Any], max_failure_rate: float) -> set[int]:
+    """What the run may tell the shell, going by its counts: one code, but where only few images of a night failed."""
+    if (summary["deferred_reason"] or "").startswith("the run was stopped by an error"):
+        return {ExitCode.UNEXPECTED, ExitCode.USAGE, ExitCode.FENCED}
+    unless_too_many_failed = ExitCode.DEFERRED if summary["deferred"] else ExitCode.DONE
+    ok, failed = summary["ok"], summary["failed"]
+    if failed <= max_failure_rate * (ok + failed):
+        return {unless_too_many_failed}
+    is_a_night_of_few = failed < 10 and summary["already_labelled"] > 0
+    return {ExitCode.FAILURE_RATE, unless_too_many_failed} if is_a_night_of_few else {ExitCode.FAILURE_RATE}
+
+
+def max_failure_rate_of(done: Done) -> float:
+    """What the command was told, or has by default."""
+    if "--max-failure-rate" in done.args:
+        return float(done.args[done.args.index("--max-failure-rate") + 1])
+    return float(LabelConfig.model_fields["max_failure_rate"].default)
 
 
 def check_sound(table: str, versions: Versions) -> TableCheck:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from locray.config import Prediction
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 
 LIMITS = DecodeLimits(max_bytes=50_000_000, max_pixels=64_000_000)
@@ -98,6 +99,18 @@ def test_failures_give_a_message_and_say_what_they_know(oracle, outcomes):
     assert codes["pillow/decompression_bomb.gif"] == "too_many_pixels"
     assert codes["pillow/bmp/b/reallybig.bmp"] == "too_many_pixels"
     assert codes["pillow/truncated_image.png"] == "truncated"
+
+
+def test_the_limit_decides_of_a_bomb_of_which_pillow_only_warns(archive, oracle, outcomes):
+    path = "pillow/l2rgb_read.bmp"
+    by_default = DecodeLimits(LIMITS.max_bytes, Prediction().max_pixels)
+    with_defaults = decode_image((archive / path).read_bytes(), by_default)
+
+    assert oracle[path]["pillow_13_outcome"] == "PIL.Image.DecompressionBombWarning"
+    assert LIMITS.max_pixels < 151_587_072 < by_default.max_pixels
+    assert outcomes[path].code == "too_many_pixels"
+    assert isinstance(with_defaults, ImageFailure)
+    assert with_defaults.code == "truncated"
 
 
 def test_many_threads_give_the_same_outcomes_as_one(archive, oracle, outcomes):

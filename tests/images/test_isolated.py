@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -66,7 +65,11 @@ def test_a_child_says_what_the_process_itself_would(decode: IsolatedDecoder, rea
 
 @pytest.mark.parametrize(
     ("deed", "message"),
-    [("crash", "the decoder died of SIGSEGV"), ("exit", "the decoder ended with code 3")],
+    [
+        ("crash", "the decoder died of SIGSEGV"),
+        ("exit", "the decoder ended with code 3"),
+        ("be killed", "the decoder died of SIGKILL"),
+    ],
 )
 def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message: str) -> None:
     for _ in range(2):
@@ -74,6 +77,14 @@ def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message:
         assert isinstance(failure, ImageFailure)
         assert (failure.code, failure.message, failure.format) == ("decoder_crash", message, "gif")
         assert isinstance(decode(poison("nothing")), DecodedImage)
+
+
+def test_a_decoder_that_somebody_killed_is_asked_again(
+    decode: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert isinstance(decode(poison("be killed once")), DecodedImage)
+    assert (tmp_path / "was-killed").exists()
 
 
 @pytest.mark.slow
@@ -90,26 +101,6 @@ def test_a_hang_ends_at_the_deadline(deed: str) -> None:
 
 def test_an_image_is_not_blamed_for_what_another_did(decode: IsolatedDecoder) -> None:
     assert isinstance(decode(poison("spoil")), DecodedImage)
-    assert isinstance(decode(poison("nothing")), DecodedImage)
-
-
-def test_a_child_that_somebody_kills_is_not_the_image_s_fault(decode: IsolatedDecoder) -> None:
-    others = children_of("self")
-
-    def kill_the_child() -> None:
-        wait_until(lambda: bool(children_of("self") - others))
-        (child,) = children_of("self") - others
-        wait_until(lambda: "nanosleep" in Path(f"/proc/{child}/wchan").read_text())
-        os.kill(child, signal.SIGKILL)
-
-    with ThreadPoolExecutor() as threads:
-        killed = threads.submit(kill_the_child)
-        with pytest.raises(ChildProcessError, match=r"the decoder was killed \(SIGKILL\)"):
-            decode(poison("hang"))
-        killed.result()
-    assert isinstance(decode(poison("nothing")), DecodedImage)
-    (child,) = children_of("self") - others
-    os.kill(child, signal.SIGKILL)
     assert isinstance(decode(poison("nothing")), DecodedImage)
 
 

@@ -16,12 +16,14 @@ from processes import wait_for
 
 from locray import schema
 from locray.config import LabelConfig
-from locray.errors import FencedError
+from locray.errors import ErrorCode, FencedError
 from locray.labelling import run
 from locray.labelling.committer import Bitmap, Committer
 from locray.labelling.worklist import Worklist
 from locray.labelling.writer import TableWriter
 from locray.progress import ignore
+
+DENIED = ErrorCode.ACCESS_DENIED
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=10))
@@ -89,3 +91,41 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
         add_rows()
     commits.close()
     assert (commits.ok, commits.deferred_causes) == (0, {"not_committed": 1})
+
+
+@pytest.mark.parametrize("code", ["access_denied", "not_found", "non_finite"])
+@pytest.mark.parametrize(("served", "images", "has_rows"), [(True, 9, True), (True, 10, False), (False, 9, False)])
+def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
+    tmp_path: Path, code: str, served: bool, images: int, has_rows: bool
+) -> None:
+    commits = Committer(
+        TableWriter.claim(str(tmp_path / "table"), "net@0123456789ab"),
+        images,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=date(2026, 1, 2),
+        commit_rows=1000,
+        served=served,
+    )
+    commits.add(predicted(list(range(images)), status=schema.STATUS_FAILED, code=code))
+    commits.flush()
+    assert commits.commits == 0, "others may still come that clear them"
+    commits.close()
+    assert (commits.failed, commits.deferred, commits.commits) == ((images, 0, 1) if has_rows else (0, images, 0))
+
+
+@pytest.mark.parametrize(("listed", "said", "has_rows"), [(2, None, True), (3, None, False), (2, DENIED, False)])
+def test_a_few_are_no_rows_in_a_run_that_was_cut_off_or_where_images_that_were_fetched_no_longer_can_be(
+    tmp_path: Path, listed: int, said: ErrorCode | None, has_rows: bool
+) -> None:
+    commits = Committer(
+        TableWriter.claim(str(tmp_path / "table"), "net@0123456789ab"),
+        listed,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=date(2026, 1, 2),
+        commit_rows=1000,
+        served=True,
+        vouch=lambda: said,
+    )
+    commits.add(predicted([0, 1], status=schema.STATUS_FAILED, code=DENIED))
+    commits.close()
+    assert (commits.failed, commits.deferred) == ((2, 0) if has_rows else (0, 2))

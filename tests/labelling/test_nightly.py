@@ -218,21 +218,6 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
     assert second.verify.notes.keys() == {Check.FILE_REMOVED}
 
 
-def test_what_nobody_foresaw_in_a_step_is_written_down(
-    labelled: NightlyConfig, store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(writer: TableWriter, retention_hours: int) -> int:  # noqa: ARG001
-        raise RuntimeError("out of order")
-
-    monkeypatch.setattr(nightly_run, "vacuum", fail)
-    night = nightly(labelled, ignore)
-    failed = {"vacuum": "unexpected RuntimeError: out of order"}
-    assert (night.exit_code, night.failed) == (ExitCode.UNEXPECTED, failed)
-    assert night.compaction == Compaction(2, 1, 13)
-    (record,) = last_records(str(store))
-    assert (record["exit_code"], record["failed"]) == (1, failed)
-
-
 def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: Path) -> None:
     """The files are left to it; it is not fenced."""
     others: list[TableWriter] = []
@@ -276,15 +261,14 @@ def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
     assert len(set(seeds)) == 2
 
 
-@pytest.mark.parametrize(("error", "exit_code"), [(StoreError, 1), (FencedError, 5), (RuntimeError, 1)])
+@pytest.mark.parametrize("is_fenced", [False, True])
 def test_a_labelling_that_an_error_stops_is_written_down(
     images: Path,
     store: Path,
     artifact: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    error: type[Exception],
-    exit_code: int,
+    is_fenced: bool,
 ) -> None:
     """What it had committed stays, and somebody should know."""
 
@@ -293,21 +277,21 @@ def test_a_labelling_that_an_error_stops_is_written_down(
             units = super().rows(worklist)
             yield next(units)
             yield next(units)
-            if error is FencedError:
+            if is_fenced:
                 TableWriter.claim(str(store), Identity.of(artifact, Prediction()).model_id)
-            raise StoreError("the store is out") if error is FencedError else error("out of order")
+            raise StoreError("the store is out")
 
     monkeypatch.setattr(label_run, "Pipeline", Stopped)
     config = NightlyConfig(images=str(images), model=artifact, table=str(store), unit_size=4, commit_rows=4)
+    error, exit_code = (FencedError, 5) if is_fenced else (StoreError, 1)
     with pytest.raises(error) as told:
         commands.nightly(config, Console(as_json=True))
-    reason = f"unexpected RuntimeError: {told.value}" if error is RuntimeError else str(told.value)
     facts = json.loads(capsys.readouterr().out)
     page = html.unescape(Path(facts["page"]).read_text())
-    assert f"failed: {reason}" in page
+    assert f"failed: {told.value}" in page
     assert "not done: the labelling ended before its time" in page
     (record,) = last_records(str(store))
-    assert (record["exit_code"], record["failed"]) == (exit_code, {"label": reason})
+    assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
     assert facts == record | {"page": facts["page"]}
     assert record["label"]["planned"] == 13
     assert record["label"]["ok"] + record["label"]["failed"] == DeltaTable(store).to_pyarrow_dataset().count_rows() > 0
@@ -322,6 +306,13 @@ def test_a_failed_page_leaves_the_night_as_it_was(labelled: NightlyConfig) -> No
 
     assert night.attempt("page", fail) is None
     assert (night.exit_code, night.failed) == (ExitCode.UNEXPECTED, {"page": "no space"})
+
+
+def test_a_step_that_fails_as_nobody_foresaw_is_written_down_too(labelled: NightlyConfig) -> None:
+    night = nightly(labelled, ignore)
+    assert night.attempt("compact", lambda: 1 // 0) is None
+    assert night.exit_code is ExitCode.UNEXPECTED
+    assert night.failed == {"compact": "ZeroDivisionError: integer division or modulo by zero"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from locray.errors import FEW_IMAGES, ExitCode
+from locray.labelling.committer import FEW_IMAGES
 from locray.labelling.summary import Clock, LabelSummary
 
 
@@ -26,16 +26,26 @@ def test_a_speed_that_was_not_measured_is_null() -> None:
 
 
 @pytest.mark.parametrize(
-    ("already_labelled", "failed", "expected"),
+    ("already_labelled", "ok", "failed", "deferred", "exit_code"),
     [
-        (1, 1, ExitCode.DONE),
-        (1, FEW_IMAGES - 1, ExitCode.DONE),
-        (1, FEW_IMAGES, ExitCode.FAILURE_RATE),
-        (0, 1, ExitCode.FAILURE_RATE),
+        (0, 1, 0, 0, 0),
+        (0, 9, 1, 0, 0),  # a tenth is allowed
+        (0, 8, 1, 0, 3),
+        (0, 8, 1, 5, 3),
+        (0, 9, 1, 5, 4),
+        (0, 0, 0, 5, 4),
+        (0, 0, 0, 0, 0),
+        (1, 0, 1, 0, 0),  # a night with one new image, which is broken
+        (1, 0, FEW_IMAGES - 1, 0, 0),
+        (1, 0, FEW_IMAGES, 0, 3),
+        (1, 9 * FEW_IMAGES, FEW_IMAGES, 0, 0),
+        (1, 9 * FEW_IMAGES - 1, FEW_IMAGES, 0, 3),
+        (1, 0, 1, 1, 4),
     ],
 )
-def test_few_failures_beside_older_rows_are_no_rate(already_labelled: int, failed: int, expected: ExitCode) -> None:
-    """One broken image that is alone in its night is all of its images."""
-    summary = LabelSummary("run", "model", "table", 20, already_labelled, planned=failed, failed=failed)
-    assert summary.exit_code(0.1) is expected
-    assert summary.exit_code(1.0) is ExitCode.DONE
+def test_the_exit_code_is_what_the_numbers_say(already_labelled, ok, failed, deferred, exit_code) -> None:
+    planned = ok + failed + deferred
+    summary = LabelSummary(
+        "run", "model", "table", already_labelled + planned, already_labelled, planned, ok, failed, deferred
+    )
+    assert summary.exit_code(0.1) == exit_code

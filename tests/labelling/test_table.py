@@ -476,38 +476,6 @@ def test_failures_that_nothing_clears_us_of_are_deferred(tmp_path: Path) -> None
     assert list(commits.deferred_examples.values()) == ["something is wrong"] * 10
 
 
-@pytest.mark.parametrize("code", [STORE, "not_found", "changed", MODEL, "model_error"])
-@pytest.mark.parametrize(
-    ("num_images", "already_labelled", "is_written"), [(1, 1, True), (9, 1, True), (10, 1, False), (1, 0, False)]
-)
-def test_few_failures_beside_older_rows_are_the_images_own(
-    tmp_path: Path, code: str, num_images: int, already_labelled: int, is_written: bool
-) -> None:
-    """An image that is the only new one, and is denied, would be left to the next night by every night."""
-    uri = str(tmp_path / "table")
-    writer = TableWriter.claim(uri, MODEL_ID)
-    commits = committer(writer, num_images=num_images, already_labelled=already_labelled)
-    commits.add(predicted(list(range(num_images)), status=schema.STATUS_FAILED, code=code))
-    commits.close()
-    assert (commits.failed, commits.deferred) == ((num_images, 0) if is_written else (0, num_images))
-    assert rows_of(uri).num_rows == commits.failed
-
-
-def test_few_failures_are_not_the_images_own_before_the_end_or_against_what_is_vouched_for(tmp_path: Path) -> None:
-    """Of a worklist that was cut off, nobody knows how many images would have failed."""
-    uri = str(tmp_path / "table")
-    denied = predicted([0, 1], status=schema.STATUS_FAILED, code=STORE)
-    cut_off = committer(TableWriter.claim(uri, MODEL_ID), num_images=3, already_labelled=1)
-    cut_off.add(denied)
-    cut_off.close()
-    lost = committer(
-        TableWriter.claim(uri, MODEL_ID), num_images=2, already_labelled=1, vouch=lambda: ErrorCode.ACCESS_DENIED
-    )
-    lost.add(denied)
-    lost.close()
-    assert (cut_off.deferred, lost.deferred, rows_of(uri).num_rows) == (2, 2, 0)
-
-
 def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     said: list[ErrorCode | None] = [ErrorCode.ACCESS_DENIED, None, ErrorCode.ACCESS_DENIED]

@@ -21,6 +21,7 @@ from locray.labelling.verification.findings import MEANING, Check, Finding, Find
 from locray.labelling.verification.keys import Keys
 from locray.labelling.verification.table import Owner, TableCheck, check_table
 from locray.labelling.writer import TableWriter
+from locray.progress import Progress
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
 RUN_DATE = date(2026, 1, 2)
@@ -306,6 +307,14 @@ def test_a_listing_beside_the_rows(table: Path) -> None:
         Check.IMAGE_CHANGED: Finding(1, (uri_of(1),)),
     }
     assert check.findings.notes == {Check.IMAGE_GONE: Finding(2, (uri_of(4), uri_of(5)))}
+
+
+def test_a_listing_tells_how_far_it_is(table: Path) -> None:
+    (batch,) = pa.Table.from_batches(listing(*ALL)).combine_chunks().to_batches()
+    told: list[Progress] = []
+    assert check_table(str(table), iter([batch, batch, batch]), report=told.append).num_listed == 6
+    listed = [progress.facts.get("listed") for progress in told if progress.stage == "listing"]
+    assert listed == [None, 6, 12, 18]
 
 
 def test_of_several_models_it_must_be_said_which_is_meant(table: Path) -> None:

@@ -9,17 +9,19 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from models.test_detectors import make_lively
 from s3_server import S3Bucket
 from torch import Tensor, nn
 from torchvision.ops import nms
 
 from locray.cli import main
+from locray.config import ExportModelConfig
 from locray.errors import ExportError, UsageError
 from locray.model_files import ArtifactInfo
 from locray.models import build_model
 from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
 from locray.models.contract import PredictedBoxes
-from locray.models.export import compare, export_network
+from locray.models.export import compare, export, export_network
 from locray.models.export_check import Difference, check_images, largest_difference
 from locray.models.export_forms import FORMS, Form
 
@@ -106,6 +108,26 @@ def test_a_batch_size_that_was_asked_for_is_fixed(artifact: str, tmp_path: Path,
         run(random_images(2, 32))
 
 
+@pytest.fixture(scope="module", params=["detector/fcos/resnet18", "detector/ssdlite320"])
+def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An artifact that finds a hundred objects in every image, no two of the same score."""
+    torch.manual_seed(0)
+    folder, size = str(tmp_path_factory.mktemp("detector")), 64
+    model = build_model(request.param, len(CLASSES), size)
+    make_lively(model, lambda own: own.predict(check_images(size).permute(0, 3, 1, 2)))
+    save_artifact(folder, model, ArtifactInfo(architecture=request.param, classes=CLASSES, input_size=size))
+    return folder
+
+
+@pytest.mark.parametrize("to", FORMS)
+def test_a_detector_finds_the_same_objects_in_every_form(detector: str, tmp_path: Path, to: str) -> None:
+    exit_code, stdout, stderr = export_model(detector, to, tmp_path / "model", "--batch-size", "1")
+    assert exit_code == 0, stderr
+    facts = json.loads(stdout)
+    assert (facts["batch_size"], facts["compared_images"]) == (1, 8)
+    assert facts["compared_detections"] > 700
+
+
 class Blobs(nn.Module):
     """A detector in small: the brightest cells are candidates, overlapping ones are suppressed over the whole batch."""
 
@@ -150,6 +172,19 @@ def test_a_network_with_suppression_whatever_an_image_shows(to: str) -> None:
     found = [int((exported.run(images[index : index + 1]).scores > 0).sum()) for index in range(4)]
     assert found[:3] == [0, 1, 2]
     assert compare(blobs, exported, images).is_within_bounds
+
+
+def test_where_nothing_could_be_compared_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blind = Blobs()
+    nn.init.zeros_(blind.features.weight)
+    told: list[str] = []
+    for network in (Blobs(), blind):
+        monkeypatch.setattr("locray.models.export.load_artifact", lambda _, network=network: loaded(network))
+        config = ExportModelConfig(model="m", to="torch-export", output=f"{tmp_path}/m.pt2", batch_size=1)
+        summary = export(config, lambda progress: told.append(progress.stage))
+        assert any("finds nothing" in stage for stage in told) == (summary.compared_detections == 0)
+    assert summary.compared_detections == 0
+    assert "compare the two on images of yours" in told[-1]
 
 
 class ByPixels(nn.Module):

@@ -1,5 +1,8 @@
 """Any convolutional network of torchvision becomes a trunk, with its weights."""
 
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import pytest
 import safetensors.torch
 import torch
@@ -120,6 +123,53 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
 def test_an_unknown_name_of_weights_lists_the_known_ones():
     with pytest.raises(UsageError, match="it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
         build_trunk("mobilenet_v2", "IMAGENET")
+
+
+class LoginPage(BaseHTTPRequestHandler):
+    """What some networks answer instead of the file."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>Please log in</html>")
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def login_page():
+    with HTTPServer(("127.0.0.1", 0), LoginPage) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def weights_at(tmp_path, monkeypatch):
+    """Moves torchvision's weights of resnet18 to another server; none are here already."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def move(server):
+        url = f"{server}/resnet18-f37072fd.pth"
+        monkeypatch.setattr(torchvision.models.ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
+        return url
+
+    return move
+
+
+@pytest.mark.parametrize(("server", "reason"), [("http://127.0.0.1:1", "refused"), (None, "invalid hash value")])
+def test_weights_that_can_not_be_downloaded_name_their_address_and_a_way_without_it(
+    server, reason, weights_at, login_page, tmp_path
+):
+    url = weights_at(server or login_page)
+    with pytest.raises(UsageError) as told:
+        build_trunk("resnet18", "DEFAULT")
+    assert f"the weights DEFAULT of resnet18 could not be downloaded from {url} (" in str(told.value)
+    assert reason in str(told.value)
+    assert "pass it as --weights FILE.pth" in str(told.value)
+    assert not list(tmp_path.rglob("*.pth"))
 
 
 def test_splitting_moves_no_statistics_and_leaves_training_mode():

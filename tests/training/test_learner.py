@@ -118,6 +118,18 @@ def test_a_diverged_training_is_seen_before_the_step():
     assert math.isnan(trained.compute(batch()))
 
 
+def test_gradients_are_clipped_to_the_norm_that_was_asked_for():
+    free, clipped = learner(clip_norm=1e9), learner(clip_norm=0.01)
+    for trained in (free, clipped):
+        trained.compute(batch())
+    whole, part = ([parameter.grad for parameter in trained._model.parameters()] for trained in (free, clipped))
+    norm = torch.cat([gradient.flatten() for gradient in whole]).norm().item()
+    assert norm > 0.1
+    assert free.gradient_norm == clipped.gradient_norm == pytest.approx(norm)
+    for one, other in zip(whole, part, strict=True):
+        torch.testing.assert_close(other, one * 0.01 / norm)
+
+
 def test_the_learning_rate_rises_and_falls():
     rates = [learning_rate_at(step, 100, replace(OPTIMISER, learning_rate=2.0)) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])

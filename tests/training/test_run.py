@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,23 +61,27 @@ def wait_for_checkpoint(process, output: Path) -> int:
 def wait_until(is_so, process) -> None:
     deadline = time.monotonic() + 240
     while not is_so():
-        assert process.poll() is None, process.communicate()
+        assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def workers_of(output: Path) -> list[int]:
-    """The processes of Ray Train's workers that were started for this output."""
+    """The processes of Ray Train's workers: of the tests' cluster, where there is one, or of the Ray of this run."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (entry / "cmdline").read_bytes().decode(errors="replace")
-            log = (entry / "environ").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if "RayTrainWorker" in title and f"TEST_RUN={output}" in log:
-            found.append(int(entry.name))
+        with suppress(OSError):
+            title, environment = (content(entry / name) for name in ("cmdline", "environ"))
+            raylet = re.search(r"RAY_RAYLET_PID=(\d+)", environment)
+            if "RayTrainWorker" in title and raylet:
+                address = os.environ.get("RAY_ADDRESS", "no cluster")
+                if f"TEST_RUN={output}" in environment or address in content(Path("/proc", raylet[1], "cmdline")):
+                    found.append(int(entry.name))
     return found
+
+
+def content(file: Path) -> str:
+    return file.read_bytes().decode(errors="replace")
 
 
 @pytest.fixture(scope="module")
@@ -150,14 +156,15 @@ def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, t
         wait_until(lambda: set(workers_of(output)).isdisjoint(pids) and len(workers_of(output)) == 2, driver)
         wait_for_checkpoint(driver, output)
         before = asked_to_stop(driver, signal.SIGTERM, output, before)
-    with start_locray(*command) as driver:
+    with start_locray(*command, TEST_RUN=str(output)) as driver:
         wait_for_checkpoint(driver, output)
         before = asked_to_stop(driver, signal.SIGINT, output, before)
-    with start_locray(*command) as driver:
+    with start_locray(*command, TEST_RUN=str(output)) as driver:
         safe = wait_for_checkpoint(driver, output)
         killed = history(output)
         driver.kill()
         driver.communicate()
+    wait_until(lambda: not workers_of(output), None)
     # Speeds are part of it: an epoch that was trained again would have another one.
     assert killed[: len(before)] == before
     checkpoint = newest(output)

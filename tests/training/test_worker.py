@@ -7,12 +7,15 @@ import torch
 
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
+from locray.models.precision import dtype_for
+from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress
 from locray.training.checkpoints import CheckpointStore, Place
 from locray.training.history import read_history
 from locray.training.learner import Learner, LearnerSettings
-from locray.training.plan import initial_model, make_plan
+from locray.training.plan import make_plan
 from locray.training.samples import LABEL_IDS
+from locray.training.start import starting_model
 from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
@@ -30,20 +33,22 @@ class Rehearsal:
     """A run of one worker, its batches made as they are needed."""
 
     def __init__(self, data: Path, output: Path, **options: object) -> None:
-        given = {"model": "small_cnn", "epochs": 3, "batch_size": 8, "precision": "fp32", **options}
-        config = TrainConfig(data=str(data), format="csv", output=str(output), **given)
+        usual = {"format": "csv", "model": "small_cnn", "epochs": 3, "batch_size": 8, "precision": "fp32"}
+        config = TrainConfig(**{"data": str(data), "output": str(output), **usual, **options})
         self.plan = make_plan(config)
-        self.model = initial_model(config, self.plan)
-        self.store = CheckpointStore(f"{output}/checkpoints/run")
         self.posted: list[Progress] = []
+        self.model = starting_model(config, self.plan, self.posted.append)
+        self.store = CheckpointStore(f"{output}/checkpoints/run")
         self.failures: list[str] = []
         self.epochs: list[dict[str, float]] = []
         self.weights: list[dict[str, torch.Tensor]] = []
         self.batches_until_stop: int | None = None
         self.validated_until_stop: int | None = None
         self.taken = self.validated = 0
-        settings = LearnerSettings(self.plan.optimiser, self.plan.num_steps, self.plan.accumulate, torch.float32)
-        self.learner = Learner(self.model, settings, CPU)
+        dtype = dtype_for(self.plan.precision, CPU)
+        settings = LearnerSettings(self.plan.optimiser, self.plan.num_steps, self.plan.accumulate, dtype)
+        stages = pretrained_stages(self.model) if self.plan.pretrained else []
+        self.learner = Learner(self.model, settings, CPU, stages)
         self.worker = WorkerRun(
             self.plan,
             self.learner,

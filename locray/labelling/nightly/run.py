@@ -101,20 +101,13 @@ class Night:
         }
 
     def attempt(self, step: str, run: Callable[[], Result]) -> Result | None:
-        """What a step gives, or None where it fails: that is written down."""
+        """What a step gives, or None where it fails, in whatever way: that is written down."""
         try:
             return run()
-        except Exception as error:  # noqa: BLE001 (whatever it is, the other steps and the record go on)
-            self.exit_code = worst(self.exit_code, self.note_failure(step, error))
+        except Exception as error:  # noqa: BLE001 - the steps after it are done all the same
+            self.failed[step] = _told(error)
+            self.exit_code = worst(self.exit_code, _exit_code_of(error))
             return None
-
-    def note_failure(self, step: str, error: Exception) -> ExitCode:
-        """Writes down why a step failed. Returns what to tell the shell of that."""
-        if isinstance(error, LocrayError):
-            self.failed[step] = str(error)
-            return error.exit_code
-        self.failed[step] = f"unexpected {type(error).__name__}: {error}"
-        return ExitCode.UNEXPECTED
 
 
 def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], None] = lambda _: None) -> Night:
@@ -162,13 +155,21 @@ def _labelled(
         labelled = label(config, report, so_far.append, source)
     except Exception as error:
         for summary in so_far:
-            night = Night(summary.table, config.images, config.run_date, summary, ExitCode.UNEXPECTED)
-            night.exit_code = night.note_failure(LABELLING, error)
+            night = Night(summary.table, config.images, config.run_date, summary, _exit_code_of(error))
+            night.failed[LABELLING] = _told(error)
             _write_down(night, clock)
             on_error(night)
         raise
     exit_code = labelled.exit_code(config.max_failure_rate)
     return Night(labelled.table, config.images, config.run_date, labelled, exit_code)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, LocrayError) else f"{type(error).__name__}: {error}"
+
+
+def _exit_code_of(error: Exception) -> ExitCode:
+    return error.exit_code if isinstance(error, LocrayError) else ExitCode.UNEXPECTED
 
 
 def _write_down(night: Night, clock: Clock) -> None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from locray import schema
 from locray.labelling.scratch import scratch_database
 from locray.labelling.verification.findings import NAMED, Check, Findings
+from locray.progress import Progress, Report, ignore
 
 Place = tuple[int, int]
 """The index of a file, and the number of a row in it."""
@@ -73,10 +74,10 @@ class Keys:
         """How many keys have several rows, and where the first of some of them are."""
         return self._places("SELECT min(place) AS place FROM held GROUP BY version, owner HAVING count(*) > 1")
 
-    def add_listing(self, listing: Iterable[pa.RecordBatch]) -> int:
+    def add_listing(self, listing: Iterable[pa.RecordBatch], report: Report = ignore) -> int:
         """Takes a listing to its end; an image that is listed twice counts once. Returns how many images there are."""
         self._connection.execute(f"CREATE TABLE stream (image UHUGEINT, {_URI} VARCHAR, {_ETAG} VARCHAR)")
-        for rows in _gathered(listing):
+        for rows in _gathered(_told(listing, report)):
             self._insert("stream", rows, f"{_image_key(_URI)}, {_URI}, {_ETAG}")
         self._connection.execute(
             f"""
@@ -136,6 +137,15 @@ class Keys:
     def _places(self, query: str) -> tuple[int, list[Place]]:
         count, places = self._first(query, "place")
         return count, [_place(place) for place in places]
+
+
+def _told(listing: Iterable[pa.RecordBatch], report: Report) -> Iterator[pa.RecordBatch]:
+    """The same batches; with each, how many rows there were so far is told."""
+    listed = 0
+    for batch in listing:
+        listed += len(batch)
+        report(Progress("listing", listed, facts={"listed": listed}))
+        yield batch
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

@@ -77,7 +77,7 @@ def check_table(
         sample: how many of the owner's ok rows to draw; with a listing, of such whose version is listed.
         seed: draws the same ones again.
         may_lack_rows: whether the owner may have no rows beside those of others, rather than be a mistake.
-        report: is told how many rows are read.
+        report: is told how many rows are read, and how many images are listed.
 
     Raises:
         UsageError: there is no predictions table, or it is not clear or not so whose rows are meant.
@@ -102,7 +102,7 @@ def check_table(
         num_listed = None
         if listing is not None:
             report(Progress("listing"))
-            num_listed = keys.add_listing(listing)
+            num_listed = keys.add_listing(listing, report)
             keys.find_lacking(number, findings)
             count, places = keys.gone(number)
             findings.add(Check.IMAGE_GONE, count, _names_at(files, places))

@@ -1,0 +1,106 @@
+"""A detector and the table that it has labelled give the same figures at the same score threshold, and only there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from evaluation.test_table import write
+from in_process import InProcess, without_ray
+from models.test_detectors import make_lively
+from one_thread import one_thread
+
+from locray import schema
+from locray.config import EvaluateConfig
+from locray.datasets.csv_boxes import write_csv
+from locray.datasets.records import Annotation, Described
+from locray.demo.images import write_dataset
+from locray.evaluation.figures import Figures
+from locray.evaluation.run import evaluate
+from locray.labelling.identity import Identity
+from locray.labelling.worklist import InlineWorklist
+from locray.model_files import ArtifactInfo
+from locray.models import build_model
+from locray.models.artifact import save_artifact
+from locray.models.export_check import check_images
+from locray.progress import ignore
+
+__all__ = ["one_thread", "without_ray"]
+
+ARCHITECTURE, SIZE, CLASSES = "detector/fcos/mobilenet_v3_small", 64, ["bolt", "nut", "screw"]
+THRESHOLD = 0.35
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A detector, and the table that `locray label` makes with it."""
+
+    data: str
+    model: str
+    table: str
+    config_hash: str
+
+    def config(self, **options: object) -> EvaluateConfig:
+        return EvaluateConfig(data=self.data, format="csv", precision="fp32", **options)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Labelled:
+    """An artifact with a threshold of its own, at which it labels; some of what it finds below is right, too."""
+    write_dataset(tmp_path, {"test": 8}, seed=0)
+    torch.manual_seed(0)
+    network = build_model(ARCHITECTURE, len(CLASSES), SIZE)
+    make_lively(network, lambda own: own.predict(check_images(SIZE).permute(0, 3, 1, 2)))
+    model = str(tmp_path / "model")
+    info = ArtifactInfo(architecture=ARCHITECTURE, classes=CLASSES, input_size=SIZE, score_threshold=THRESHOLD)
+    save_artifact(model, network, info)
+    config = EvaluateConfig(data=str(tmp_path), format="csv", model=model, precision="fp32")
+    usual = Identity.of(model, config)
+    everything = Identity.of(model, config.model_copy(update={"score_threshold": 0.0}))
+    objects = [_first_and_last(row) for row in rows_of(everything, tmp_path).to_pylist()]
+    (tmp_path / "test.csv").write_text(write_csv(objects), newline="")
+    table = write(tmp_path / "table", rows_of(usual, tmp_path), model_id=usual.model_id, config_hash=usual.config_hash)
+    return Labelled(str(tmp_path), model, table, usual.config_hash)
+
+
+def rows_of(identity: Identity, folder: Path) -> pa.Table:
+    uris = sorted(map(str, (folder / "images").iterdir()))
+    unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
+    listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
+    (rows,) = InProcess(identity.decode, identity.predict).rows(InlineWorklist.of(listing, len(uris)))
+    return rows
+
+
+def _first_and_last(row: dict[str, Any]) -> Described:
+    """An image that shows the first and the last of what was found in it, one on either side of the threshold."""
+    found = [row[schema.DETECTIONS][place] for place in (0, -1)]
+    assert found[0][schema.SCORE] > THRESHOLD > found[1][schema.SCORE]
+    corners = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
+    objects = tuple(Annotation(one[schema.LABEL], tuple(one[name] for name in corners)) for one in found)
+    return Described(f"images/{Path(row[schema.IMAGE_URI]).name}", objects, row[schema.WIDTH], row[schema.HEIGHT])
+
+
+def what_counts_detections(figures: Figures) -> list[object]:
+    return [
+        figures.localization,
+        figures.detection.map_50_95,
+        figures.detection.map_50,
+        figures.classes,
+        figures.confusion.counts.tolist(),
+        figures.calibration,
+        figures.best_cut,
+    ]
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_detector_gives_the_figures_of_its_table_at_the_threshold_of_the_table(labelled: Labelled) -> None:
+    of_table = evaluate(labelled.config(table=labelled.table), ignore)
+    at_threshold = evaluate(labelled.config(model=labelled.model, score_threshold=THRESHOLD), ignore)
+    whole = evaluate(labelled.config(model=labelled.model), ignore)
+    assert what_counts_detections(at_threshold.figures) == what_counts_detections(of_table.figures)
+    assert at_threshold.summary.config_hash == of_table.summary.config_hash == labelled.config_hash
+    assert whole.figures.detection.map_50 > of_table.figures.detection.map_50 > 0
+    assert whole.figures.confusion.counts.sum() > of_table.figures.confusion.counts.sum()
+    assert whole.summary.config_hash != labelled.config_hash

@@ -1,0 +1,92 @@
+"""The page that a training writes, of a real artifact and its history: offline and complete."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from in_process import InProcess, without_ray
+from one_thread import one_thread
+from report.test_evaluation import Page
+
+from locray.config import TrainConfig
+from locray.datasets import read_dataset
+from locray.demo.images import write_dataset
+from locray.labelling.fetch_decode import DecodeSettings
+from locray.labelling.identity import PredictorSettings
+from locray.model_files import ArtifactInfo
+from locray.models import build_model
+from locray.models.artifact import save_artifact
+from locray.progress import ignore
+from locray.report.training import write_training_page
+from locray.training.history import write_history
+
+__all__ = ["one_thread", "without_ray"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """A training that is done: data, artifact, history."""
+    write_dataset(tmp_path, {"train": 8, "val": 8}, seed=0)
+    classes = list(read_dataset(str(tmp_path), "csv", "train").classes)
+    output = str(tmp_path / "model")
+    torch.manual_seed(0)
+    info = ArtifactInfo(architecture="small_cnn", classes=classes, input_size=32)
+    save_artifact(output, build_model("small_cnn", len(classes)), info)
+    steady = {"learning_rate": 1e-3}
+    write_history(output, [{"epoch": n, "loss": 3 / n, "score": n / 10, "mean_iou": n / 8} | steady for n in (1, 2, 3)])
+    return TrainConfig(data=str(tmp_path), format="csv", output=output, model="small_cnn")
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_the_page_of_a_training_is_complete_and_offline(config: TrainConfig) -> None:
+    write_training_page(config, "small_cnn@0123456789ab", {"epochs": "3", "<b>": "&"}, 3, ignore)
+    text = (Path(config.output) / "report.html").read_text()
+    page = Page(text)
+    assert page.headings == [
+        "Epoch by epoch",
+        "Loss",
+        "On the validation split",
+        "Learning rate",
+        "Validation",
+        "Precision, recall and trust",
+        "Precision and recall at IoU 0.5",
+        "Can scores be taken for probabilities?",
+        "Classes",
+        "What is taken for what",
+        "Where it goes wrong",
+    ]
+    assert "The new model on 8 images of split &#39;val&#39;." in text
+    assert text.count("best epoch: 3") == 3
+    assert "loss at 2: 1.5" in text
+    assert "mean iou at 3: 0.375" in text
+    assert_offline(text, page)
+    assert_confusions(text, sorted(read_dataset(config.data, "csv", "val").classes))
+    assert text.count("<figure>") == len(page.links) > 0
+    assert "&lt;b&gt;" in text
+
+
+def assert_offline(text: str, page: Page) -> None:
+    assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+    assert not re.search(r"https?://|url\(|@import|<script|<link|<iframe", text)
+
+
+def assert_confusions(text: str, classes: list[str]) -> None:
+    """Every image of the validation split is somewhere in the matrix of all classes and nothing."""
+    cells = re.findall(r'title="(\S+) taken for (\S+): (\d+) of \d+"', text)
+    assert len(cells) == (len(classes) + 1) ** 2
+    assert {true for true, _, _ in cells} == {*classes, "nothing"}
+    assert sum(int(count) for _, _, count in cells) == 8
+
+
+def test_the_page_is_made_on_the_device_of_the_training(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Noting(InProcess):
+        def __init__(self, decode: DecodeSettings, predict: PredictorSettings, *_: object) -> None:
+            asked.append(predict.device)
+            super().__init__(decode, predict)
+
+    monkeypatch.setattr("locray.evaluation.model.Pipeline", Noting)
+    write_training_page(config.model_copy(update={"device": "cpu"}), "m", {}, 3, ignore)
+    assert asked == ["cpu"]

@@ -1,0 +1,92 @@
+"""Runs of one worker without Ray, of every kind that the options and the data make."""
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from training.test_worker import Rehearsal, data, impatient, same
+
+from locray.models.pretrained import pretrained_stages
+from locray.training.checkpoints import Place
+from locray.training.history import PRECISION_BITS, read_history
+from locray.training.metrics import BEST_CUT
+
+__all__ = ["data", "impatient"]
+
+TRUNK = "mobilenet_v3_small"
+
+
+@pytest.fixture
+def frozen(data, tmp_path):
+    """Makes a run whose trunk stays as it is for two of its three epochs."""
+    torch.manual_seed(3)
+    torch.save(torchvision.models.get_model(TRUNK, weights=None).state_dict(), tmp_path / "weights.pth")
+    options = {"model": f"localizer/{TRUNK}", "input_size": 32, "batch_size": 12, "freeze_epochs": 2, "ema": 0.0}
+    return lambda name: Rehearsal(data, tmp_path / name, weights=str(tmp_path / "weights.pth"), **options)
+
+
+def trunk_of(state):
+    """Weights and statistics of the trunk."""
+    return {name: tensor.clone() for name, tensor in state.items() if name.startswith("trunk.")}
+
+
+def test_a_trunk_stays_as_it_is_through_the_frozen_epochs_and_learns_after_them(frozen):
+    run = frozen("run")
+    first = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    assert run.run() == Place(3, 0)
+    for weights in run.weights[:2]:
+        assert same(trunk_of(weights), trunk_of(first))
+        assert not torch.equal(weights["cell_head.weight"], first["cell_head.weight"])
+    thawed = trunk_of(run.weights[2])
+    assert all(not torch.equal(thawed[name], first[name]) for name in thawed if name.endswith("running_mean"))
+    parameters = {id(parameter): name for name, parameter in run.model.named_parameters()}
+    stages = [[parameters[id(parameter)] for parameter in stage] for stage in pretrained_stages(run.model)]
+    assert stages
+    for stage in stages:
+        assert any(not torch.equal(thawed[name], first[name]) for name in stage), stage
+
+
+@pytest.mark.parametrize("stop_after", [4, 5])
+@pytest.mark.usefixtures("impatient")
+def test_a_run_that_was_stopped_while_frozen_thaws_when_it_should(frozen, stop_after):
+    whole, first, second = frozen("whole"), frozen("parts"), frozen("parts")
+    whole.run()
+    first.batches_until_stop = stop_after
+    first.run()
+    assert second.run() == Place(3, 0)
+    assert same(second.weights[-1], whole.weights[-1])
+
+
+def test_classes_alone_are_learned(tmp_path):
+    for number, colour in enumerate(["red", "blue"] * 12):
+        folder = tmp_path / ("train" if number < 16 else "val") / colour
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 30), colour).save(folder / f"{number}.png")
+    run = Rehearsal(tmp_path, tmp_path / "run", format="folders", epochs=4, colour=0)
+    assert run.run() == Place(4, 0)
+    assert run.epochs[-1]["class_accuracy"] == run.epochs[-1]["score"] == 1
+    assert run.epochs[-1]["loss"] < run.epochs[0]["loss"]
+    assert not {"mean_iou", "localization_accuracy", "map_50_95"} & run.epochs[-1].keys()
+
+
+def test_a_detector_is_judged_by_its_mean_average_precision(data, tmp_path):
+    run = Rehearsal(data, tmp_path, model=f"detector/fcos/{TRUNK}", input_size=64, epochs=2)
+    assert run.run() == Place(2, 0)
+    for epoch in run.epochs:
+        assert epoch["score"] == epoch["map_50_95"] <= epoch["map_50"] <= 1
+        assert 0 <= epoch[BEST_CUT] < 1
+    found = [epoch["map_50"] for epoch in run.epochs]
+    assert any(found)
+    assert [epoch["map_50"] for epoch in read_history(str(tmp_path))] == pytest.approx(found, rel=1e-4)
+
+
+def test_a_run_in_bfloat16_learns_and_keeps_its_weights_in_float32(data, tmp_path):
+    whole, half = (Rehearsal(data, tmp_path / precision, precision=precision) for precision in ("fp32", "bf16"))
+    for run in (whole, half):
+        assert run.run() == Place(3, 0)
+    assert [run.epochs[-1][PRECISION_BITS] for run in (whole, half)] == [32, 16]
+    losses = [[epoch["loss"] for epoch in run.epochs] for run in (whole, half)]
+    assert losses[1] != losses[0]
+    assert losses[1] == pytest.approx(losses[0], rel=0.1)
+    assert losses[1][-1] < losses[1][0]
+    assert {tensor.dtype for tensor in half.weights[-1].values()} == {torch.float32}
