@@ -120,11 +120,16 @@ def test_failed_images_are_tried_again_when_asked(tmp_path: Path, artifact: str)
     assert rows[schema.ERROR_CODE].dropna().to_dict() == {uris[-1]: "unsupported_format"}
     assert (rows[schema.RUN_ID] == before).to_dict() == {uri: uri != uris[-2] for uri in uris}
 
-    summary = label(str(listing), artifact, table, "--retry-failed", exit_code=3)
+    summary = label(str(listing), artifact, table, "--retry-failed")
     assert (summary["planned"], summary["errors"], summary["commits"]) == (1, {"unsupported_format": 1}, 1)
     rows = rows_of(table).set_index(schema.IMAGE_URI)
     assert sorted(rows.index) == sorted(uris)
     assert rows[schema.RUN_ID][uris[-1]] == summary["run_id"]
+
+    listing.write_text("\n".join([schema.IMAGE_URI, *uris, str(images / "gone.jpg")]) + "\n")
+    summary = label(str(listing), artifact, table)
+    assert (summary["planned"], summary["errors"], summary["deferred"]) == (1, {"not_found": 1}, 0)
+    assert label(str(listing), artifact, table)["planned"] == 0
 
 
 @with_ray
