@@ -1,5 +1,7 @@
-"""What runs on a GPU gives what it gives on processors."""
+"""What runs on a GPU gives what it gives on processors, and the same when it is asked to repeat it."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,3 +78,36 @@ def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(archite
     for one, other in zip(found, plain, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+REPEATED = """
+import hashlib, sys, torch
+from locray.config import TrainConfig
+from locray.training.determinism import repeat_exactly
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.plan import initial_model, make_plan
+
+repeat_exactly()
+data, output, model, device = sys.argv[1:]
+config = TrainConfig(data=data, format="csv", output=output, model=model, input_size=64, batch_size=16)
+plan = make_plan(config)
+network = initial_model(config, plan).to(device)
+learner = Learner(network, LearnerSettings(plan.optimiser, 8, 1, torch.float32), torch.device(device))
+batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
+for step in range(8):
+    torch.manual_seed(step)
+    learner.compute(batch)
+    learner.apply(step)
+weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in network.state_dict().values())
+print(hashlib.sha256(weights).hexdigest())
+"""
+"""A training in a process of its own: cuBLAS must not have been used before."""
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "localizer/resnet18", "detector/fcos/resnet18"])
+def test_a_training_that_is_repeated_gives_the_same_weights_to_the_last_bit(
+    model: str, data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", REPEATED, str(data), str(tmp_path), model, "cuda"]
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(found) == 1

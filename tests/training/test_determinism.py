@@ -1,0 +1,38 @@
+"""What makes a GPU repeat itself is set, and the user's own setting stays; `test_cuda.py` sees that it does."""
+
+import os
+
+import pytest
+import torch
+
+from locray.training.determinism import repeat_exactly
+
+VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+@pytest.fixture(autouse=True)
+def unchanged(monkeypatch):
+    """Puts everything back, as other tests compute in this process too."""
+    monkeypatch.setenv(VARIABLE, "")  # remembered, so that it is put back
+    monkeypatch.delenv(VARIABLE)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    for name in ("benchmark", "deterministic"):
+        monkeypatch.setattr(torch.backends.cudnn, name, getattr(torch.backends.cudnn, name))
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def test_what_varies_is_switched_off():
+    torch.backends.cudnn.benchmark = True
+    repeat_exactly()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
+    assert os.environ[VARIABLE] == ":4096:8"
+    assert torch.utils.deterministic.fill_uninitialized_memory is False
+
+
+def test_workspaces_that_the_user_has_chosen_stay(monkeypatch):
+    monkeypatch.setenv(VARIABLE, ":16:8")
+    repeat_exactly()
+    assert os.environ[VARIABLE] == ":16:8"
