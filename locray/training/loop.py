@@ -23,6 +23,7 @@ from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.determinism import repeat_exactly
 from locray.training.feed import END, START, BatchActor, Breather, Feed, stand_back_here
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
@@ -186,6 +187,8 @@ def _train_worker(config: dict[str, Any]) -> None:
     device = get_device() if config["on_gpus"] else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
+    elif context.get_world_size() == 1:
+        repeat_exactly()
     team = Team(context.get_world_rank(), context.get_world_size(), device)
     plan: TrainPlan = config["plan"].for_workers(team.size)
     model = build_model(plan.architecture, len(plan.classes), plan.input_size_px)
