@@ -1,4 +1,4 @@
-"""A connection that breaks at a request that changes the store, before it or with the answer: the run goes on.
+"""A connection that breaks at the last request of each kind that changes the store, before it or with the answer.
 
 So it does where only the last request, which tidies up, is refused.
 """

@@ -1,4 +1,4 @@
-"""A driver paused at every request that changes the store while another does all; and two that start at once."""
+"""A driver paused at the last request of each kind that changes the store, while another does all; and two at once."""
 
 import threading
 
