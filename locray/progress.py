@@ -1,7 +1,10 @@
 """How a run tells how far it is. Reported by the runs, rendered by the console."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
+from typing import TypeVar
+
+Batch = TypeVar("Batch", bound=Sized)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,3 +23,12 @@ Report = Callable[[Progress], None]
 
 def ignore(_: Progress) -> None:
     """A report that goes nowhere."""
+
+
+def telling(listing: Iterable[Batch], report: Report) -> Iterator[Batch]:
+    """The same batches; with each, how many images are listed so far is told."""
+    listed = 0
+    for batch in listing:
+        listed += len(batch)
+        report(Progress("listing", listed, facts={"listed": listed}))
+        yield batch

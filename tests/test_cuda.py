@@ -19,7 +19,8 @@ from locray.labelling.worklist import InlineWorklist
 from locray.models import build_model
 from locray.models.inference import Network
 from locray.training.learner import Learner, LearnerSettings
-from locray.training.plan import initial_model, make_plan
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -85,7 +86,8 @@ import hashlib, sys, torch
 from locray.config import TrainConfig
 from locray.training.determinism import repeat_exactly
 from locray.training.learner import Learner, LearnerSettings
-from locray.training.plan import initial_model, make_plan
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
 
 repeat_exactly()
 data, output, model, device = sys.argv[1:]

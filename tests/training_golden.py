@@ -12,7 +12,8 @@ import torch
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.training.learner import Learner, LearnerSettings
-from locray.training.plan import initial_model, make_plan
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
 
 GOLDEN = Path(__file__).with_name("training_golden.json")
 # At its usual rate the last digits of a sum, which hang on the number of threads, make another curve in ten steps.

@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from locray import cluster, schema
+from locray import cluster
 from locray.config import Device
-from locray.errors import DeferralCause, LocrayError, StoreError
-from locray.labelling.fetch_decode import MAX_DEATHS, DecodeSettings, FetchDecode
+from locray.errors import LocrayError, StoreError
+from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 
@@ -112,24 +111,7 @@ class _PredictStage:
             self._label = lambda _: block
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        deaths = _deaths()
-        if deaths >= MAX_DEATHS and _ERROR not in decoded.column_names:
-            return _deferred(decoded, f"{deaths} model workers died over its unit: too little memory, or a broken GPU")
         return decoded if _ERROR in decoded.column_names else self._label(decoded)
-
-
-def _deferred(decoded: pa.Table, reason: str) -> pa.Table:
-    """Rows of `schema.PREDICTED_SCHEMA` without an answer; an image that could not be decoded keeps its own reason."""
-    is_ok = pc.equal(decoded[schema.STATUS], schema.STATUS_OK)
-    columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}
-    for name, value in (
-        (schema.STATUS, schema.STATUS_DEFERRED),
-        (schema.ERROR_CODE, str(DeferralCause.WORKER)),
-        (schema.ERROR_MESSAGE, reason),
-    ):
-        columns[name] = pc.if_else(is_ok, value, decoded[name])
-    no_answers = pa.nulls(len(decoded), schema.PREDICTED_SCHEMA.field(schema.DETECTIONS).type)
-    return pa.table(columns | {schema.DETECTIONS: no_answers}, schema=schema.PREDICTED_SCHEMA)
 
 
 def _block_of(error: LocrayError) -> pa.Table:

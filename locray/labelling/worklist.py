@@ -20,7 +20,7 @@ from locray import schema, storage
 from locray.errors import ErrorCode
 from locray.labelling.data_files import scan_texts
 from locray.labelling.scratch import create_from, scratch_database
-from locray.progress import Progress, Report, ignore
+from locray.progress import Report, ignore, telling
 from locray.sources import Source
 
 UNITS_A_FILE = 64
@@ -215,17 +215,9 @@ class Difference:
 
 def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report: Report) -> None:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        listed = 0
-        for batch in source.listing():
-            listed += len(batch)
-            report(Progress("listing", listed, facts={"listed": listed}))
-            yield batch
-
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
     statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"
-    create_from(connection, statement, schema.LISTING_SCHEMA, batches())
+    create_from(connection, statement, schema.LISTING_SCHEMA, telling(source.listing(), report))
 
 
 def _load_keys(

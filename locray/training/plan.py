@@ -11,8 +11,7 @@ from locray.config import Device, Precision, TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.models import build_model, default_input_size_px
-from locray.models.contract import LabelModel
+from locray.models import default_input_size_px
 from locray.training.augment import Augmentation
 from locray.training.optimise import OptimiserSettings
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed
@@ -141,18 +140,6 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     )
     _check(plan)
     return plan
-
-
-def initial_model(config: TrainConfig, plan: TrainPlan) -> LabelModel:
-    """The network that the run starts from.
-
-    Raises:
-        UsageError: the architecture or the weights are not what they should be.
-    """
-    import torch
-
-    torch.manual_seed(config.seed)
-    return build_model(plan.architecture, len(plan.classes), plan.input_size_px, config.weights)
 
 
 def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:

@@ -15,7 +15,7 @@ from locray.training.history import read_history, settle_history
 from locray.training.loop import Fitted, fit
 from locray.training.metrics import BEST_CUT, METRICS
 from locray.training.plan import TrainPlan, make_plan
-from locray.training.start import starting_model
+from locray.training.start import initial_model
 
 _RUN_NAME, _IDENTITY, _BEST_EPOCH = "run_name", "run_identity", "best_epoch"
 
@@ -56,7 +56,7 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     finished = _finished(config, plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, errors={}, started=started)
-    model = starting_model(config, plan, report)
+    model = initial_model(config, plan, report)
     _claim_run_name(plan)
     fitted = fit(plan, model, report)
     report(Progress("saving"))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 DENIED = ErrorCode.ACCESS_DENIED
+MODEL_ID = "net@0123456789ab"
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=10))
@@ -67,17 +69,21 @@ def test_rows_are_committed_while_a_run_waits_for_others(
     assert (summary.ok, summary.commits) == (2, 2)
 
 
-@pytest.mark.parametrize("rows_come", [True, False])
-def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path: Path, rows_come: bool) -> None:
-    uri, model_id = str(tmp_path / "table"), "net@0123456789ab"
-    commits = Committer(
-        TableWriter.claim(uri, model_id),
-        100,
+def committer(tmp_path: Path, num_images: int, **options: Any) -> Committer:
+    return Committer(
+        TableWriter.claim(str(tmp_path / "table"), MODEL_ID),
+        num_images,
         stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
         run_date=date(2026, 1, 2),
         commit_rows=1000,
+        **options,
     )
-    TableWriter.claim(uri, model_id)
+
+
+@pytest.mark.parametrize("rows_come", [True, False])
+def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path: Path, rows_come: bool) -> None:
+    commits = committer(tmp_path, 100)
+    TableWriter.claim(str(tmp_path / "table"), MODEL_ID)
 
     def add_rows() -> None:
         with commits.also_every(0.01):
@@ -98,14 +104,7 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
 def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
     tmp_path: Path, code: str, served: bool, images: int, has_rows: bool
 ) -> None:
-    commits = Committer(
-        TableWriter.claim(str(tmp_path / "table"), "net@0123456789ab"),
-        images,
-        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
-        run_date=date(2026, 1, 2),
-        commit_rows=1000,
-        served=served,
-    )
+    commits = committer(tmp_path, images, served=served)
     commits.add(predicted(list(range(images)), status=schema.STATUS_FAILED, code=code))
     commits.flush()
     assert commits.commits == 0, "others may still come that clear them"
@@ -117,15 +116,7 @@ def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
 def test_a_few_are_no_rows_in_a_run_that_was_cut_off_or_where_images_that_were_fetched_no_longer_can_be(
     tmp_path: Path, listed: int, said: ErrorCode | None, has_rows: bool
 ) -> None:
-    commits = Committer(
-        TableWriter.claim(str(tmp_path / "table"), "net@0123456789ab"),
-        listed,
-        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
-        run_date=date(2026, 1, 2),
-        commit_rows=1000,
-        served=True,
-        vouch=lambda: said,
-    )
+    commits = committer(tmp_path, listed, served=True, vouch=lambda: said)
     commits.add(predicted([0, 1], status=schema.STATUS_FAILED, code=DENIED))
     commits.close()
     assert (commits.failed, commits.deferred) == ((2, 0) if has_rows else (0, 2))

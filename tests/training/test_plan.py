@@ -8,7 +8,8 @@ from PIL import Image
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
-from locray.training.plan import initial_model, make_plan
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from locray.models.artifact import save_artifact
 from locray.progress import ignore
 from locray.training.plan import make_plan
 from locray.training.run import train
-from locray.training.start import starting_model
+from locray.training.start import initial_model
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def config(data, **changes):
 def started(chosen):
     """The network, and what is told of it."""
     told = []
-    model = starting_model(chosen, make_plan(chosen), lambda progress: told.append(progress.stage))
+    model = initial_model(chosen, make_plan(chosen), lambda progress: told.append(progress.stage))
     return model.state_dict(), told
 
 

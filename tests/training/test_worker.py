@@ -15,7 +15,7 @@ from locray.training.history import read_history
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import make_plan
 from locray.training.samples import LABEL_IDS
-from locray.training.start import starting_model
+from locray.training.start import initial_model
 from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
@@ -37,7 +37,7 @@ class Rehearsal:
         config = TrainConfig(**{"data": str(data), "output": str(output), **usual, **options})
         self.plan = make_plan(config)
         self.posted: list[Progress] = []
-        self.model = starting_model(config, self.plan, self.posted.append)
+        self.model = initial_model(config, self.plan, self.posted.append)
         self.store = CheckpointStore(f"{output}/checkpoints/run")
         self.failures: list[str] = []
         self.epochs: list[dict[str, float]] = []

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from locray import schema
 from locray.labelling.scratch import scratch_database
 from locray.labelling.verification.findings import NAMED, Check, Findings
-from locray.progress import Progress, Report, ignore
+from locray.progress import Report, ignore, telling
 
 Place = tuple[int, int]
 """The index of a file, and the number of a row in it."""
@@ -77,7 +77,7 @@ class Keys:
     def add_listing(self, listing: Iterable[pa.RecordBatch], report: Report = ignore) -> int:
         """Takes a listing to its end; an image that is listed twice counts once. Returns how many images there are."""
         self._connection.execute(f"CREATE TABLE stream (image UHUGEINT, {_URI} VARCHAR, {_ETAG} VARCHAR)")
-        for rows in _gathered(_told(listing, report)):
+        for rows in _gathered(telling(listing, report)):
             self._insert("stream", rows, f"{_image_key(_URI)}, {_URI}, {_ETAG}")
         self._connection.execute(
             f"""
@@ -137,15 +137,6 @@ class Keys:
     def _places(self, query: str) -> tuple[int, list[Place]]:
         count, places = self._first(query, "place")
         return count, [_place(place) for place in places]
-
-
-def _told(listing: Iterable[pa.RecordBatch], report: Report) -> Iterator[pa.RecordBatch]:
-    """The same batches; with each, how many rows there were so far is told."""
-    listed = 0
-    for batch in listing:
-        listed += len(batch)
-        report(Progress("listing", listed, facts={"listed": listed}))
-        yield batch
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
