@@ -12,7 +12,7 @@ from locray.training.history import read_history
 
 pytestmark = pytest.mark.ray
 
-EPOCHS = 40
+EPOCHS = 15
 
 
 @pytest.fixture
