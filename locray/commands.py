@@ -127,6 +127,11 @@ def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Con
         )
         for uri, why in summary.deferred_examples.items():
             console.say(f"  {uri}: {why}")
+        console.say(
+            f"All of them are listed in {summary.deferred_list}"
+            if summary.deferred_list
+            else "All of them are listed where --deferred-list FILE says, if it does."
+        )
 
 
 def nightly(config: NightlyConfig, console: Console) -> ExitCode:

@@ -99,6 +99,16 @@ DELETED_SCHEMA = pa.schema(
 )
 """Images that have rows and are not listed any more, and the date of the first night that missed them."""
 
+DEFERRED_SCHEMA = pa.schema(
+    [
+        pa.field(IMAGE_URI, pa.string(), nullable=False),
+        pa.field(ETAG, pa.string()),
+        pa.field(ERROR_CODE, pa.string(), nullable=False),
+        pa.field(RUN_ID, pa.string(), nullable=False),
+    ]
+)
+"""Images that a run left to the next one: the code is a cause of deferral, or what a failed one would have."""
+
 ANNOTATION = pa.struct(
     [
         pa.field(LABEL, pa.string(), nullable=False),

@@ -128,6 +128,17 @@ def test_a_table_among_its_images(folder: Path, artifact: str, verb: str, images
     assert not (folder / "images" / "deep").exists()
 
 
+@pytest.mark.parametrize("verb", ["label", "nightly"])
+@pytest.mark.parametrize("place", ["images/list.jpg", "t/list.parquet"])
+def test_a_list_of_deferred_images_among_the_images_or_in_the_table(
+    folder: Path, artifact: str, verb: str, place: str
+) -> None:
+    arguments = ("--images", f"{folder}/images", "--model", artifact, "--table", f"{folder}/t")
+    message = refused(verb, *arguments, "--deferred-list", f"{folder}/{place}")
+    assert f"--deferred-list {folder}/{place} lies among the images or the files of the table" in message
+    assert not (folder / place).exists()
+
+
 def test_a_table_of_uris_with_an_empty_one(folder: Path, artifact: str) -> None:
     (folder / "uris.csv").write_text('image_uri\n/a.jpg\n""\n')
     message = refused("label", "--images", f"{folder}/uris.csv", "--model", artifact, "--table", f"{folder}/t")

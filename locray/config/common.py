@@ -105,8 +105,7 @@ class DatasetUse(CommandConfig):
     )
     strict: bool = Field(
         False,
-        description="Stop where annotations can't be used, instead of leaving them out; `evaluate` stops at images "
-        "that can't be used, too.",
+        description="Stop where annotations or images can't be used, instead of leaving them out.",
     )
     min_score: Fraction = Field(
         0.5, description="Least score of a detection that is taken for an annotation, with --format predictions."

@@ -70,6 +70,11 @@ class LabelConfig(ModelUse):
         description="Label the images again that failed before, all of them or those with one of these error codes; "
         "their rows are replaced.",
     )
+    deferred_list: str | None = Field(
+        None,
+        description="Parquet file, on a disk or under s3://, to list the images in that the run leaves to the next "
+        "one, with the cause of each.",
+    )
     commit_rows: Positive = Field(100_000, description="Rows of one commit to the table.")
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(60, description="Seconds after which rows are committed.")
 

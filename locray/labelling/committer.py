@@ -7,35 +7,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from locray import schema
 from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
+from locray.labelling.fates import Fates
 from locray.labelling.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
-"""Deferred images that are named; of the others, only the number is told."""
+"""Deferred images that a summary names; `fates` knows of all."""
 FEW_IMAGES = 10
 """Fewer failures than this say nothing against a store and a model that have served the table before."""
-
-
-class Bitmap:
-    """Which ordinals have been seen: one bit an image."""
-
-    def __init__(self, num_images: int) -> None:
-        self._bits = np.zeros(-(-num_images // 8), dtype=np.uint8)
-
-    def add(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Marks the ordinals; says of each whether it is the first time, also within the array itself."""
-        first_here = np.zeros(len(ordinals), dtype=bool)
-        first_here[np.unique(ordinals, return_index=True)[1]] = True
-        byte, bit = ordinals >> 3, (1 << (ordinals & 7)).astype(np.uint8)
-        fresh = first_here & ((self._bits[byte] & bit) == 0)
-        np.bitwise_or.at(self._bits, byte, bit)
-        return np.asarray(fresh)
 
 
 class Committer:
@@ -75,7 +58,6 @@ class Committer:
         self.writer = writer
         self._write = writer.replace if replace else writer.append
         self._num_images = num_images
-        self._seen = Bitmap(num_images)
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
@@ -87,6 +69,7 @@ class Committer:
         self._error: BaseException | None = None
         """What stopped a commit in the other thread, until it is raised in this one."""
         self._last_commit = time.monotonic()
+        self.fates = Fates(num_images)
         self.commits = 0
         self.ok = 0
         self.failed = 0
@@ -112,7 +95,7 @@ class Committer:
                 self._flush()
 
     def _add(self, rows: pa.Table) -> None:
-        rows = rows.filter(pa.array(self._seen.add(rows[schema.ORDINAL].to_numpy())))
+        rows = rows.filter(pa.array(self.fates.add(rows[schema.ORDINAL].to_numpy())))
         is_deferred = pc.equal(rows[schema.STATUS], schema.STATUS_DEFERRED)
         self._defer(rows.filter(is_deferred))
         rows = rows.filter(pc.invert(is_deferred))
@@ -195,7 +178,7 @@ class Committer:
 
     def _commit(self, rows: pa.Table) -> None:
         try:
-            self._write(rows, self._run_date)
+            self._write(rows.drop_columns([schema.ORDINAL]), self._run_date)
         except BaseException:
             self._take_back(rows, DeferralCause.NOT_COMMITTED)
             raise
@@ -218,7 +201,7 @@ class Committer:
         return self.doubt is None
 
     def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
-        """Defers rows that were counted already, for this cause; None: for their own codes."""
+        """Defers rows that were counted already, for this cause; None: for their own codes, where they have one."""
         codes = _codes(rows)
         self.errors = self.errors - Counter(codes)
         self.failed -= len(codes)
@@ -227,8 +210,10 @@ class Committer:
 
     def _defer(self, rows: pa.Table, cause: DeferralCause | None = None) -> None:
         self.deferred += len(rows)
-        causes = [str(cause)] * len(rows) if cause else _codes(rows)
+        codes = rows[schema.ERROR_CODE].to_pylist()
+        causes = [str(cause or code or DeferralCause.NOT_COMMITTED) for code in codes]
         self.deferred_causes = self.deferred_causes + Counter(causes)
+        self.fates.defer(rows[schema.ORDINAL].to_numpy(), causes)
         named = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # not of a unit that could not be read
         some = named.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
         reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]
@@ -238,7 +223,6 @@ class Committer:
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
         now = datetime.now(UTC)
-        rows = rows.drop_columns([schema.ORDINAL])
         for name, value in self._stamp.items():
             rows = rows.append_column(pa.field(name, pa.string()), pa.repeat(pa.scalar(value), len(rows)))
         return rows.append_column(

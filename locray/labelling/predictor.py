@@ -17,6 +17,7 @@ from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.labelling.identity import PredictorSettings
+from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
 from locray.models.compiling import COMPILED_FORMATS, Compiler
@@ -50,6 +51,8 @@ class Predictor:
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
         device = _device(settings.device)
+        if device.type == "cpu":
+            keep_freed_memory()
         dtype = dtype_for(settings.precision, device)
         self._network = Network(artifact.model, device, dtype)
         self._compiler: Compiler | None = None

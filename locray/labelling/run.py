@@ -14,6 +14,7 @@ from locray.errors import DeferralCause, StoreError
 from locray.labelling.committer import Committer
 from locray.labelling.control import Control
 from locray.labelling.identity import Identity
+from locray.labelling.image_list import begin_deferred, write_deferred
 from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
@@ -52,6 +53,8 @@ def label(
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
     identity = Identity.of(config.model, config)
+    if config.deferred_list is not None:
+        begin_deferred(config.deferred_list, source, table_uri)
 
     report(Progress("listing"))
     writer = TableWriter.claim(table_uri, identity.model_id)
@@ -95,6 +98,9 @@ def label(
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
             raise
+    if config.deferred_list is not None:
+        write_deferred(config.deferred_list, worklist, committer.fates, run_id)
+        summary.deferred_list = storage.normalise(config.deferred_list)
     with suppress(StoreError):  # all is committed; the next run of the model deletes what is left
         storage.delete_folder(worklist.uri)
     return _completed(summary, committer, clock)

@@ -62,6 +62,8 @@ class LabelSummary:
     """Deferred images by `DeferralCause`, or by the code that a failed one would have."""
     deferred_examples: dict[str, str] = field(default_factory=dict)
     """Reasons by URI, of some. Not of images that were not tried."""
+    deferred_list: str | None = None
+    """Where all of them are listed (`DEFERRED_SCHEMA`), if that was asked for and no error stopped the run."""
     wall_s: float = 0.0
     startup_s: float = 0.0
     images_per_s: float = 0.0

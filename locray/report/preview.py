@@ -14,6 +14,7 @@ from locray.config import PreviewConfig
 from locray.config.common import ImageLimits
 from locray.config.training import AugmentationUse
 from locray.datasets import Dataset, read_dataset
+from locray.datasets.records import LeftOut
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
 from locray.models.contract import NO_OBJECT
@@ -21,8 +22,10 @@ from locray.progress import Progress, Report
 from locray.report.figures import Box, Picture, figure, hues
 from locray.report.html import render_template
 from locray.training.augment import Augmentation
+from locray.training.counting import complaint
 from locray.training.samples import (
     BOXES,
+    BOXES_OUTSIDE,
     HAS_BOX,
     IMAGES,
     LABEL_IDS,
@@ -50,7 +53,7 @@ class PreviewSummary:
     """Of the split."""
     shown: int
     left_out: dict[str, int]
-    """Annotations of the split that can't be learned from, by reason."""
+    """Annotations that can't be learned from, by reason; boxes beside their image only of the images shown."""
     errors: dict[str, int]
     """Images that were to be shown and can't be used, by code."""
 
@@ -65,14 +68,16 @@ class _Shown:
 
     outcome: str
     pictures: tuple[Picture, ...]
+    num_outside: int
+    """Boxes that lie wholly beside the image."""
 
 
 def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     """Reads a split, makes network inputs of some of its images as training does, and writes the page.
 
     Raises:
-        UsageError: the data set or the split is not what it should be, none of the images can be used, or the output
-            is a folder.
+        UsageError: the data set or the split is not what it should be, none of the images can be used, the output is a
+            folder, or, with `--strict`, an annotation or an image can't be used.
         StoreError: the store failed.
     """
     output = _checked_output(config.output)
@@ -80,8 +85,9 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     colours = hues(dataset.classes)
     rows = _chosen(len(dataset.records), config.count, config.seed)
-    records, errors = [], Counter[str]()
+    records, errors, left_out = [], Counter[str](), Counter(dataset.left_out)
     for shown in _shown(config, dataset, rows, report):
+        left_out += Counter({str(LeftOut.OUTSIDE_BOX): shown.num_outside})
         if shown.pictures:
             records.append([figure(picture, colours) for picture in shown.pictures])
         else:
@@ -91,9 +97,9 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
             f"none of {len(rows)} images of split {config.split!r} can be used ({_counted(errors)}). The first is "
             f"{dataset.records[rows[0]].image_uri}: look whether it opens in an image viewer"
         )
-    texts = _texts(config, dataset, len(records), errors)
+    texts = _texts(config, dataset, len(records), left_out, errors)
     storage.write_bytes(output, render_template("preview.html", records=records, **texts).encode())
-    return PreviewSummary(output, len(dataset.records), len(records), dict(dataset.left_out), dict(errors))
+    return PreviewSummary(output, len(dataset.records), len(records), dict(left_out), dict(errors))
 
 
 def _checked_output(name: str) -> str:
@@ -136,14 +142,18 @@ def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report:
         report(Progress("making pictures", start, len(rows)))
         part = rows[start : start + _RECORDS_AT_ONCE]
         versions = [makers[0].batch_of(part, 0), *(makers[1].batch_of(part, epoch) for epoch in range(NUM_VERSIONS))]
+        trouble = complaint(versions[0], [packed.image_uris[row] for row in part]) if config.strict else None
+        if trouble is not None:
+            raise UsageError(trouble)
         for place, row in enumerate(part):
             outcome = OUTCOME_NAMES[int(versions[0][OUTCOMES][place])]
+            num_outside = int(versions[0][BOXES_OUTSIDE][place])
             name = unquote(dataset.records[row].image_uri.rpartition("/")[2])
             names = [name, *(f"epoch {version}" for version in range(1, NUM_VERSIONS + 1))]
             pictures = tuple(
                 _picture(title, batch, place, dataset.classes) for title, batch in zip(names, versions, strict=True)
             )
-            yield _Shown(outcome, pictures if outcome == OUTCOME_NAMES[0] else ())
+            yield _Shown(outcome, pictures if outcome == OUTCOME_NAMES[0] else (), num_outside)
     report(Progress("making pictures", len(rows), len(rows)))
 
 
@@ -158,7 +168,9 @@ def _picture(name: str, batch: Batch, place: int, classes: Sequence[str]) -> Pic
     return Picture(name, batch[IMAGES][place].astype(np.uint8, copy=False), tuple(boxes))
 
 
-def _texts(config: PreviewConfig, dataset: Dataset, num_shown: int, errors: Mapping[str, int]) -> dict[str, Any]:
+def _texts(
+    config: PreviewConfig, dataset: Dataset, num_shown: int, left_out: Mapping[str, int], errors: Mapping[str, int]
+) -> dict[str, Any]:
     """What the page says beside the pictures."""
     objects = [found for record in dataset.records for found in record.objects]
     facts = {
@@ -182,9 +194,7 @@ def _texts(config: PreviewConfig, dataset: Dataset, num_shown: int, errors: Mapp
         ),
         "facts": facts,
         "options": {"--" + name.replace("_", "-"): str(value) for name, value in options.items()},
-        "left_out": [
-            (str(reason), count, dataset.left_out_places.get(reason, ())) for reason, count in dataset.left_out.items()
-        ],
+        "left_out": [(reason, count, dataset.left_out_places.get(reason, ())) for reason, count in left_out.items()],
         "errors": errors,
     }
 

@@ -61,6 +61,8 @@ class TrainPlan:
     """Hash of the options and the data: runs that share it would give the same model."""
     left_out: dict[str, int]
     """Annotations that the data sets hold and that can't be learned from, by reason."""
+    strict: bool
+    """Whether an image or a box that turns out to be of no use ends the run."""
     verbose: bool
 
     @property
@@ -136,6 +138,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         output_uri=storage.normalise(config.output),
         identity=identity,
         left_out=left_out,
+        strict=config.strict,
         verbose=config.verbose,
     )
     _check(plan)

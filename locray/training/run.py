@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from locray import __version__, storage
 from locray.config import TrainConfig
+from locray.datasets.records import LeftOut
 from locray.errors import UsageError
 from locray.model_files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
 from locray.models.artifact import save_artifact
@@ -55,7 +57,7 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     plan = make_plan(config)
     finished = _finished(config, plan)
     if finished is not None:
-        return _summary(plan, finished, already_trained=True, errors={}, started=started)
+        return _summary(plan, finished, already_trained=True, unusable={}, started=started)
     model = initial_model(config, plan, report)
     _claim_run_name(plan)
     fitted = fit(plan, model, report)
@@ -63,7 +65,7 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     settle_history(plan.output_uri, fitted.history)
     model.load_state_dict(fitted.weights)  # type: ignore[attr-defined]
     saved = save_artifact(plan.output_uri, model, _info(config, plan, fitted))
-    return _summary(plan, saved, already_trained=False, errors=fitted.unusable, started=started)
+    return _summary(plan, saved, already_trained=False, unusable=fitted.unusable, started=started)
 
 
 def _finished(config: TrainConfig, plan: TrainPlan) -> ArtifactDescription | None:
@@ -122,10 +124,12 @@ def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
 
 
 def _summary(
-    plan: TrainPlan, artifact: ArtifactDescription, *, already_trained: bool, errors: dict[str, int], started: float
+    plan: TrainPlan, artifact: ArtifactDescription, *, already_trained: bool, unusable: dict[str, int], started: float
 ) -> TrainSummary:
     history = read_history(plan.output_uri)
     speeds = [epoch["images_per_s"] for epoch in history]
+    left_out, errors = Counter(plan.left_out), dict(unusable)
+    left_out.update({reason: errors.pop(reason) for reason in map(str, LeftOut) if reason in errors})
     return TrainSummary(
         model_id=artifact.model_id,
         model=plan.output_uri,
@@ -137,7 +141,7 @@ def _summary(
         train_images=len(plan.train.packed),
         val_images=len(plan.val.packed),
         errors=errors,
-        left_out=plan.left_out,
+        left_out=dict(left_out),
         images_per_s=sum(speeds) / len(speeds) if speeds else 0.0,
         wall_s=time.monotonic() - started,
     )

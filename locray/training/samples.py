@@ -23,10 +23,11 @@ from locray.schema import STATUS_DEFERRED
 from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
 from locray.training.gathering import Outcome, gather
 
-IMAGES, BOXES, LABEL_IDS, HAS_BOX, OUTCOMES = "images", "boxes", "label_ids", "has_box", "outcomes"
-"""The arrays of a batch of n images: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n, M) bool, and (n,) int64
-index of `OUTCOME_NAMES`. M is that of `Packed`, or more where images were put together from several. The label id of a
-crowd is that of its class and the number of classes."""
+IMAGES, BOXES, LABEL_IDS, HAS_BOX = "images", "boxes", "label_ids", "has_box"
+OUTCOMES, BOXES_OUTSIDE = "outcomes", "boxes_outside"
+"""The arrays of a batch of n images: (n, S, S, 3) uint8, (n, M, 4) float32, (n, M) int64, (n, M) bool; (n,) int64 index
+of `OUTCOME_NAMES`, and (n,) int64 number of boxes that lie wholly beside their image. M is that of `Packed`, or more
+where images were put together from several. The label id of a crowd is that of its class and the number of classes."""
 
 OUTCOME_NAMES = ("ok", *(code.value for code in ErrorCode), STATUS_DEFERRED)
 
@@ -68,8 +69,8 @@ class Packed:
         used = self._objects_of(row)
         return Objects(self.boxes_xyxy_px[used], self.label_ids[used], self.has_box[used])
 
-    def objects(self, row: int, decoded: DecodedImage) -> Objects:
-        """The objects of a record that lie in its decoded image, in its pixels, which may be fewer than the file's."""
+    def scene(self, row: int, decoded: DecodedImage) -> Scene:
+        """A decoded image with the objects of its record that lie in it, in its pixels: maybe fewer than the file's."""
         used = self._objects_of(row)
         boxes, has_box = self.boxes_xyxy_px[used], self.has_box[used]
         height, width = decoded.image_hwc_u8.shape[:2]
@@ -79,7 +80,8 @@ class Packed:
             frame_width, frame_height = self.frames_px[row].tolist()
             frame = (frame_width or decoded.width_px, frame_height or decoded.height_px)
             boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation)
-        return Objects(boxes, self.label_ids[used], has_box).cut_to((0, 0, width, height), 0)
+        objects = Objects(boxes, self.label_ids[used], has_box).cut_to((0, 0, width, height), 0)
+        return Scene(decoded.image_hwc_u8, objects, len(boxes) - len(objects))
 
     @classmethod
     def of(
@@ -165,7 +167,7 @@ class BatchMaker:
         An image that can't be used keeps its objects where nothing is augmented: a validation counts them as missed.
         """
         images = np.zeros((len(rows), self.input_size_px, self.input_size_px, 3), dtype=np.uint8)
-        outcomes = np.zeros(len(rows), dtype=np.int64)
+        outcomes, outside = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
         objects = [Objects.none()] * len(rows)
         parts = [self._parts(row, epoch) for row in rows]
         needs = [(row, *mix.rows) for row, (_, mix) in zip(rows, parts, strict=True)]
@@ -177,11 +179,14 @@ class BatchMaker:
                 outcomes[place] = OUTCOME_NAMES.index(found[0])
                 if self.augmentation is None:
                     objects[place] = self.packed.unseen_objects(rows[place])
-            elif random is None:
+                continue
+            outside[place] = found[0].num_outside
+            if random is None:
                 objects[place] = self._letterboxed(found[0], images[place])
             else:
                 objects[place] = self._augmented(found[0], found[1:], mix, images[place], random)
-        return {IMAGES: images, **_padded(objects, self.packed.places), OUTCOMES: outcomes}
+        objects_of_all = _padded(objects, self.packed.places)
+        return {IMAGES: images, **objects_of_all, OUTCOMES: outcomes, BOXES_OUTSIDE: outside}
 
     def _parts(self, row: int, epoch: int) -> tuple[np.random.Generator | None, Mix]:
         """What an image is made with: its own generator, and the other records that go into it."""
@@ -205,7 +210,7 @@ class BatchMaker:
         decoded = decode_image(fetched.data, self.limits, min_longer_side_px=smallest_px)
         if isinstance(decoded, ImageFailure):
             return decoded.code.value
-        return Scene(decoded.image_hwc_u8, self.packed.objects(row, decoded))
+        return self.packed.scene(row, decoded)
 
     def _letterboxed(self, scene: Scene, out: NDArray[np.uint8]) -> Objects:
         """The network's input as it is when the network is used."""

@@ -16,11 +16,12 @@ from torch import Tensor
 from locray.metrics.results import ImageResult
 from locray.progress import Progress, Report
 from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.counting import NUM_COUNTS, complaint, counts_of, unusable
 from locray.training.history import PRECISION_BITS, WORKERS, best_of, is_over, write_history
 from locray.training.learner import Learner
 from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
-from locray.training.samples import OUTCOME_NAMES, OUTCOMES
+from locray.training.samples import BatchMaker
 from locray.training.team import Signal, Team
 
 _SECONDS_BETWEEN_POSTS = 2.0
@@ -102,12 +103,13 @@ class WorkerRun:
             # Dropout is the only thing that draws from here.
             torch.manual_seed(hash((self._plan.seed, epoch, step, self._team.rank)) % 2**63)
             loss = self._learner.compute(batch)
-            signal = self._team.agree(self._wish(loss))
+            signal = self._agree(
+                self._unusable(batch, self._plan.train, epoch, step) or self._diverged(loss, epoch, step)
+            )
             if signal is Signal.FAILED:
-                self._explain(loss, epoch, step)
                 return signal
             self._learning_rate = self._learner.apply(epoch * order.num_steps + step)
-            self._sums += torch.cat([torch.tensor([loss, 1.0]), _outcomes(batch)]).double()
+            self._sums += torch.cat([torch.tensor([loss, 1.0]), counts_of(batch)]).double()
             self._seconds += time.monotonic() - started
             self._post(epoch, (step + 1) * order.num_images // order.num_steps)
             if signal >= Signal.SAVE:
@@ -123,16 +125,18 @@ class WorkerRun:
         """
         self._learner.share_statistics(self._team)
         results: list[ImageResult] = []
-        outcomes = torch.zeros(len(OUTCOME_NAMES), dtype=torch.int64)
-        for batch in islice(batches, self._plan.val.order.num_steps):
+        counts = torch.zeros(NUM_COUNTS, dtype=torch.int64)
+        for step, batch in enumerate(islice(batches, self._plan.val.order.num_steps)):
             results += image_results(self._learner.predict(batch), batch, self._plan.classes)
-            outcomes += _outcomes(batch)
-            signal = self._team.agree(self._wish())
+            counts += counts_of(batch)
+            signal = self._agree(self._unusable(batch, self._plan.val, epoch, step))
+            if signal is Signal.FAILED:
+                return signal
             if signal >= Signal.SAVE:
                 self._save(Place(epoch, self._plan.train.order.num_steps))
                 if signal is Signal.STOP:
                     return signal
-        self._sums[2:] += outcomes
+        self._sums[2:] += counts
         results = self._team.gather(results)
         sums = self._team.total(self._sums)
         metrics: Metrics = {}
@@ -173,15 +177,20 @@ class WorkerRun:
                 "sums": _no_sums() if ended else total,
                 "seconds": self._seconds,
                 "learning_rate": self._learning_rate,
-                "unusable": _unusable(total),
+                "unusable": unusable(total[2:]),
             }
             self._store.save(place, state)
         self._last_save = time.monotonic()
 
-    def _wish(self, loss: float | None = None) -> Signal:
-        """What this worker asks of all, after computing a step of this loss."""
-        if loss is not None and self._has_diverged(loss):
-            return Signal.FAILED
+    def _agree(self, trouble: str | None) -> Signal:
+        """What all workers do next. Trouble ends the run, and is told."""
+        signal = self._team.agree(self._wish() if trouble is None else Signal.FAILED)
+        if trouble is not None:
+            self._fail(trouble)
+        return signal
+
+    def _wish(self) -> Signal:
+        """What this worker asks of all."""
         now = time.monotonic()
         if self._team.is_first and now - self._last_asked >= _SECONDS_BETWEEN_POSTS:
             self._last_asked = now
@@ -191,20 +200,23 @@ class WorkerRun:
                 return Signal.SAVE
         return Signal.GO_ON
 
-    def _has_diverged(self, loss: float) -> bool:
-        """Gradients may overflow where the loss does not yet."""
-        return not (math.isfinite(loss) and math.isfinite(self._learner.gradient_norm))
+    def _unusable(self, batch: Mapping[str, Tensor], maker: BatchMaker, epoch: int, step: int) -> str | None:
+        """What --strict has against this batch."""
+        if not self._plan.strict:
+            return None
+        rows = maker.order.rows(epoch, step, self._team.rank)
+        return complaint(batch, [maker.packed.image_uris[row] for row in rows])
 
-    def _explain(self, loss: float, epoch: int, step: int) -> None:
-        """Tells why the run ends; said by the workers whose loss or gradients it was."""
-        if not self._has_diverged(loss):
-            return
+    def _diverged(self, loss: float, epoch: int, step: int) -> str | None:
+        """Why the run can't go on after this step, if so. Gradients may overflow where the loss does not yet."""
+        if math.isfinite(loss) and math.isfinite(self._learner.gradient_norm):
+            return None
         what = "the norm of the gradients" if math.isfinite(loss) else "the loss"
         value = self._learner.gradient_norm if math.isfinite(loss) else loss
         rows = self._plan.train.order.rows(epoch, step, self._team.rank)
         names = [self._plan.train.packed.image_uris[row] for row in rows]
         more = f" and {len(names) - _NAMED_IMAGES} more" if len(names) > _NAMED_IMAGES else ""
-        self._fail(
+        return (
             f"{what} became {value} in epoch {epoch + 1}, step {step + 1}: the training has diverged. The batch held "
             f"{', '.join(names[:_NAMED_IMAGES])}{more}. Look at these images and their boxes (`locray preview`), or "
             "try a smaller --learning-rate. The checkpoint before it is kept"
@@ -230,16 +242,6 @@ class WorkerRun:
         self._post_progress(Progress("training", epoch * num_images + seen, self._plan.epochs * num_images, facts))
 
 
-def _outcomes(batch: Mapping[str, Tensor]) -> Tensor:
-    """How many images of a batch had each outcome."""
-    return torch.bincount(batch[OUTCOMES], minlength=len(OUTCOME_NAMES))
-
-
 def _no_sums() -> Tensor:
-    """Loss, steps, and images by outcome: nothing so far."""
-    return torch.zeros(2 + len(OUTCOME_NAMES), dtype=torch.float64)
-
-
-def _unusable(sums: Tensor) -> dict[str, int]:
-    counted = zip(OUTCOME_NAMES[1:], sums[3:].tolist(), strict=True)
-    return {name: int(count) for name, count in counted if count}
+    """Loss, steps, and counts of images: nothing so far."""
+    return torch.zeros(2 + NUM_COUNTS, dtype=torch.float64)

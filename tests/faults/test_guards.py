@@ -15,7 +15,7 @@ from faults.made_up import MENDED, MadeUpPipeline
 from locray.config import LabelConfig
 from locray.errors import FencedError, StoreError
 from locray.labelling import run, writer
-from locray.labelling.committer import Bitmap
+from locray.labelling.fates import Bitmap
 from locray.labelling.table import create_table, open_table
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table

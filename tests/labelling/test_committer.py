@@ -1,17 +1,14 @@
-"""The committer's own parts: the bitmap of seen ordinals against a set, and commits by the clock."""
+"""The committer's own parts: commits by the clock."""
 
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from faults.made_up import MadeUpPipeline
-from hypothesis import given
-from hypothesis import strategies as st
 from labelling.rows import predicted
 from processes import wait_for
 
@@ -19,28 +16,13 @@ from locray import schema
 from locray.config import LabelConfig
 from locray.errors import ErrorCode, FencedError
 from locray.labelling import run
-from locray.labelling.committer import Bitmap, Committer
+from locray.labelling.committer import Committer
 from locray.labelling.worklist import Worklist
 from locray.labelling.writer import TableWriter
 from locray.progress import ignore
 
 DENIED = ErrorCode.ACCESS_DENIED
 MODEL_ID = "net@0123456789ab"
-
-
-@given(st.lists(st.lists(st.integers(0, 99), max_size=30), max_size=10))
-def test_bitmap_agrees_with_a_set(batches: list[list[int]]) -> None:
-    bitmap, seen = Bitmap(100), set()
-    for batch in batches:
-        expected = []
-        for ordinal in batch:
-            expected.append(ordinal not in seen)
-            seen.add(ordinal)
-        assert bitmap.add(np.array(batch, dtype=np.int64)).tolist() == expected
-
-
-def test_bitmap_takes_one_bit_an_image() -> None:
-    assert Bitmap(1_000_001)._bits.nbytes == 125_001
 
 
 def test_rows_are_committed_while_a_run_waits_for_others(

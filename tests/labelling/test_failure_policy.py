@@ -1,9 +1,11 @@
 """What a run makes of a store that refuses, seen from outside: a real S3 server, real keys; the stages without Ray."""
 
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 from faults.made_up import without_ray
@@ -36,18 +38,33 @@ def label(listing: Path, artifact: str, exit_code: int, **environment: str) -> t
     """The summary, and what was told."""
     done = without_ray(
         "label", "--images", str(listing), "--model", artifact, "--table", table_of(listing), "--unit-size", "25",
-        "--commit-rows", "50", "--json", **environment,
+        "--commit-rows", "50", "--json", "--deferred-list", deferred_of(listing), **environment,
     )  # fmt: skip
     assert done.returncode == exit_code, done
     assert "Traceback" not in done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary["ok"] + summary["failed"] + summary["deferred"] == summary["planned"]
-    assert sum(summary["deferred_causes"].values()) == summary["deferred"]
+    check_deferred(listing, summary)
     return summary, " ".join(done.stderr.split())
 
 
 def table_of(listing: Path) -> str:
     return str(listing.with_name("table"))
+
+
+def deferred_of(listing: Path) -> str:
+    return str(listing.with_name("deferred.parquet"))
+
+
+def check_deferred(listing: Path, summary: dict[str, object]) -> None:
+    """Each listed image has a row or is on the list of the deferred ones, with the cause that the summary counts."""
+    deferred = pq.read_table(deferred_of(listing))
+    assert summary["deferred_list"] == deferred_of(listing)
+    assert dict(Counter(deferred[schema.ERROR_CODE].to_pylist())) == summary["deferred_causes"]
+    assert set(deferred[schema.RUN_ID].to_pylist()) <= {summary[schema.RUN_ID]}
+    table = DeltaTable(table_of(listing)).to_pyarrow_dataset().to_table()
+    both = table[schema.IMAGE_URI].to_pylist() + deferred[schema.IMAGE_URI].to_pylist()
+    assert sorted(both) == listing.read_text().splitlines()[1:]
 
 
 def statuses(listing: Path) -> list[str]:

@@ -81,6 +81,32 @@ def test_options_and_what_was_left_out_are_told(tmp_path):
     assert "<b><b>" not in text
 
 
+def test_boxes_beside_their_image_are_counted_and_with_strict_an_error(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "good.png")
+    rows = ["filename,class,xmin,ymin,xmax,ymax", "good.png,x,1,1,20,20", "good.png,x,90,90,99,99"]
+    (tmp_path / "train.csv").write_text("\n".join(rows), encoding="utf-8")
+    usual = ("--data", tmp_path, "--format", "csv", "--output", tmp_path / "page.html")
+    code, summary, _ = preview(*usual)
+    assert (code, summary["left_out"]) == (0, {"outside_box": 1})
+    assert "<code>outside_box</code></td><td>1</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    code, _, message = preview(*usual, "--strict")
+    assert code == 2
+    assert "good.png: outside_box. Expected" in message
+
+
+def test_an_image_that_can_not_be_opened_is_an_error_with_strict(drawn, tmp_path):
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(drawn, spoiled)
+    name = sorted((spoiled / "images").iterdir())[0]
+    name.write_bytes(b"")
+    usual = ("--data", spoiled, "--format", "csv", "--count", 12, "--output", tmp_path / "page.html")
+    code, summary, _ = preview(*usual)
+    assert (code, summary["errors"]) == (0, {"empty_file": 1})
+    code, _, message = preview(*usual, "--strict")
+    assert code == 2
+    assert f"{name.name}: empty_file. Expected" in message
+
+
 def test_classes_without_boxes_are_shown_with_their_names(tmp_path):
     for label in ("ship", "frog"):
         (tmp_path / "data" / "train" / label).mkdir(parents=True)

@@ -13,6 +13,7 @@ from locray.models.contract import NO_OBJECT
 from locray.training.augment import Augmentation
 from locray.training.samples import (
     BOXES,
+    BOXES_OUTSIDE,
     HAS_BOX,
     IMAGES,
     LABEL_IDS,
@@ -150,6 +151,13 @@ def test_boxes_lie_on_the_pixels_of_a_camera_image(tmp_path, orientation, is_upr
 def test_a_box_that_reaches_over_its_image_is_cut(picture):
     batch = maker([record(picture, ("Nut", (90, -10, 150, 60)), size=(None, None))], size=120)(0, 0, 0)
     assert batch[BOXES][0, 0].tolist() == [90, 20, 120, 80]
+
+
+def test_boxes_beside_an_image_whose_frame_was_not_written_down_are_counted(picture):
+    beside, inside = ("Nut", (130, 10, 150, 60)), ("Bolt", (30, 20, 70, 60))
+    records = [record(picture, *found, size=(None, None)) for found in ([beside, inside, beside], [inside])]
+    for augmentation in (None, Augmentation()):
+        assert maker(records, augmentation)(0, 0, 0)[BOXES_OUTSIDE].tolist() == [2, 0]
 
 
 @pytest.fixture

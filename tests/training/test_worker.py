@@ -1,5 +1,6 @@
 """A worker's run without Ray: what was cut off goes on exactly, and ends when it should."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,47 @@ def test_validation_images_that_cannot_be_used_are_counted(tmp_path):
     run = Rehearsal(tmp_path, tmp_path / "run", epochs=1)
     run.run()
     assert run.store.latest().state["unusable"] == {"unsupported_format": 1}
+
+
+@pytest.fixture
+def unframed(tmp_path):
+    """A data set whose annotations don't say how large the images are; one box is no part of its image."""
+    write_dataset(tmp_path, {"train": 24, "val": 8}, seed=0)
+    for split in ("train", "val"):
+        with (tmp_path / f"{split}.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        if split == "train":
+            rows.append(rows[0] | {"xmin": "5000", "ymin": "5000", "xmax": "5100", "ymax": "5100"})
+        columns = [name for name in rows[0] if name not in {"width", "height"}]
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+    return tmp_path
+
+
+def test_boxes_beside_images_of_unknown_size_are_counted_once_an_epoch(unframed, tmp_path):
+    run = Rehearsal(unframed, tmp_path / "run", epochs=2)
+    run.run()
+    assert run.store.latest().state["unusable"] == {"outside_box": 1}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_image_that_cannot_be_used_ends_a_strict_run_and_is_named(tmp_path, split):
+    write_dataset(tmp_path, {"train": 24, "val": 8}, seed=0)
+    (tmp_path / "images" / f"{split}-00003.jpg").write_bytes(b"<html>")
+    run = Rehearsal(tmp_path, tmp_path / "run", strict=True)
+    run.run()
+    (message,) = run.failures
+    assert f"images/{split}-00003.jpg: unsupported_format. Expected" in message
+    assert run.epochs == []
+
+
+def test_a_box_beside_its_image_ends_a_strict_run(unframed, tmp_path):
+    run = Rehearsal(unframed, tmp_path / "run", strict=True)
+    run.run()
+    (message,) = run.failures
+    assert "images/train-00000.jpg: outside_box. Expected" in message
 
 
 def test_gradients_that_are_not_finite_end_the_run_before_the_step(data, tmp_path):

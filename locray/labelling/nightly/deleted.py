@@ -4,7 +4,6 @@ Their rows stay: what a model once saw is history, and an image may come back. T
 the table and the listing, so it is right whatever came before; of the list before it only the dates are taken over.
 """
 
-import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -13,11 +12,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from locray import schema, storage
 from locray.errors import StoreError
 from locray.labelling.data_files import scan_texts
+from locray.labelling.image_list import write_list
 from locray.labelling.scratch import create_from, scratch_database
 from locray.labelling.table import open_table
 from locray.labelling.verification.table import Owner
@@ -74,7 +73,7 @@ def list_deleted(
             f"SELECT {_URI}, coalesce({_SINCE}, DATE '{night}') AS {_SINCE} "
             f"FROM {missing} LEFT JOIN before USING ({_URI}) ORDER BY {_URI}"
         )
-        images = _write_list(connection.sql(query).to_arrow_reader(_BATCH_ROWS), list_uri)
+        images = write_list(list_uri, schema.DELETED_SCHEMA, connection.sql(query).to_arrow_reader(_BATCH_ROWS))
         known = _count(connection, f"{missing} SEMI JOIN before USING ({_URI})")
         returned = _count(connection, f"before SEMI JOIN listed USING ({_URI})")
     return Deleted(images, images - known, returned, list_uri)
@@ -95,16 +94,6 @@ def _list_before(list_uri: str) -> pa.Table:
         raise StoreError(
             f"{list_uri} is no list of deleted images ({error}): delete it, and the dates begin anew"
         ) from error
-
-
-def _write_list(rows: pa.RecordBatchReader, list_uri: str) -> int:
-    buffer, count = io.BytesIO(), 0
-    with pq.ParquetWriter(buffer, schema.DELETED_SCHEMA, compression="zstd", write_page_checksum=True) as file:
-        for batch in rows:
-            file.write_batch(batch.cast(schema.DELETED_SCHEMA))
-            count += len(batch)
-    storage.write_bytes(list_uri, buffer.getvalue())
-    return count
 
 
 def _count(connection: duckdb.DuckDBPyConnection, rows: str) -> int:

@@ -72,6 +72,8 @@ class Scene:
 
     image_hwc_u8: NDArray[np.uint8]
     objects: Objects
+    num_outside: int = 0
+    """Annotated boxes that lie wholly beside the image."""
 
 
 def shares(inside_xyxy: FloatArray, whole_xyxy: FloatArray) -> FloatArray:
