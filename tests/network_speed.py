@@ -1,7 +1,7 @@
 """Images a second of networks as labelling runs them, beside the same ones as they are. Makes figures of the docs.
 
-Run from the project's root: `python tests/network_speed.py [--precision fp32|bf16] [--compile] [ARCHITECTURE ...]`,
-or with `--suppression`.
+Run from the project's root: `python tests/network_speed.py [--precision fp32|bf16] [--compile] [--give-back]
+[ARCHITECTURE ...]`, or with `--suppression`.
 Each form takes the same batches in turn, several times; the fastest time of each counts, as others share the machine.
 """
 
@@ -18,6 +18,7 @@ from torchvision.models import detection
 
 from locray.model_files import ArtifactInfo
 from locray.models import build_model, detections
+from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.compiled import Wanted, compile_into_cache, find
 from locray.models.inference import Network
@@ -96,12 +97,15 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--give-back", action="store_true", help="leave the allocator as it is, as others do")
     parser.add_argument("--suppression", action="store_true", help="measure only the suppression of boxes")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if options.suppression:
         suppression()
         return
+    if not options.give_back:
+        keep_freed_memory()
     dtype = dtype_for(options.precision, CPU)
     with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
         Path(cache).chmod(0o700)

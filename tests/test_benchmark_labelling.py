@@ -122,12 +122,14 @@ def test_images_of_both_tiers(tmp_path):
         ({"images": "nothing"}, "no folder"),
         ({"images": "."}, "has 1 JPEG files of the 256"),
         ({"daft": "."}, "holds no daft"),
+        ({"contenders": "ceiling, me"}, "no 'me'; expected some of: ray_data, ray_data tuned"),
         ({"model": "."}, "no model"),
     ],
 )
 def test_wrong_input_is_told(tmp_path, options, message):
     (tmp_path / "one.jpg").write_bytes(b"")
-    config = BenchmarkConfig(**{name: str(tmp_path / value) for name, value in options.items()})
+    paths = {name: value if name == "contenders" else str(tmp_path / value) for name, value in options.items()}
+    config = BenchmarkConfig(**paths)
     with pytest.raises(UsageError, match=message):
         benchmark(config, ignore)
 
@@ -147,7 +149,7 @@ def test_locray_is_not_far_below_the_ceiling(tmp_path):
     save_artifact(str(tmp_path / "model"), build_model("localizer/resnet18", 2, 224), info)
     options = {"model": tmp_path / "model", "small-images": 160, "large-images": 0, "rounds": 2}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = locray("benchmark", "--no-peers", "--no-compile", "--json", *flags)
+    done = locray("benchmark", "--contenders", "ceiling", "--no-compile", "--json", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     best = {one["contender"]: max(run["images_per_s_steady"] for run in one["runs"]) for one in found["results"]}

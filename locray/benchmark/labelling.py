@@ -150,9 +150,16 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
         for name in names
         for tuned in (False, True)
     ]
-    own = [Contender(CEILING, CEILING, not config.no_compile, read_rows), Contender(LOCRAY, "own", False, read_table)]
-    chosen = [*([] if config.no_peers else peers), *own]
-    return chosen, {} if config.no_peers else left_out
+    others = [*peers, Contender(CEILING, CEILING, not config.no_compile, read_rows)]
+    own = Contender(LOCRAY, "own", False, read_table)
+    if config.contenders is None:
+        return [*others, own], left_out
+    wanted = {name.strip() for name in config.contenders.split(",")}
+    unknown = sorted(wanted - {one.name for one in [*others, own]})
+    if unknown:
+        names = ", ".join(one.name for one in others)
+        raise UsageError(f"--contenders: there is no {unknown[0]!r}; expected some of: {names}")
+    return [*(one for one in others if one.name in wanted), own], {}
 
 
 def _run(contender: Contender, tier: Tier, model: str, folder: Path, wanted: Answers) -> Result:
@@ -210,24 +217,26 @@ def ratios(results: list[Result]) -> dict[str, float | None]:
         own = by_name[LOCRAY]
         tuned = [one for name, one in by_name.items() if name.endswith(" tuned")]
         best = max(tuned, key=lambda one: one.median("images_per_s_steady") or 0, default=None)
-        found[f"{tier}: locray / ceiling"] = _ratio(own, by_name.get(CEILING), "images_per_s_steady")
-        if best is not None:
-            found[f"{tier}: locray / best tuned peer"] = _ratio(own, best, "images_per_s_steady")
-            found[f"{tier}: locray / ray_data"] = _ratio(own, by_name.get(RAY), "images_per_s_steady")
-            found[f"{tier}: locray / dataloader tuned, end to end"] = _ratio(
-                own, by_name.get(f"{LOADER} tuned"), "images_per_s"
-            )
+        others = {
+            CEILING: (by_name.get(CEILING), "images_per_s_steady"),
+            "best tuned peer": (best, "images_per_s_steady"),
+            RAY: (by_name.get(RAY), "images_per_s_steady"),
+            f"{LOADER} tuned, end to end": (by_name.get(f"{LOADER} tuned"), "images_per_s"),
+        }
+        for name, (other, figure) in others.items():
+            if other is not None:
+                found[f"{tier}: locray / {name}"] = _ratio(own, other, figure)
     return found
 
 
-def _ratio(one: Result, other: Result | None, figure: str) -> float | None:
-    above, below = one.median(figure), other.median(figure) if other else None
+def _ratio(one: Result, other: Result, figure: str) -> float | None:
+    above, below = one.median(figure), other.median(figure)
     return round(above / below, 3) if above and below else None
 
 
 def _one_image(config: BenchmarkConfig, tier: Tier, model: str, folder: Path, report: Report) -> dict[str, list[float]]:
     """Seconds to label a single image, and those that Ray and torch take by themselves."""
-    if config.no_peers:
+    if config.contenders is not None:
         return {}
     alone = folder / "one"
     alone.mkdir()

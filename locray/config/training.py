@@ -168,7 +168,11 @@ class BenchmarkConfig(CommandConfig):
     small_images: Positive = Field(256, description="Images to label as they are.")
     large_images: NotNegative = Field(48, description="Photographs of 2 to 12 megapixels to make of them and label.")
     rounds: Positive = Field(3, description="Times that each is measured, in turn.")
-    no_peers: bool = Field(False, description="Measure only locray and the program written by hand.")
+    contenders: str | None = Field(
+        None,
+        description="Who takes part beside locray, with commas: ceiling, ray_data, daft, dataloader, 'ray_data tuned', "
+        "and so on. Default: all.",
+    )
     no_compile: bool = Field(
         False, description="Leave the program written by hand uncompiled: compiling takes it half a minute or more."
     )
