@@ -36,6 +36,10 @@ class Pipeline:
     verbose: bool = False
     units_a_wave: int = UNITS_A_WAVE
 
+    def start(self) -> None:
+        """Starts Ray, or connects to it, ahead of `rows`: its workers get ready while the driver does something else."""
+        cluster.start_ray(verbose=self.verbose)
+
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done.
 
@@ -43,7 +47,7 @@ class Pipeline:
             LocrayError: what a worker met, as if it had been met here.
             StoreError: a node's memory for blocks is full, and so is the disk that Ray spills them to.
         """
-        cluster.start_ray(verbose=self.verbose)
+        self.start()
         from ray.exceptions import OutOfDiskError
 
         layout = _Layout.for_cluster(self.num_predictors, self.predict.device)

@@ -57,6 +57,7 @@ def label(
         begin_deferred(config.deferred_list, source, table_uri)
 
     report(Progress("listing"))
+    pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
     writer = TableWriter.claim(table_uri, identity.model_id)
     writer.clean_up()
     run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
@@ -64,6 +65,8 @@ def label(
         source, writer.table, identity.model_id, identity.config_hash, retry=config.retry_failed, report=report
     ) as difference:
         counts = difference.counts()
+        if counts.to_do:
+            pipeline.start()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
     with writer.telling_a_takeover():
@@ -89,7 +92,6 @@ def label(
     )
     if worklist.num_images:
         report(Progress("starting", planned=worklist.num_images))
-        pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
         try:
             summary.deferred_reason = _label_worklist(
                 worklist, pipeline, committer, config.commit_interval_s, clock, report

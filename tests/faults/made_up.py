@@ -48,6 +48,9 @@ class MadeUpPipeline:
     num_predictors: int | None = None
     verbose: bool = False
 
+    def start(self) -> None:
+        """There is no Ray to start."""
+
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         units = range(num_units(worklist))
         for unit in [*reversed(units), *units[-1:]]:
