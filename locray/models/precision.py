@@ -1,6 +1,7 @@
 """Which number format is fastest here. Called where a worker starts, to train or to predict."""
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch.nn import functional
@@ -8,7 +9,7 @@ from torch.nn import functional
 from locray.config import Precision
 
 _WORTHWHILE = 1.2
-_ROUNDS = 6
+_ROUNDS = 4
 
 
 def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
@@ -28,22 +29,27 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
     # Without kernels for it, bfloat16 is emulated: the measurement would last longer than a small labelling.
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
-    whole, half = _convolution_s(torch.float32), _convolution_s(torch.bfloat16)
-    return torch.bfloat16 if half * _WORTHWHILE < whole else torch.float32
+    seconds = _convolution_s((torch.float32, torch.bfloat16))
+    return torch.bfloat16 if seconds[torch.bfloat16] * _WORTHWHILE < seconds[torch.float32] else torch.float32
 
 
-def _convolution_s(dtype: torch.dtype) -> float:
-    """Seconds of a forward and backward pass of a usual convolution; the quickest of some, as others share the CPU.
+def _convolution_s(dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:
+    """Seconds of a usual convolution in each format: of one thread's processor time, the least of some, in turn.
 
-    It is large enough that the arithmetic outweighs the conversion of its operands, as in a whole network.
+    So it doesn't matter who else is at work: where a worker starts, others start, too. The convolution is large
+    enough that its arithmetic outweighs the conversion of the operands, as in a whole network.
     """
-    images = torch.rand(16, 256, 14, 14).to(memory_format=torch.channels_last).requires_grad_()
-    weights = torch.rand(256, 256, 3, 3, requires_grad=True)
-    seconds = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            out = functional.conv2d(images, weights, padding=1)
-        torch.autograd.grad(out.float().sum(), (images, weights))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    images = torch.rand(8, 256, 14, 14).to(memory_format=torch.channels_last)
+    weights = torch.rand(256, 256, 3, 3)
+    found = dict.fromkeys(dtypes, float("inf"))
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for dtype in [*dtypes] * _ROUNDS:
+            start = time.thread_time()
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+                functional.conv2d(images, weights, padding=1)
+            found[dtype] = min(found[dtype], time.thread_time() - start)
+    finally:
+        torch.set_num_threads(num_threads)
+    return found
