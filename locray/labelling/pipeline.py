@@ -37,7 +37,7 @@ class Pipeline:
     units_a_wave: int = UNITS_A_WAVE
 
     def start(self) -> None:
-        """Starts Ray, or connects to it, ahead of `rows`: its workers get ready while the driver does something else."""
+        """Starts Ray, or connects to it, ahead of `rows`: it gets ready while the driver does something else."""
         cluster.start_ray(verbose=self.verbose)
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
