@@ -138,6 +138,11 @@ class AtMutation:
         self._deed = deed
         self._lock = threading.Lock()
 
+    @property
+    def hit(self) -> str | None:
+        """The kind of the request that it happened at; None before."""
+        return self.kinds[self._index] if self.happened.is_set() else None
+
     def __call__(self, request: Request, forward: Forward) -> Answer:
         kind = kind_of(request)
         with self._lock:
