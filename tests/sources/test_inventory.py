@@ -207,7 +207,7 @@ def test_a_copy_is_kept_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     source = open_source(str(write(tmp_path, format_, [[row(str(number)) for number in range(25_000)]])))
     batches = source.listing()
     next(batches)
-    assert len(list((tmp_path / "scratch").glob("*/*"))) == 1
+    assert len(list((tmp_path / "scratch").glob("*/files/*"))) == 1
     batches.close()  # type: ignore[attr-defined]
     assert list((tmp_path / "scratch").iterdir()) == []
 
