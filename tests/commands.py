@@ -17,9 +17,15 @@ def start_locray(*arguments: str, **environment: str) -> Iterator["subprocess.Po
 
     LOCRAY_ variables of the caller don't reach it.
     """
+    with _start("-m", "locray.cli", *arguments, **environment) as process:
+        yield process
+
+
+@contextmanager
+def _start(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCRAY_")}
     process = subprocess.Popen(
-        [sys.executable, "-m", "locray.cli", *arguments],
+        [sys.executable, *arguments],
         env=clean | environment,
         cwd=PROJECT_ROOT,
         stdin=subprocess.DEVNULL,
@@ -49,5 +55,15 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
 def locray(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """A command run to its end."""
     with start_locray(*arguments, **environment) as process:
-        stdout, stderr = process.communicate(timeout=500)
+        return _ended(process, arguments)
+
+
+def locray_job(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The same command by its script in jobs/, as a submitted job runs it."""
+    with _start(f"jobs/{verb}.py", *arguments) as process:
+        return _ended(process, arguments)
+
+
+def _ended(process: "subprocess.Popen[str]", arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    stdout, stderr = process.communicate(timeout=500)
     return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)

@@ -3,6 +3,7 @@
 The server checks signatures against the `Host` header, which the proxy hands on as it came.
 """
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
+_SIGNED_WITH = re.compile("Credential=([^/]+)/")
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 
@@ -24,6 +26,8 @@ class Request:
     """Bucket and key, decoded: `/bucket/key`."""
     query: str
     body: bytes = field(repr=False)
+    access_key: str
+    """Whose keys it is signed with; empty without a signature."""
 
     @property
     def changes_the_store(self) -> bool:
@@ -86,7 +90,8 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
         def do_ANY(self) -> None:
             split = urlsplit(self.path)
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            request = Request(self.command, unquote(split.path), split.query, body)
+            signed = _SIGNED_WITH.search(self.headers.get("Authorization") or "")
+            request = Request(self.command, unquote(split.path), split.query, body, signed[1] if signed else "")
             proxy.requests.append(request)
             self._give(proxy.fault(request, lambda: self._forward(body)))
 

@@ -9,6 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from locray.errors import StoreError
+from locray.storage import scratch_folder
 
 _MEMORY_LIMIT = "1GB"
 _IS_FULL = re.compile("No space left|quota exceeded|max_temp_directory_size")
@@ -24,7 +25,7 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """
     try:
         with (
-            tempfile.TemporaryDirectory(prefix="locray-", ignore_cleanup_errors=True) as folder,
+            scratch_folder() as folder,
             duckdb.connect(f"{folder}/scratch.duckdb") as connection,
         ):
             connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")

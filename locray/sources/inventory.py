@@ -9,7 +9,6 @@ inventory has no sizes, these can't be told apart and stay.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from locray.errors import StoreError, UsageError
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
 from locray.sources.source import BATCH_ROWS, evened
 from locray.sources.steps import Found, Step, run_steps
-from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes
+from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes, scratch_folder
 from locray.storage.uris import S3_SCHEME
 
 MANIFEST_NAME = "manifest.json"
@@ -90,7 +89,7 @@ class InventorySource:
             StoreError: a file can't be fetched.
         """
         manifest = _Manifest.read(self.uri)
-        with tempfile.TemporaryDirectory(prefix="locray-") as folder:
+        with scratch_folder() as folder:
             steps: list[Step] = [
                 partial(_begin, manifest, file, Path(folder, str(number))) for number, file in enumerate(manifest.files)
             ]

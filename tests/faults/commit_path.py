@@ -138,6 +138,11 @@ class AtMutation:
         self._deed = deed
         self._lock = threading.Lock()
 
+    @property
+    def hit(self) -> str | None:
+        """The kind of the request that it happened at; None before."""
+        return self.kinds[self._index] if self.happened.is_set() else None
+
     def __call__(self, request: Request, forward: Forward) -> Answer:
         kind = kind_of(request)
         with self._lock:
@@ -210,6 +215,11 @@ class Place:
     def table(self) -> str:
         return f"{self.bucket.uri}/{self.name}"
 
+    @property
+    def scratch(self) -> Path:
+        """The folder for temporary files of all drivers."""
+        return self.logs / "scratch"
+
     def put(self, files: dict[str, bytes]) -> None:
         """Puts what a table consists of where this one is."""
         with ThreadPoolExecutor(8) as threads:
@@ -219,7 +229,9 @@ class Place:
         """A driver that reaches the bucket without the proxy, unless the environment says otherwise."""
         where = ("--images", str(self.images), "--model", self.model, "--table", self.table)
         log = self.logs / f"log-{next(self._number)}"
-        return Driver(log, *scenario.command, *where, **scenario.environment, **environment)
+        self.scratch.mkdir(exist_ok=True)
+        environment |= {"TMPDIR": str(self.scratch), **scenario.environment}
+        return Driver(log, *scenario.command, *where, **environment)
 
     def start_with(self, fault: AtMutation, scenario: Scenario) -> Driver:
         self.proxy.fault = fault
@@ -240,6 +252,7 @@ class Place:
         driver = self.start(scenario)
         assert driver.wait() == 0, driver.log.read_text()
         self.check()
+        assert list(self.scratch.iterdir()) == []
 
     def do_nothing(self) -> None:
         """Runs the command once more: no row is labelled again."""

@@ -4,13 +4,18 @@ import re
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from commands import killed_at_the_end, locray
-from faults.images import Versions, check_sound, check_whole, fill_folder, label, summary_of
+from faults.images import Versions, check_sound, check_whole, fill_bucket, fill_folder, label, summary_of
 from processes import DEADLINE_S
+from s3_proxy import Answer, Forward, Request, S3Proxy, honest
+from s3_server import S3Bucket
 from small_disk import Disk, small_disk
 
 from locray.errors import StoreError
@@ -18,6 +23,12 @@ from locray.labelling.scratch import scratch_database
 
 NUM_IMAGES = 240
 OPTIONS = ("--unit-size", "8", "--commit-rows", "8")
+UNIT_IN_STORE = 60
+"""Images whose pixels, 3 KiB each for the network of the tests, Ray takes into its store: beyond 100 KiB."""
+UNITS_BEFORE = 3
+"""With two at once, and images that the driver fetches itself: one unit at least is fetched whole, and one is not."""
+FIRST_ROWS = 2
+"""The commit of a new table that holds rows."""
 
 
 @pytest.fixture
@@ -27,17 +38,22 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A running cluster of the smallest object store that Ray takes, which finds no space where it would spill."""
+def cluster(tmp_path_factory: pytest.TempPathFactory, proxy: S3Proxy) -> Iterator[None]:
+    """A running cluster of the smallest object store that Ray takes, which finds no space where it would spill.
+
+    Its workers take the proxy for the store.
+    """
     from ray.cluster_utils import Cluster
 
     with small_disk(tmp_path_factory.mktemp("spill") / "disk") as disk, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
         (disk.folder / "full").write_bytes(bytes(196 << 10))
         resources = {"num_cpus": 2, "object_store_memory": 80 << 20, "object_spilling_directory": str(disk.folder)}
         nodes = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, **resources})
         patch.setenv("RAY_ADDRESS", nodes.address)
         yield
         nodes.shutdown()
+        proxy.fault = honest
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +112,7 @@ import numpy as np
 import ray
 ray.init(log_to_driver=False)
 held = []
-for num_bytes in (8_000_000, 400_000):
+for num_bytes in (8_000_000, 400_000, 120_000):
     try:
         while True:
             held.append(ray.put(np.ones(num_bytes, np.uint8)))
@@ -107,26 +123,72 @@ time.sleep(1000)
 """
 
 
+@contextmanager
+def hoarder() -> Iterator[Callable[[], None]]:
+    """What starts another job of the cluster, which takes all of the store, and returns when it has."""
+    with ExitStack() as jobs:
+
+        def fill() -> None:
+            process = subprocess.Popen(
+                [sys.executable, "-c", HOARDER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+                start_new_session=True,
+            )  # fmt: skip
+            jobs.enter_context(killed_at_the_end(process))
+            assert process.stdout is not None
+            readable, *_ = select.select([process.stdout], [], [], DEADLINE_S)
+            assert readable, "the store does not get full"
+            assert process.stdout.readline() == "full\n"
+
+        yield fill
+
+
+class FullFromTheMiddle:
+    """Lets some images pass, and the others once rows of the first ones are committed and the store is full."""
+
+    def __init__(self, fill: Callable[[], None]) -> None:
+        self._fill = fill
+        self._asked_for = 0
+        self._is_full = threading.Event()
+        self._counting, self._filling = threading.Lock(), threading.Lock()
+
+    def __call__(self, request: Request, forward: Forward) -> Answer:
+        if request.method == "GET" and request.path.endswith(".jpg"):
+            with self._counting:
+                self._asked_for += 1
+                is_late = self._asked_for > UNITS_BEFORE * UNIT_IN_STORE
+            assert not is_late or self._is_full.wait(2 * DEADLINE_S)
+        answer = forward()
+        if request.method == "PUT" and request.path.endswith(f"_delta_log/{FIRST_ROWS:020d}.json"):
+            with self._filling:
+                if not self._is_full.is_set():
+                    try:
+                        self._fill()
+                    finally:
+                        self._is_full.set()
+        return answer
+
+
 @pytest.mark.ray
+@pytest.mark.s3
 @pytest.mark.usefixtures("cluster")
-def test_an_object_store_that_can_not_spill_costs_no_image(
-    images: tuple[str, Versions], artifact: str, tmp_path: Path
-) -> None:
-    """Another job of the cluster takes all of the store."""
-    table = str(tmp_path / "table")
-    hoarder = subprocess.Popen(
-        [sys.executable, "-c", HOARDER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    with killed_at_the_end(hoarder):
-        assert hoarder.stdout is not None
-        readable, *_ = select.select([hoarder.stdout], [], [], DEADLINE_S)
-        assert readable, "the store does not get full"
-        assert hoarder.stdout.readline() == "full\n"
-        done = label(images[0], artifact, table, run=locray)
-    assert done.returncode == 1, done
-    assert "no space is left on a node of the cluster" in done.stderr
-    assert "--object-spilling-directory" in done.stderr
-    assert check_sound(table, images[1]).num_rows == 0
-    assert label(images[0], artifact, table).returncode == 0
-    check_whole(table, images[1])
+def test_an_object_store_that_can_not_spill_costs_no_image(one_bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
+    """Another job of the cluster takes all of the store when rows are committed, and holds it in the next run, too."""
+    name = uuid4().hex[:8]
+    versions = fill_bucket(one_bucket, f"{name}/in", NUM_IMAGES)
+    images, table = f"{one_bucket.uri}/{name}/in", f"{one_bucket.uri}/{name}/out"
+    options = ("--unit-size", str(UNIT_IN_STORE), "--commit-rows", str(UNIT_IN_STORE))
+    held = 0
+    with hoarder() as fill:
+        proxy.fault = FullFromTheMiddle(fill)
+        for is_first in (True, False):
+            done = label(images, artifact, table, *options, run=locray)
+            assert done.returncode == 1, done
+            assert "no space is left on a node of the cluster" in done.stderr
+            assert "--object-spilling-directory" in done.stderr
+            before, check = held, check_sound(table, versions)
+            held = check.num_rows
+            assert summary_of(done)["ok"] == held - before
+            assert (0 < held < NUM_IMAGES) if is_first else (held == before)
+    last = label(images, artifact, table, *options, run=locray)
+    assert (last.returncode, summary_of(last)["planned"]) == (0, NUM_IMAGES - held), last
+    check_whole(table, versions)

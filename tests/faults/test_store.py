@@ -4,6 +4,7 @@ The stages run in the driver's process, but for one run with Ray: what they make
 """
 
 import hashlib
+import json
 import re
 import threading
 import time
@@ -11,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from urllib.parse import parse_qs, quote
 from uuid import uuid4
 
@@ -23,11 +26,15 @@ from s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, hon
 from s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 from locray import schema, storage
+from locray.labelling.control import CONTROL_IMAGES
 
 pytestmark = pytest.mark.s3
 
 NUM_IMAGES = 240
 OUTAGE_S = 30
+UNIT_SIZE = 8
+OPTIONS = ("--unit-size", str(UNIT_SIZE), "--commit-rows", "24", "--max-failure-rate", "1")
+LOG = "/_delta_log/"
 FIRST_ROWS = 2
 """The commit of a new table that holds rows: the first two make and claim it."""
 
@@ -75,7 +82,7 @@ class Runs:
     def __call__(self, fault: Fault, *, run: Callable[..., Done] = without_ray) -> Done:
         self.proxy.fault = fault
         try:
-            return label(*self.arguments, "--unit-size", "8", "--commit-rows", "24", "--max-failure-rate", "1", run=run)
+            return label(*self.arguments, *OPTIONS, run=run)
         finally:
             self.proxy.fault = honest
 
@@ -184,6 +191,66 @@ def test_keys_that_expire_in_mid_run_cost_no_image(run: Runs, images: Versions) 
     last = run(honest)
     summary = summary_of(last)
     assert (last.returncode, summary["already_labelled"], summary["deferred"]) == (0, held.num_rows, 0), last
+    check_whole(run.table, images)
+
+
+class Renewal:
+    """From the middle of a run: keys are renewed while the images of a unit are fetched, and then the old ones expire.
+
+    Whoever has asked with the old ones by then gets what it has asked for, as no store keeps to the second.
+    """
+
+    def __init__(self, old: str, renew: Callable[[], None]) -> None:
+        self.refused: list[Request] = []
+        self._old = old
+        self._renew = renew
+        self._have_expired = threading.Event()
+        self._unit = threading.Barrier(UNIT_SIZE, self._renew_and_expire, timeout=60)
+
+    def __call__(self, request: Request, forward: Forward) -> Answer:
+        if self._have_expired.is_set() and request.access_key == self._old:
+            self.refused.append(request)
+            return EXPIRED
+        if not self._have_expired.is_set() and is_for_an_image(request):
+            self._unit.wait()
+        return forward()
+
+    def _renew_and_expire(self) -> None:
+        self._renew()
+        time.sleep(1)  # obstore asks for keys ten times a second at most
+        self._have_expired.set()
+
+
+def test_keys_that_are_renewed_in_mid_run_are_taken_up_at_once(
+    run: Runs, images: Versions, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By those who fetch and by those who commit: not one asks with keys that have expired."""
+    old, new = s3_server.owner["AWS_ACCESS_KEY_ID"], s3_server.successor["AWS_ACCESS_KEY_ID"]
+    source = tmp_path / "keys.json"
+
+    def hand_out(keys: dict[str, str], minutes: int) -> None:
+        facts = {"AccessKeyId": keys["AWS_ACCESS_KEY_ID"], "SecretAccessKey": keys["AWS_SECRET_ACCESS_KEY"]}
+        expiration = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
+        written = tmp_path / "written"
+        written.write_text(json.dumps({"Version": 1, "Expiration": expiration, **facts}))
+        written.replace(source)
+
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {source}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    for name in s3_server.owner:
+        monkeypatch.setenv(name, "")  # boto3 then takes it for absent
+    hand_out(s3_server.owner, minutes=5)  # so near to their end that boto3 asks for new ones each time
+    renewal = Renewal(old, lambda: hand_out(s3_server.successor, minutes=60))
+    before = len(run.proxy.requests)
+    done = run(FromTheMiddle(renewal, after=CONTROL_IMAGES + NUM_IMAGES // 2))
+    assert (done.returncode, summary_of(done)["ok"]) == (0, NUM_IMAGES), done
+    assert renewal.refused == []
+    requests = run.proxy.requests[before:]
+    fetched = Counter(request.access_key for request in requests if is_for_an_image(request))
+    half = NUM_IMAGES // 2
+    assert fetched == {old: CONTROL_IMAGES + half + UNIT_SIZE, new: half - UNIT_SIZE}
+    committed = [request.access_key for request in requests if request.method == "PUT" and LOG in request.path]
+    assert {committed[0], committed[-1]} == {old, new}
     check_whole(run.table, images)
 
 

@@ -1,7 +1,5 @@
 """Complete runs, each with a Ray of its own: one asked to stop, one killed, one paused while another does it all."""
 
-import io
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 from commands import start_locray
 from faults.commit_path import (
@@ -23,17 +20,17 @@ from faults.commit_path import (
     over_in_any_case,
     paused_before,
 )
+from faults.images import Done, Versions, check_sound, check_whole, fill_folder, summary_of
 from faults.made_up import ENDS_WITHIN_S, stop
-from PIL import Image
 
-from locray import schema
 from locray.errors import ExitCode
+from locray.labelling.verification.findings import Check
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 NUM_IMAGES = 24
 IN_MID_RUN = 4
-"""The commit of the first rows, where the table is new; something soon after it, where it is not."""
+"""The commit of the first rows, where the table is new; the file of other rows, where it is not."""
 
 
 @dataclass(frozen=True)
@@ -55,22 +52,17 @@ class Process:
     def ask_to_stop(self) -> None:
         os.kill(self.process.pid, signal.SIGTERM)
 
-    def end(self) -> tuple[int, str, str]:
+    def end(self) -> Done:
         stdout, stderr = self.process.communicate(timeout=ENDS_WITHIN_S)
-        return self.process.returncode, stdout, stderr
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
 
 
 @pytest.fixture
-def whole_runs(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def versions(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Versions:
+    """Images for the place, which whole runs can decode."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     place.images = tmp_path / "images"
-    place.images.mkdir()
-    for number in range(NUM_IMAGES):
-        pixels = np.random.default_rng(number).integers(0, 255, (40, 60, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "JPEG")
-        (place.images / f"{number:03d}.jpg").write_bytes(buffer.getvalue())
-    return place
+    return fill_folder(place.images, NUM_IMAGES)
 
 
 @contextmanager
@@ -81,43 +73,56 @@ def running(place: Place, **environment: str) -> Iterator[Process]:
         yield Process(process)
 
 
-def end_with(place: Place, index: int, deed: Deed) -> tuple[int, str, str]:
+def end_with(place: Place, index: int, deed: Deed) -> tuple[Done, AtMutation]:
     """A run to whose process something happens at a request that changes the store."""
     place.proxy.fault = fault = AtMutation(index, deed)
     with running(place, AWS_ENDPOINT_URL=place.proxy.endpoint_url) as driver:
         fault.driver.set_result(driver)
-        return driver.end()
+        return driver.end(), fault
 
 
-def test_a_night_of_accidents(whole_runs: Place) -> None:
-    place = whole_runs
-    code, stdout, stderr = end_with(place, IN_MID_RUN, asked_to_stop)
-    assert code == ExitCode.DEFERRED, stderr
-    summary = json.loads(stdout.splitlines()[-1])
+def test_a_night_of_accidents(place: Place, versions: Versions) -> None:
+    done, fault = end_with(place, IN_MID_RUN, asked_to_stop)
+    assert (done.returncode, fault.hit) == (ExitCode.DEFERRED, "commit"), done
+    summary = summary_of(done)
     rows = place.rows()
-    assert 0 < summary["ok"] == len(rows) < NUM_IMAGES
-    assert summary["ok"] + summary["deferred"] == summary["planned"] == NUM_IMAGES
+    assert 0 < summary["ok"] == len(rows) < summary["planned"] == NUM_IMAGES
     assert "asked to stop (SIGTERM)" in summary["deferred_reason"]
-    assert "the next run takes them up again" in " ".join(stderr.split())
+    assert "the next run takes them up again" in " ".join(done.stderr.split())
+    assert check_sound(place.table, versions).findings.notes == {}
 
-    code, *_ = end_with(place, IN_MID_RUN, killed_when_applied)
-    assert code == -signal.SIGKILL
+    done, fault = end_with(place, IN_MID_RUN, killed_when_applied)
+    assert (done.returncode, fault.hit) == (-signal.SIGKILL, "file"), done
     assert_kept(rows, place.rows())
     rows = place.rows()
+    # The file that no commit names, and the worklist.
+    assert check_sound(place.table, versions).findings.notes[Check.FILE_UNREFERENCED].count == 2
 
     place.proxy.fault = fault = AtMutation(IN_MID_RUN, paused_before)
     with over_in_any_case(fault), running(place, AWS_ENDPOINT_URL=place.proxy.endpoint_url) as paused:
         fault.driver.set_result(paused)
         assert fault.happened.wait(ENDS_WITHIN_S)
+        assert fault.hit == "file"
+        check_sound(place.table, versions)
         with running(place) as second:
-            code, _, stderr = second.end()
-        assert code == ExitCode.DONE, stderr
+            done = second.end()
+        assert done.returncode == ExitCode.DONE, done
+        assert summary_of(done)["planned"] == NUM_IMAGES - len(rows)
         assert_kept(rows, place.rows())
         rows = place.rows()
-        assert [row[schema.IMAGE_URI] for row in rows] == [str(path) for path in sorted(place.images.iterdir())]
+        check_whole(place.table, versions)
         fault.over.set()
         paused.resume()
-        code, _, stderr = paused.end()
-    assert code == ExitCode.FENCED, stderr
-    assert "another run" in " ".join(stderr.split())
+        done = paused.end()
+    assert done.returncode == ExitCode.FENCED, done
+    assert "another run" in " ".join(done.stderr.split())
     assert place.rows() == rows
+    check = check_sound(place.table, versions)
+    assert check.findings.notes.keys() == {Check.FILE_UNREFERENCED}
+
+    with running(place) as idle:
+        done = idle.end()
+    summary = summary_of(done)
+    assert (done.returncode, summary["planned"], summary["commits"]) == (ExitCode.DONE, 0, 0), done
+    assert place.rows() == rows
+    check_whole(place.table, versions)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from commands import locray
+from commands import locray_job
 from deltalake import DeltaTable
 from faults.made_up import MadeUpPipeline, without_ray
 from labelling.rows import predicted
@@ -95,7 +95,7 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
         return dict(facts)
 
     # All is new. Every commit is a file; they become one, and the old ones are there for who reads them.
-    first = night(1, "--unit-size", "4", "--commit-rows", "4", run=locray)
+    first = night(1, "--unit-size", "4", "--commit-rows", "4", run=locray_job)
     everything = dict.fromkeys(images.iterdir(), 1)
     assert (first["label"]["ok"], first["label"]["errors"]) == (12, {"unsupported_format": 1})
     assert (first["verify"]["listed"], first["verify"]["compared"], first["verify"]["pending"]) == (13, 12, {})

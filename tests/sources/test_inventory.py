@@ -13,10 +13,11 @@ from urllib.parse import quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from faults.images import label
 from listings import listed, uris
 from s3_server import S3Bucket
 
-from locray.errors import StoreAccessError, UsageError
+from locray.errors import ExitCode, StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
 from locray.sources import open_source
 from locray.sources.source import BATCH_ROWS
@@ -178,6 +179,43 @@ def test_a_file_that_is_no_list_is_named(tmp_path: Path, format_: str) -> None:
             list(open_source(str(manifest)).listing())
 
 
+CUT_OFF, PLAIN = "cut off", "plain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format_", "damage", "told"),
+    [
+        ("Parquet", CUT_OFF, "0.parquet can't be read as a part of an S3 Inventory: Parquet magic bytes not found"),
+        ("CSV", CUT_OFF, "0.csv.gz can't be read as a part of an S3 Inventory: Truncated compressed stream"),
+        ("CSV", PLAIN, "0.csv.gz can't be read as a part of an S3 Inventory: zlib inflate failed"),
+        ("Parquet", "since it was written", "0.parquet is damaged: its MD5 is"),
+        ("ORC", "none", "manifest.json is of an inventory in ORC, which is not read: set its output format to"),
+    ],
+)
+def test_a_damaged_inventory_ends_the_command_before_an_image_is_labelled(
+    tmp_path: Path, artifact: str, format_: str, damage: str, told: str
+) -> None:
+    """Its manifest believes each file, but for the one that was damaged later."""
+    is_orc = format_ == "ORC"
+    manifest = write(tmp_path, "Parquet" if is_orc else format_, [[row(str(number)) for number in range(1000)]])
+    content = json.loads(manifest.read_text()) | ({"fileFormat": format_} if is_orc else {})
+    (file,) = (tmp_path / "data").iterdir()
+    whole = file.read_bytes()
+    data = whole if is_orc else gzip.decompress(whole) if damage == PLAIN else whole[: len(whole) // 2]
+    file.write_bytes(data)
+    if damage in {CUT_OFF, PLAIN}:
+        content["files"][0]["MD5checksum"] = hashlib.md5(data).hexdigest()
+    manifest.write_text(json.dumps(content))
+    scratch, table = tmp_path / "scratch", tmp_path / "table"
+    scratch.mkdir()
+    done = label(str(manifest), artifact, str(table), TMPDIR=str(scratch))
+    assert (done.returncode, done.stdout) == (ExitCode.USAGE, ""), done
+    assert told in " ".join(done.stderr.split()), done
+    assert list(scratch.iterdir()) == []
+    assert list(table.rglob("*.parquet")) == []
+
+
 def test_an_inventory_of_an_empty_bucket_lists_nothing(tmp_path: Path, format_: str) -> None:
     assert listed(open_source(str(write(tmp_path, format_, [])))) == []
     assert listed(open_source(str(write(tmp_path, format_, [[]])))) == []
@@ -207,7 +245,7 @@ def test_a_copy_is_kept_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     source = open_source(str(write(tmp_path, format_, [[row(str(number)) for number in range(25_000)]])))
     batches = source.listing()
     next(batches)
-    assert len(list((tmp_path / "scratch").glob("*/*"))) == 1
+    assert len(list((tmp_path / "scratch").glob("*/files/*"))) == 1
     batches.close()  # type: ignore[attr-defined]
     assert list((tmp_path / "scratch").iterdir()) == []
 

@@ -4,7 +4,6 @@ A step that fails is written down and the steps that don't depend on it are done
 stops the night.
 """
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
@@ -25,6 +24,7 @@ from locray.labelling.verification.table import Owner
 from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
 from locray.sources import open_source
+from locray.storage import scratch_folder
 
 Result = TypeVar("Result")
 
@@ -126,7 +126,7 @@ def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], N
         FencedError: another run took over while this one labelled; what was committed stays.
     """
     clock = Clock()
-    with tempfile.TemporaryDirectory(prefix="locray-") as folder:
+    with scratch_folder() as folder:
         source = KeptSource(open_source(config.images, config.uri_column), folder)
         night = _labelled(config, report, source, clock, on_error)
         if not night.was_cut_short:

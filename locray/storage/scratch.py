@@ -1,0 +1,81 @@
+"""Folders on this machine for what a command keeps while it lasts. Used by inventories, the worklist and the nights.
+
+A process that is killed leaves its folder, with tens of GB in it: whoever needs one next deletes it. What is in use is
+told by a lock, which the system lets go of when its process ends, however that may be.
+"""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+_LOCK, _FILES = "lock", "files"
+_NOT_LOCKED_YET = "locray-new-"
+
+
+@contextmanager
+def scratch_folder() -> Iterator[str]:
+    """An empty folder in TMPDIR, which is deleted afterwards. Before it is made, those of dead processes are deleted.
+
+    Of this user and this machine only: TMPDIR may be shared by several.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    parent = Path(tempfile.gettempdir())
+    _delete_dead(parent)
+    with ExitStack() as at_the_end:
+        folder = Path(tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=parent))
+        at_the_end.callback(_delete, folder)
+        lock = at_the_end.enter_context((folder / _LOCK).open("xb"))
+        with suppress(OSError):  # on a disk that knows no locks it keeps its name, by which nobody deletes it
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder = folder.rename(parent / f"{_locked()}{folder.name.removeprefix(_NOT_LOCKED_YET)}")
+        at_the_end.callback(_delete, folder)
+        files = folder / _FILES
+        files.mkdir()
+        yield str(files)
+
+
+def _locked() -> str:
+    """What the names begin with of folders whose lock says whether they are in use."""
+    return f"locray-{os.uname().nodename}-{os.geteuid()}-"
+
+
+def _delete_dead(parent: Path) -> None:
+    with suppress(OSError):
+        for name in os.listdir(parent):
+            if name.startswith(_locked()):
+                with suppress(OSError):  # in use, or another process deletes it
+                    _delete_if_dead(parent / name)
+
+
+def _delete_if_dead(folder: Path) -> None:
+    with _opened(folder, os.O_DIRECTORY) as directory:
+        if os.fstat(directory).st_uid == os.geteuid():
+            with _opened(_LOCK, os.O_RDWR, directory) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    """Deletes what is in a folder, the lock last: what is left, if anything, is left to the next process."""
+    with suppress(OSError), _opened(folder, os.O_DIRECTORY) as directory:
+        with suppress(FileNotFoundError):
+            shutil.rmtree(_FILES, dir_fd=directory)
+        with suppress(FileNotFoundError):
+            os.unlink(_LOCK, dir_fd=directory)
+        os.rmdir(folder)
+
+
+@contextmanager
+def _opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
+    """A descriptor; of no symbolic link."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
