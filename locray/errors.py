@@ -64,7 +64,7 @@ class DeferralCause(StrEnum):
     STORE = "store"
     """Any other trouble of a store or file system."""
     WORKER = "worker"
-    """No process to decode it in, or too many that died over its unit."""
+    """No process to decode it in, or too many, decoders or model workers, that died over its unit."""
     NOT_COMMITTED = "not_committed"
     NOT_TRIED = "not_tried"
 

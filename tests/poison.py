@@ -1,8 +1,9 @@
-"""Images that a decoder really crashes on or hangs at, and the broken decoder itself.
+"""Images that a decoder or a network really crashes on or hangs at, and the broken decoder and network themselves.
 
-The decoder is Pillow's for GIF with a bug that a comment in the file sets off. Python loads it at its start, as it does
-any `sitecustomize` on its path; so the processes that a test starts have it, and the test's own has not. Where the
-environment names a LOG_OF_DEEDS, it writes down what it is about to do.
+The decoder is Pillow's for GIF with a bug that a comment in the file sets off; the network is `small_cnn`, of which no
+process outlives a red image. Python loads them at its start, as it does any `sitecustomize` on its path; so the
+processes that a test starts have them, and the test's own has not. Where the environment names a LOG_OF_DEEDS, they
+write down what they are about to do.
 """
 
 import io
@@ -69,11 +70,53 @@ def broken_load(image):
 GifImageFile.load = broken_load
 """
 
+BROKEN_NETWORK = """
+import os, signal, sys
+from importlib.machinery import PathFinder
+
+RED = (255, 0, 0)
+
+class Breaker(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name != "locray.models.small_cnn":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def load_and_break(module):
+            load(module)
+            module.SmallCnn.forward = broken(module.SmallCnn.forward)
+
+        spec.loader.exec_module = load_and_break
+        return spec
+
+def broken(forward):
+    def forward_unless_red(self, images_u8):
+        if (images_u8 == images_u8.new_tensor(RED).view(1, 3, 1, 1)).flatten(1).all(1).any():
+            with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
+                log.write(b"be killed\\n")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return forward(self, images_u8)
+    return forward_unless_red
+
+sys.meta_path.insert(0, Breaker)  # the module loads torch: not before somebody wants it
+"""
+
 
 def install_broken_decoder(folder: Path) -> str:
     """Makes the folder one that, on PYTHONPATH or `sys.path`, breaks the decoder of all processes to come."""
+    return _install(BROKEN_DECODER, folder)
+
+
+def install_broken_network(folder: Path) -> str:
+    """The same for the network `small_cnn`."""
+    return _install(BROKEN_NETWORK, folder)
+
+
+def _install(sitecustomize: str, folder: Path) -> str:
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(BROKEN_DECODER)
+    (folder / "sitecustomize.py").write_text(sitecustomize)
     return str(folder)
 
 
@@ -87,4 +130,11 @@ def poison(deed: str) -> bytes:
     """A sound GIF of 40 x 30 pixels, at which the broken decoder does the deed."""
     buffer = io.BytesIO()
     Image.new("P", (40, 30)).save(buffer, "GIF", comment=deed.encode())
+    return buffer.getvalue()
+
+
+def plain_picture(colour: str) -> bytes:
+    """A PNG of 32 x 32 pixels in one colour: as `red`, the broken network is the end of its process over it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
     return buffer.getvalue()

@@ -24,7 +24,7 @@ def evaluate_dataset(
     """Labels the images of a data set in memory.
 
     Raises:
-        StoreError: an image could not be fetched; metrics of a part would mislead.
+        StoreError: an image could not be labelled; metrics of a part would mislead.
         UsageError: `strict`, and an image or a box can't be used.
     """
     clock = Clock()
@@ -51,5 +51,5 @@ def evaluate_dataset(
 def _labelled(rows: pa.Table) -> Iterator[dict[str, Any]]:
     for row in rows.to_pylist():
         if row[schema.STATUS] == schema.STATUS_DEFERRED:
-            raise StoreError(f"{row[schema.IMAGE_URI]} could not be fetched: {row[schema.ERROR_MESSAGE]}")
+            raise StoreError(f"{row[schema.IMAGE_URI]} could not be labelled: {row[schema.ERROR_MESSAGE]}")
         yield row

@@ -84,7 +84,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     Raises:
         UsageError: the data set, the split, the model, the table or an output is not what it should be; with
             `--strict`, an annotation or an image can't be used.
-        StoreError: an image could not be fetched; metrics of a part would mislead.
+        StoreError: an image could not be labelled; metrics of a part would mislead.
     """
     clock = Clock()
     report(Progress("checking"))

@@ -19,10 +19,8 @@ from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decod
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import decoded_side_px, letterbox_image
+from locray.labelling.deaths import MAX_DEATHS
 from locray.labelling.worklist import Worklist
-
-MAX_DEATHS = 5
-"""So many processes may die over a unit, by no decoder's fault, before its images are left to the next run."""
 
 Decode = Callable[[bytes], DecodedImage | ImageFailure]
 

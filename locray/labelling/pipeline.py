@@ -6,20 +6,25 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
-from locray import cluster
+from locray import cluster, schema
 from locray.config import Device
 from locray.errors import LocrayError, StoreError
+from locray.labelling.deaths import MAX_DEATHS, Attempts, given_up
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 
 UNITS_A_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
+
+_ANSWER_S = 10.0
+"""So long a model worker waits for the count of a unit's attempts: the count is worth less than the run."""
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -53,9 +58,10 @@ class Pipeline:
         layout = _Layout.for_cluster(self.num_predictors, self.predict.device)
         total = num_units(worklist)
         try:
-            for first_unit in range(0, total, self.units_a_wave):
-                units = min(self.units_a_wave, total - first_unit)
-                yield from self._wave(worklist, first_unit, units, layout)
+            with _attempts() as attempts:
+                for first_unit in range(0, total, self.units_a_wave):
+                    units = min(self.units_a_wave, total - first_unit)
+                    yield from self._wave(worklist, first_unit, units, layout, attempts)
         except OutOfDiskError as error:
             raise StoreError(
                 "no space is left on a node of the cluster, neither in Ray's object store nor on the disk that it "
@@ -63,7 +69,9 @@ class Pipeline:
                 "--object-spilling-directory on a larger disk"
             ) from error
 
-    def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
+    def _wave(
+        self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout", attempts: Any
+    ) -> Iterator[pa.Table]:
         import ray
 
         fetch_decode = FetchDecode(worklist, self.decode)
@@ -80,7 +88,7 @@ class Pipeline:
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
         predicted = decoded.map_batches(
             _PredictStage,
-            fn_constructor_args=(settings, layout.threads_a_predictor),
+            fn_constructor_args=(settings, layout.threads_a_predictor, attempts),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=layout.cpus_a_predictor,
@@ -101,10 +109,30 @@ def _deaths() -> int:
     return int(global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]
 
 
+@contextmanager
+def _attempts() -> Iterator[Any]:
+    """An actor of `Attempts`, until the block ends: Ray doesn't tell an actor's task how often it was begun.
+
+    It lives where the driver does, so that no other machine's end takes the counts along.
+    """
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    try:
+        yield actor
+    finally:
+        with suppress(RayError):
+            ray.kill(actor)
+
+
 class _PredictStage:
     """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
 
-    def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
+    def __init__(self, settings: PredictorSettings, num_threads: int | None, attempts: Any) -> None:
+        self._attempts = attempts
         # Here, as the driver has no use for torch.
         from locray.labelling.predictor import Predictor
 
@@ -115,7 +143,23 @@ class _PredictStage:
             self._label = lambda _: block
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        return decoded if _ERROR in decoded.column_names else self._label(decoded)
+        if _ERROR in decoded.column_names:
+            return decoded
+        first_ordinal = decoded[schema.ORDINAL][0].as_py()
+        deaths = self._begin(first_ordinal)
+        rows = self._label(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded)
+        self._attempts.finish.remote(first_ordinal)
+        return rows
+
+    def _begin(self, first_ordinal: int) -> int:
+        """How many model workers have died over the unit that begins so; 0 where nobody can say."""
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            return int(ray.get(self._attempts.begin.remote(first_ordinal), timeout=_ANSWER_S))
+        except RayError:
+            return 0
 
 
 def _block_of(error: LocrayError) -> pa.Table:

@@ -16,7 +16,8 @@ from poison import install_broken_decoder, poison
 from locray import schema
 from locray.errors import StoreAccessError, StoreError
 from locray.images.decode import DecodeLimits
-from locray.labelling.fetch_decode import MAX_DEATHS, DecodeSettings, FetchDecode, decode_rows
+from locray.labelling.deaths import MAX_DEATHS
+from locray.labelling.fetch_decode import DecodeSettings, FetchDecode, decode_rows
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
 

@@ -1,6 +1,6 @@
 """Images that crash the decoder or hang it: a run over them, in the worker itself and in the child that comes after.
 
-So they are for the commands that decode a sample themselves.
+So they are for the commands that decode a sample themselves. And an image that no model worker outlives.
 """
 
 import json
@@ -11,9 +11,10 @@ import pytest
 from commands import PROJECT_ROOT, locray
 from deltalake import DeltaTable
 from faults.made_up import BROKEN_DECODER, without_ray
-from poison import install_broken_decoder, poison
+from poison import install_broken_decoder, install_broken_network, plain_picture, poison
 
 from locray import schema
+from locray.labelling.deaths import MAX_DEATHS
 
 
 @pytest.mark.ray
@@ -54,6 +55,38 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     deaths = log.read_text().splitlines()
     assert len(deaths) == 2
     assert "hang" in deaths
+
+
+@pytest.mark.ray
+def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
+    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of a Ray of its own have the broken network
+    network = install_broken_network(tmp_path / "network")
+    log = tmp_path / "deeds"
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(12):
+        (images / f"{number}.png").write_bytes(plain_picture("red" if number == 5 else "blue"))
+
+    done = locray(
+        "label", "--images", str(images), "--model", artifact, "--table", table, "--unit-size", "4", "--json",
+        PYTHONPATH=os.pathsep.join([network, str(PROJECT_ROOT)]), LOG_OF_DEEDS=str(log),
+    )  # fmt: skip
+    assert done.returncode == 4, done
+    assert "Traceback" not in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 8, 4)
+    assert summary["deferred_causes"] == {"worker": 4}
+    deferred = summary["deferred_examples"]
+    assert str(images / "5.png") in deferred
+    (reason,) = set(deferred.values())
+    assert reason.startswith(f"{MAX_DEATHS} model workers died over its unit: ")
+    assert log.read_text().splitlines() == ["be killed"] * MAX_DEATHS
+
+    labelled = DeltaTable(table).to_pyarrow_dataset().to_table()[schema.IMAGE_URI].to_pylist()
+    assert len(labelled) == 8
+    assert sorted([*labelled, *deferred]) == sorted(map(str, images.iterdir()))
 
 
 @pytest.fixture
