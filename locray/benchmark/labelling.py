@@ -157,8 +157,8 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
     wanted = {name.strip() for name in config.contenders.split(",")}
     unknown = sorted(wanted - {one.name for one in [*others, own]})
     if unknown:
-        names = ", ".join(one.name for one in others)
-        raise UsageError(f"--contenders: there is no {unknown[0]!r}; expected some of: {names}")
+        known = ", ".join(one.name for one in others)
+        raise UsageError(f"--contenders: there is no {unknown[0]!r}; expected some of: {known}")
     return [*(one for one in others if one.name in wanted), own], {}
 
 

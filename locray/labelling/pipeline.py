@@ -120,7 +120,7 @@ def _attempts() -> Iterator[Any]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+    actor: Any = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
     try:
         yield actor
     finally:
