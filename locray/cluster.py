@@ -20,6 +20,9 @@ _ENVIRONMENT = {
     # Ray gives its workers the priority of background jobs, at which everything else on the machine interrupts a
     # network in training, also the making of its batches, which is to fill its gaps.
     "RAY_worker_niceness": "0",
+    # Ray Data asks a Prometheus on this machine for counters, to report how it is used; where there is none, a thread
+    # may write a traceback to the terminal of a command that ends.
+    "RAY_DATA_USAGE_DISABLED": "1",
 }
 """What Ray reads when it is imported and started. What the user has set stays."""
 
@@ -28,6 +31,8 @@ _HARMLESS = (
     b"has constructor arguments in the object store and max_restarts > 0",
     # A process for each small actor is what training and labelling are made of.
     b"PYTHON worker processes have been started on node",
+    # Of a pool of actors that is shut down at the end of an execution.
+    b"The actor is dead because it was killed by `ray.kill`",
 )
 _stderr_is_quiet = False
 
