@@ -119,6 +119,6 @@ def test_training_learns_from_the_objects_that_are_looked_for(
     record = Record("x", tuple(Annotation("a", box) for box in boxes), *frame)
     decoded = decode_image((tmp_path / "x.png").read_bytes(), LIMITS)
     assert isinstance(decoded, DecodedImage)
-    learned = Packed.of((record,), ("a",)).objects(0, decoded)
+    learned = Packed.of((record,), ("a",)).scene(0, decoded).objects
     looked_for = image_result(record, row(60, 40))
     assert sorted(learned.boxes_xyxy_px.tolist()) == sorted(looked_for.true_boxes_xyxy_px.tolist())

@@ -70,7 +70,7 @@ def decoded_rows(pixels):
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector):
     unit, pixels = decoded()
-    rows = Predictor(PredictorSettings(detector, 0.3, batch_size), num_threads=1)(unit).to_pylist()
+    rows = Predictor(PredictorSettings(detector, 0.3, batch_size, "fp32"), num_threads=1)(unit).to_pylist()
     with torch.no_grad():
         own = load_artifact(detector).model.predict(torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2))
     for image, (width, height) in enumerate(FRAMES):
@@ -91,7 +91,7 @@ def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector
 def test_the_threshold_leaves_out_and_nothing_left_is_an_empty_list(detector):
     unit, _ = decoded()
     few, none = (
-        Predictor(PredictorSettings(detector, threshold, 4), num_threads=1)(unit).to_pylist()
+        Predictor(PredictorSettings(detector, threshold, 4, "fp32"), num_threads=1)(unit).to_pylist()
         for threshold in (0.4, 0.99)
     )
     assert all(one[schema.SCORE] >= 0.4 for row in few[:3] for one in row[schema.DETECTIONS])
@@ -116,7 +116,7 @@ def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp
     pixels[1] = 255
     unit = pa.Table.from_pylist(decoded_rows(pixels), schema=schema.decoded_schema(32))
     for batch_size in (1, 4):
-        rows = Predictor(PredictorSettings(folder, 0.0, batch_size), num_threads=1)(unit).to_pylist()
+        rows = Predictor(PredictorSettings(folder, 0.0, batch_size, "fp32"), num_threads=1)(unit).to_pylist()
         assert [row[schema.STATUS] for row in rows] == ["ok", "failed", "ok", "failed"]
         assert [row[schema.ERROR_CODE] for row in rows] == [None, "non_finite", None, "corrupt"]
         assert [row[schema.DETECTIONS] is None for row in rows] == [False, True, False, True]
@@ -126,7 +126,7 @@ def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp
 @pytest.mark.parametrize("error", [RuntimeError("too bright\nfor us"), ValueError("too bright"), KeyError()])
 def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detector, error):
     unit, pixels = decoded()
-    predictor = Predictor(PredictorSettings(detector, 0.3, 4), num_threads=1)
+    predictor = Predictor(PredictorSettings(detector, 0.3, 4, "fp32"), num_threads=1)
     predict = predictor._network.predict
 
     def failing(images):
