@@ -119,8 +119,14 @@ for num_bytes in (8_000_000, 400_000, 120_000):
     except ray.exceptions.OutOfDiskError:
         pass
 print("full", flush=True)
-time.sleep(1000)
+while True:
+    time.sleep(0.1)
+    try:
+        held.append(ray.put(np.ones(120_000, np.uint8)))
+    except ray.exceptions.OutOfDiskError:
+        pass
 """
+"""Fills the store, and takes what others give back."""
 
 
 @contextmanager
