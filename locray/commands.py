@@ -130,7 +130,7 @@ def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Con
         console.say(
             f"All of them are listed in {summary.deferred_list}"
             if summary.deferred_list
-            else "All of them are listed where --deferred-list FILE says, if it does."
+            else "The next time, --deferred-list FILE gets all of them."
         )
 
 
