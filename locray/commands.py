@@ -127,11 +127,10 @@ def _say_what_is_left(config: LabelConfig, summary: "LabelSummary", console: Con
         )
         for uri, why in summary.deferred_examples.items():
             console.say(f"  {uri}: {why}")
-        console.say(
-            f"All of them are listed in {summary.deferred_list}"
-            if summary.deferred_list
-            else "The next time, --deferred-list FILE gets all of them."
-        )
+        if summary.deferred_list is not None:
+            console.say(f"All of them are listed in {summary.deferred_list}")
+        elif config.deferred_list is None and summary.deferred > len(summary.deferred_examples):
+            console.say("To have all of them listed, give --deferred-list FILE.")
 
 
 def nightly(config: NightlyConfig, console: Console) -> ExitCode:

@@ -96,13 +96,13 @@ def label(
             summary.deferred_reason = _label_worklist(
                 worklist, pipeline, committer, config.commit_interval_s, clock, report
             )
+            if config.deferred_list is not None:
+                write_deferred(config.deferred_list, worklist, committer.fates, run_id)
         except BaseException as error:
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
             raise
-    if config.deferred_list is not None:
-        write_deferred(config.deferred_list, worklist, committer.fates, run_id)
-        summary.deferred_list = storage.normalise(config.deferred_list)
+    summary.deferred_list = config.deferred_list and storage.normalise(config.deferred_list)
     with suppress(StoreError):  # all is committed; the next run of the model deletes what is left
         storage.delete_folder(worklist.uri)
     return _completed(summary, committer, clock)

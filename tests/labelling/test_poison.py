@@ -6,7 +6,9 @@ So they are for the commands that decode a sample themselves. And an image that 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from commands import PROJECT_ROOT, locray
 from deltalake import DeltaTable
@@ -17,32 +19,47 @@ from locray import schema
 from locray.labelling.deaths import MAX_DEATHS
 
 
+class Accident:
+    """A run by processes of which something is broken, over images of its own, with a Ray of its own."""
+
+    def __init__(self, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of another Ray have not what is broken
+        self.images, self.table = tmp_path / "images", str(tmp_path / "table")
+        self.images.mkdir()
+        self._log = tmp_path / "deeds"
+        self._environment = {
+            "PYTHONPATH": os.pathsep.join([broken, str(PROJECT_ROOT)]), "LOG_OF_DEEDS": str(self._log)
+        }  # fmt: skip
+
+    def run(self, artifact: str, *options: str, exit_code: int) -> dict[str, Any]:
+        """The summary."""
+        where = ("--images", str(self.images), "--model", artifact, "--table", self.table, "--unit-size", "4")
+        done = locray("label", *where, "--json", *options, **self._environment)
+        assert done.returncode == exit_code, done
+        assert "Traceback" not in done.stderr
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    def rows(self) -> pa.Table:
+        return DeltaTable(self.table).to_pyarrow_dataset().to_table()
+
+    def deeds(self) -> list[str]:
+        return self._log.read_text().splitlines()
+
+
 @pytest.mark.ray
 def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of a Ray of its own have the broken decoder
-    decoder = install_broken_decoder(tmp_path / "decoder")
-    log = tmp_path / "deeds"
-    images, table = tmp_path / "images", str(tmp_path / "table")
-    images.mkdir()
+    accident = Accident(tmp_path, install_broken_decoder(tmp_path / "decoder"), monkeypatch)
     deeds = {f"{number}.gif": "nothing" for number in range(12)}
     deeds |= {"3.gif": "crash", "4.gif": "hang with the lock", "9.gif": "hang"}
     for name, deed in deeds.items():
-        (images / name).write_bytes(poison(deed))
-
-    options = ("--unit-size", "4", "--decode-timeout-s", "3", "--max-failure-rate", "1", "--json")
-    done = locray(
-        "label", "--images", str(images), "--model", artifact, "--table", table, *options,
-        PYTHONPATH=os.pathsep.join([decoder, str(PROJECT_ROOT)]), LOG_OF_DEEDS=str(log),
-    )  # fmt: skip
-    assert done.returncode == 0, done
-    assert "Traceback" not in done.stderr
-    summary = json.loads(done.stdout.splitlines()[-1])
+        (accident.images / name).write_bytes(poison(deed))
+    summary = accident.run(artifact, "--decode-timeout-s", "3", "--max-failure-rate", "1", exit_code=0)
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 9, 0)
     assert summary["errors"] == {"decoder_crash": 1, "decoder_timeout": 2}
 
-    rows = DeltaTable(table).to_pyarrow_dataset().to_table()
+    rows = accident.rows()
     codes = {
         os.path.basename(uri): code
         for uri, code in zip(rows[schema.IMAGE_URI].to_pylist(), rows[schema.ERROR_CODE].to_pylist(), strict=True)
@@ -52,7 +69,7 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
         "3.gif": "decoder_crash", "4.gif": "decoder_timeout", "9.gif": "decoder_timeout",
     }  # fmt: skip
     # Two images of the second unit are poisonous; it is begun again once. What children do they can't write down.
-    deaths = log.read_text().splitlines()
+    deaths = accident.deeds()
     assert len(deaths) == 2
     assert "hang" in deaths
 
@@ -61,32 +78,21 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
 def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
     tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of a Ray of its own have the broken network
-    network = install_broken_network(tmp_path / "network")
-    log = tmp_path / "deeds"
-    images, table = tmp_path / "images", str(tmp_path / "table")
-    images.mkdir()
+    accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     for number in range(12):
-        (images / f"{number}.png").write_bytes(plain_picture("red" if number == 5 else "blue"))
-
-    done = locray(
-        "label", "--images", str(images), "--model", artifact, "--table", table, "--unit-size", "4", "--json",
-        PYTHONPATH=os.pathsep.join([network, str(PROJECT_ROOT)]), LOG_OF_DEEDS=str(log),
-    )  # fmt: skip
-    assert done.returncode == 4, done
-    assert "Traceback" not in done.stderr
-    summary = json.loads(done.stdout.splitlines()[-1])
+        (accident.images / f"{number}.png").write_bytes(plain_picture("red" if number == 5 else "blue"))
+    summary = accident.run(artifact, exit_code=4)
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 8, 4)
     assert summary["deferred_causes"] == {"worker": 4}
     deferred = summary["deferred_examples"]
-    assert str(images / "5.png") in deferred
+    assert str(accident.images / "5.png") in deferred
     (reason,) = set(deferred.values())
     assert reason.startswith(f"{MAX_DEATHS} model workers died over its unit: ")
-    assert log.read_text().splitlines() == ["be killed"] * MAX_DEATHS
+    assert accident.deeds() == ["be killed"] * MAX_DEATHS
 
-    labelled = DeltaTable(table).to_pyarrow_dataset().to_table()[schema.IMAGE_URI].to_pylist()
+    labelled = accident.rows()[schema.IMAGE_URI].to_pylist()
     assert len(labelled) == 8
-    assert sorted([*labelled, *deferred]) == sorted(map(str, images.iterdir()))
+    assert sorted([*labelled, *deferred]) == sorted(map(str, accident.images.iterdir()))
 
 
 @pytest.fixture
