@@ -90,6 +90,7 @@ FetchDecode(worklist_of(Path(sys.argv[1])), DecodeSettings(32, DecodeLimits(10**
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deed", "died_of"),
     [("crash", signal.SIGSEGV), ("hang", signal.SIGALRM), ("hang with the lock", signal.SIGALRM)],
@@ -111,6 +112,7 @@ def test_a_poisonous_image_is_the_end_of_the_first_process(tmp_path: Path, deed:
     assert done.returncode == -died_of, done
 
 
+@pytest.mark.slow
 def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(install_broken_decoder(tmp_path / "decoder"))
     images = tmp_path / "images"

@@ -20,6 +20,8 @@ from locray.training.start import initial_model
 from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
