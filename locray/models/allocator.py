@@ -11,8 +11,8 @@ def keep_freed_memory() -> bool:
     """Keeps the memory of freed tensors for the next ones, in this process and from now on.
 
     Left alone, glibc gives that of each large one back to the system, and takes it page by page for the next: a fifth
-    of the time of a ResNet-18, and more than a third of that of a MobileNetV2. The process stays as large as it was at its
-    largest.
+    of the time of a ResNet-18, and more than a third of that of a MobileNetV2. The process stays as large as it
+    was at its largest.
 
     Returns:
         Whether the C library knows such settings: glibc does.
