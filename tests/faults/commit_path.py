@@ -140,8 +140,8 @@ class AtMutation:
 
     @property
     def hit(self) -> str | None:
-        """The kind of the request that it happened at; None before."""
-        return self.kinds[self._index] if self.happened.is_set() else None
+        """The kind of the request that it happens at; None before that has come."""
+        return self.kinds[self._index] if len(self.kinds) > self._index else None
 
     def __call__(self, request: Request, forward: Forward) -> Answer:
         kind = kind_of(request)
