@@ -5,7 +5,7 @@ LocrayError
 ├── FencedError       exit 5   another run has taken over the table's rows of this model
 ├── ExportError       exit 1   an exported network that does not give its artifact's answers
 ├── RunStoppedError   exit 1   somebody asked the training to stop; it is saved
-├── WorkersFailedError exit 1  the training's workers died again and again
+├── WorkersFailedError exit 1  workers died again and again
 └── StoreError        exit 1   the store does not answer, retries spent
     └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
 
@@ -99,7 +99,7 @@ class RunStoppedError(LocrayError):
 
 
 class WorkersFailedError(LocrayError):
-    """The workers of a training died more often than is forgiven."""
+    """Workers died more often than is forgiven: those of a training, or those that load a model to label with."""
 
 
 class StoreError(LocrayError):

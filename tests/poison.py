@@ -1,9 +1,9 @@
 """Images that a decoder or a network really crashes on or hangs at, and the broken decoder and network themselves.
 
 The decoder is Pillow's for GIF with a bug that a comment in the file sets off; the network is `small_cnn`, of which no
-process outlives a red image. Python loads them at its start, as it does any `sitecustomize` on its path; so the
-processes that a test starts have them, and the test's own has not. Where the environment names a LOG_OF_DEEDS, they
-write down what they are about to do.
+process outlives a red image, nor its making where the environment says NO_ROOM_FOR_THE_MODEL. Python loads them at its
+start, as it does any `sitecustomize` on its path; so the processes that a test starts have them, and the test's own has
+not. Where the environment names a LOG_OF_DEEDS, they write down what they are about to do.
 """
 
 import io
@@ -87,6 +87,8 @@ class Breaker(PathFinder):
         def load_and_break(module):
             load(module)
             module.SmallCnn.forward = broken(module.SmallCnn.forward)
+            if "NO_ROOM_FOR_THE_MODEL" in os.environ:
+                module.SmallCnn.__init__ = lambda self, *given, **named: be_killed()
 
         spec.loader.exec_module = load_and_break
         return spec
@@ -94,11 +96,14 @@ class Breaker(PathFinder):
 def broken(forward):
     def forward_unless_red(self, images_u8):
         if (images_u8 == images_u8.new_tensor(RED).view(1, 3, 1, 1)).flatten(1).all(1).any():
-            with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
-                log.write(b"be killed\\n")
-            os.kill(os.getpid(), signal.SIGKILL)
+            be_killed()
         return forward(self, images_u8)
     return forward_unless_red
+
+def be_killed():
+    with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
+        log.write(b"be killed\\n")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 sys.meta_path.insert(0, Breaker)  # the module loads torch: not before somebody wants it
 """

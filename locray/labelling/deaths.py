@@ -1,6 +1,6 @@
 """Units that are the end of the processes that work on them: how often that may be, and what becomes of them then.
 
-Knows nothing of Ray. Called by both stages: decoding is told how many processes died, model workers ask `Attempts`.
+Knows nothing of Ray. Called by both stages, which are told how many processes died.
 """
 
 import pyarrow as pa
@@ -11,23 +11,6 @@ from locray.errors import DeferralCause
 
 MAX_DEATHS = 5
 """So many processes may die over a unit, by no decoder's fault, before its images are left to the next run."""
-
-
-class Attempts:
-    """Counts how often each unit was begun and not finished. Finished ones are forgotten: it holds few at a time."""
-
-    def __init__(self) -> None:
-        self._unfinished: dict[int, int] = {}
-
-    def begin(self, unit: int) -> int:
-        """Takes note of one more attempt. Returns how many before it came to no end."""
-        before = self._unfinished.get(unit, 0)
-        self._unfinished[unit] = before + 1
-        return before
-
-    def finish(self, unit: int) -> None:
-        """Takes note that the unit is done; were it begun once more, it would be as new."""
-        self._unfinished.pop(unit, None)
 
 
 def given_up(decoded: pa.Table, deaths: int) -> pa.Table:

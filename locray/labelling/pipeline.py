@@ -6,7 +6,7 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,17 +14,14 @@ import pyarrow as pa
 
 from locray import cluster, schema
 from locray.config import Device
-from locray.errors import LocrayError, StoreError
-from locray.labelling.deaths import MAX_DEATHS, Attempts, given_up
+from locray.errors import LocrayError, StoreError, WorkersFailedError
+from locray.labelling.deaths import MAX_DEATHS, given_up
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 
 UNITS_A_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
-
-_ANSWER_S = 10.0
-"""So long a model worker waits for the count of a unit's attempts: the count is worth less than the run."""
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -51,27 +48,28 @@ class Pipeline:
         Raises:
             LocrayError: what a worker met, as if it had been met here.
             StoreError: a node's memory for blocks is full, and so is the disk that Ray spills them to.
+            WorkersFailedError: no process outlives the loading of the model.
         """
         self.start()
-        from ray.exceptions import OutOfDiskError
+        from ray.exceptions import OutOfDiskError, RayError
 
         layout = _Layout.for_cluster(self.num_predictors, self.predict.device)
         total = num_units(worklist)
         try:
-            with _attempts() as attempts:
-                for first_unit in range(0, total, self.units_a_wave):
-                    units = min(self.units_a_wave, total - first_unit)
-                    yield from self._wave(worklist, first_unit, units, layout, attempts)
+            for first_unit in range(0, total, self.units_a_wave):
+                units = min(self.units_a_wave, total - first_unit)
+                yield from self._wave(worklist, first_unit, units, layout)
         except OutOfDiskError as error:
             raise StoreError(
                 "no space is left on a node of the cluster, neither in Ray's object store nor on the disk that it "
                 "spills to. Free some there (`ray memory` shows who holds what), or start Ray with "
                 "--object-spilling-directory on a larger disk"
             ) from error
+        finally:
+            with suppress(RayError):
+                _Attempts.forget_all()
 
-    def _wave(
-        self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout", attempts: Any
-    ) -> Iterator[pa.Table]:
+    def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
         import ray
 
         fetch_decode = FetchDecode(worklist, self.decode)
@@ -88,7 +86,7 @@ class Pipeline:
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
         predicted = decoded.map_batches(
             _PredictStage,
-            fn_constructor_args=(settings, layout.threads_a_predictor, attempts),
+            fn_constructor_args=(settings, layout.threads_a_predictor),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=layout.cpus_a_predictor,
@@ -109,57 +107,77 @@ def _deaths() -> int:
     return int(global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]
 
 
-@contextmanager
-def _attempts() -> Iterator[Any]:
-    """An actor of `Attempts`, until the block ends: Ray doesn't tell an actor's task how often it was begun.
+class _Attempts:
+    """How often something was begun and not finished, as Ray doesn't tell an actor's task how often it was begun.
 
-    It lives where the driver does, so that no other machine's end takes the counts along.
+    The counts lie in Ray's own store of keys: they outlive every worker, and no process has to be started for them.
     """
-    import ray
-    from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    actor: Any = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
-    try:
-        yield actor
-    finally:
-        with suppress(RayError):
-            ray.kill(actor)
+    @staticmethod
+    def _key(what: str) -> str:
+        import ray
+
+        return f"locray-attempts-{ray.get_runtime_context().get_job_id()}-{what}"
+
+    @classmethod
+    def begin(cls, what: str) -> int:
+        """Takes note of one more attempt. Returns how many before it came to no end."""
+        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
+
+        before = int(_internal_kv_get(cls._key(what)) or 0)
+        _internal_kv_put(cls._key(what), str(before + 1))
+        return before
+
+    @classmethod
+    def finish(cls, what: str) -> None:
+        """Takes note that it is done; were it begun once more, it would be as new."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(cls._key(what))
+
+    @classmethod
+    def forget_all(cls) -> None:
+        """Deletes what this job has counted and not finished."""
+        from ray.experimental.internal_kv import _internal_kv_del
+
+        _internal_kv_del(cls._key(""), del_by_prefix=True)
 
 
 class _PredictStage:
     """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
 
-    def __init__(self, settings: PredictorSettings, num_threads: int | None, attempts: Any) -> None:
-        self._attempts = attempts
-        # Here, as the driver has no use for torch.
-        from locray.labelling.predictor import Predictor
-
+    def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
         try:
-            self._label: Callable[[pa.Table], pa.Table] = Predictor(settings, num_threads)
+            self._label: Callable[[pa.Table], pa.Table] = self._load(settings, num_threads)
         except LocrayError as error:
             block = _block_of(error)
             self._label = lambda _: block
 
+    def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table], pa.Table]:
+        import ray
+
+        me = ray.get_runtime_context().get_actor_id()
+        deaths = _Attempts.begin(f"model-{me}")
+        if deaths >= MAX_DEATHS:
+            raise WorkersFailedError(
+                f"{deaths} processes died over loading the model: too little memory for it, or a crash of its "
+                "libraries. Ray's log folder holds what they said last (`worker-*.err`)"
+            )
+        # Here, as the driver has no use for torch.
+        from locray.labelling.predictor import Predictor
+
+        predictor = Predictor(settings, num_threads)
+        _Attempts.finish(f"model-{me}")
+        return predictor
+
     def __call__(self, decoded: pa.Table) -> pa.Table:
         if _ERROR in decoded.column_names:
             return decoded
-        first_ordinal = decoded[schema.ORDINAL][0].as_py()
-        deaths = self._begin(first_ordinal)
+        unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
+        deaths = _Attempts.begin(unit)
         rows = self._label(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded)
-        self._attempts.finish.remote(first_ordinal)
+        _Attempts.finish(unit)
         return rows
-
-    def _begin(self, first_ordinal: int) -> int:
-        """How many model workers have died over the unit that begins so; 0 where nobody can say."""
-        import ray
-        from ray.exceptions import RayError
-
-        try:
-            return int(ray.get(self._attempts.begin.remote(first_ordinal), timeout=_ANSWER_S))
-        except RayError:
-            return 0
 
 
 def _block_of(error: LocrayError) -> pa.Table:

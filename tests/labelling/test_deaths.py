@@ -1,30 +1,14 @@
-"""The counting of attempts, and what becomes of a unit whose attempts have been too many."""
+"""What becomes of a unit over which too many processes died."""
 
 import numpy as np
 import pyarrow as pa
 
 from locray import schema
-from locray.labelling.deaths import MAX_DEATHS, Attempts, given_up
+from locray.labelling.deaths import MAX_DEATHS, given_up
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 
 SIZE = 32
-
-
-def test_attempts_count_until_the_unit_is_finished() -> None:
-    attempts = Attempts()
-    assert [attempts.begin(0), attempts.begin(7), attempts.begin(0), attempts.begin(0)] == [0, 0, 1, 2]
-    attempts.finish(0)
-    attempts.finish(0)
-    assert [attempts.begin(0), attempts.begin(7)] == [0, 1]
-
-
-def test_finished_units_are_forgotten() -> None:
-    attempts = Attempts()
-    for unit in range(1000):
-        attempts.begin(unit)
-        attempts.finish(unit)
-    assert attempts._unfinished == {}
 
 
 def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifact: str) -> None:

@@ -6,12 +6,12 @@ So they are for the commands that decode a sample themselves. And an image that 
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 from commands import PROJECT_ROOT, locray
 from deltalake import DeltaTable
+from faults.images import Done, summary_of
 from faults.made_up import BROKEN_DECODER, without_ray
 from poison import install_broken_decoder, install_broken_network, plain_picture, poison
 
@@ -31,13 +31,12 @@ class Accident:
             "PYTHONPATH": os.pathsep.join([broken, str(PROJECT_ROOT)]), "LOG_OF_DEEDS": str(self._log)
         }  # fmt: skip
 
-    def run(self, artifact: str, *options: str, exit_code: int) -> dict[str, Any]:
-        """The summary."""
+    def run(self, artifact: str, *options: str, exit_code: int, **environment: str) -> Done:
         where = ("--images", str(self.images), "--model", artifact, "--table", self.table, "--unit-size", "4")
-        done = locray("label", *where, "--json", *options, **self._environment)
+        done = locray("label", *where, "--json", *options, **self._environment, **environment)
         assert done.returncode == exit_code, done
         assert "Traceback" not in done.stderr
-        return dict(json.loads(done.stdout.splitlines()[-1]))
+        return done
 
     def rows(self) -> pa.Table:
         return DeltaTable(self.table).to_pyarrow_dataset().to_table()
@@ -55,7 +54,8 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     deeds |= {"3.gif": "crash", "4.gif": "hang with the lock", "9.gif": "hang"}
     for name, deed in deeds.items():
         (accident.images / name).write_bytes(poison(deed))
-    summary = accident.run(artifact, "--decode-timeout-s", "3", "--max-failure-rate", "1", exit_code=0)
+    done = accident.run(artifact, "--decode-timeout-s", "3", "--max-failure-rate", "1", exit_code=0)
+    summary = summary_of(done)
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 9, 0)
     assert summary["errors"] == {"decoder_crash": 1, "decoder_timeout": 2}
 
@@ -81,7 +81,7 @@ def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
     accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     for number in range(12):
         (accident.images / f"{number}.png").write_bytes(plain_picture("red" if number == 5 else "blue"))
-    summary = accident.run(artifact, exit_code=4)
+    summary = summary_of(accident.run(artifact, exit_code=4))
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 8, 4)
     assert summary["deferred_causes"] == {"worker": 4}
     deferred = summary["deferred_examples"]
@@ -93,6 +93,18 @@ def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
     labelled = accident.rows()[schema.IMAGE_URI].to_pylist()
     assert len(labelled) == 8
     assert sorted([*labelled, *deferred]) == sorted(map(str, accident.images.iterdir()))
+
+
+@pytest.mark.ray
+def test_a_model_that_no_process_outlives_the_loading_of_ends_the_run(
+    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
+    (accident.images / "0.png").write_bytes(plain_picture("blue"))
+    done = accident.run(artifact, exit_code=1, NO_ROOM_FOR_THE_MODEL="1")
+    assert f"{MAX_DEATHS} processes died over loading the model" in " ".join(done.stderr.split())
+    assert summary_of(done)["deferred_causes"] == {"not_tried": 1}
+    assert accident.deeds() == ["be killed"] * MAX_DEATHS
 
 
 @pytest.fixture
