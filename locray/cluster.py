@@ -1,5 +1,7 @@
 """How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py."""
 
+import atexit
+import importlib
 import logging
 import os
 import signal
@@ -42,12 +44,23 @@ def start_ray(*, verbose: bool) -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
-    import ray.data
-    import ray.train
 
     if not ray.is_initialized():
+        # Ray waits for its processes most of the time that it takes to start.
+        importing = threading.Thread(target=importlib.import_module, args=("ray.data",))
+        importing.start()
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
+        importing.join()
+        if not verbose:
+            # Ray's own way at exit sleeps half a second first, for what its workers may still print.
+            atexit.register(ray.shutdown)
+        if "RAY_ADDRESS" not in os.environ:
+            from locray.single_node import do_without_helpers
+
+            do_without_helpers()
+    import ray.data
+
     if not verbose:
         _quiet_loggers()
         _quiet_messages()

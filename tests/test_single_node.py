@@ -1,0 +1,32 @@
+"""The processes of a run on one machine: those that do its work, and none of a cluster's."""
+
+from pathlib import Path
+
+import pytest
+from commands import start_locray
+from faults.images import check_whole, fill_folder
+from processes import descendants_of, title_of
+
+NUM_IMAGES = 40
+
+
+@pytest.mark.ray
+def test_a_run_on_one_machine_starts_no_helpers_of_a_cluster(
+    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    versions = fill_folder(images, NUM_IMAGES)
+    options = ("--images", str(images), "--model", artifact, "--table", table, "--unit-size", "2")
+    actors: set[str] = set()
+    with start_locray("label", *options) as driver:
+        while driver.poll() is None:
+            titles = map(title_of, descendants_of(driver.pid))
+            actors |= {title.split(".")[0] for title in titles if title.startswith("ray::")}
+        assert driver.returncode == 0, driver.communicate()
+    check_whole(table, versions)
+    working = {actor for actor in actors if "_PredictStage" in actor or "decode_unit" in actor}
+    assert working
+    # What is left are idle workers and Ray's agents. Names of Ray Data's actors: `_StatsActor`, `ActorLocationTracker`.
+    named = {actor.removeprefix("ray::") for actor in actors - working}
+    assert not [name for name in named if name.startswith(("_", "Actor"))], named
