@@ -13,6 +13,7 @@ from locray.config import (
     NightlyConfig,
     PlanConfig,
     PreviewConfig,
+    QuantizeConfig,
     StatusConfig,
     TrainConfig,
     VerifyConfig,
@@ -92,6 +93,15 @@ def export_model(config: ExportModelConfig, console: Console) -> ExitCode:
 
     facts = run(config, console.report).to_dict()
     console.result(facts, {name: _shown("any" if value is None else value) for name, value in facts.items()})
+    return ExitCode.DONE
+
+
+def quantize(config: QuantizeConfig, console: Console) -> ExitCode:
+    """`locray quantize`."""
+    from locray.labelling.quantize import quantize as run
+
+    facts = run(config, console.report).to_dict()
+    console.result(facts, {name: _shown(value) for name, value in facts.items()})
     return ExitCode.DONE
 
 

@@ -54,6 +54,8 @@ class ArtifactInfo(BaseModel):
     """Where the network comes from: data, options, versions."""
     metrics: dict[str, float] = {}
     """What it reached on its validation split."""
+    int8_ranges: dict[str, tuple[float, float]] | None = None
+    """Of the activations of a trunk that computes in 8-bit integers where the processor can: see `models.int8`."""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "ArtifactInfo":

@@ -22,6 +22,7 @@ from locray.config.training import (
     EvaluateConfig,
     ExportModelConfig,
     PreviewConfig,
+    QuantizeConfig,
     TrainConfig,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "Precision",
     "Prediction",
     "PreviewConfig",
+    "QuantizeConfig",
     "StatusConfig",
     "TrainConfig",
     "VerifyConfig",

@@ -11,6 +11,7 @@ from locray.config.training import (
     EvaluateConfig,
     ExportModelConfig,
     PreviewConfig,
+    QuantizeConfig,
     TrainConfig,
 )
 
@@ -20,6 +21,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "export-model": ExportModelConfig,
+    "quantize": QuantizeConfig,
     "label": LabelConfig,
     "plan": PlanConfig,
     "nightly": NightlyConfig,

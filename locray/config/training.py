@@ -146,6 +146,15 @@ class ExportModelConfig(CommandConfig):
     )
 
 
+class QuantizeConfig(DatasetUse, ImageLimits):
+    """`locray quantize`: an artifact whose trunk computes in 8-bit integers, made of another one."""
+
+    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+    output: str = Field(description="Folder or s3:// prefix to write the new artifact to.")
+    split: str = Field("train", description="Split whose images say which numbers the network meets.")
+    sample: Positive = Field(256, description="Images to learn from, and as many more to compare the two models on.")
+
+
 class BenchmarkTrainingConfig(DatasetUse):
     """`locray benchmark-training`: training speed beside a plain PyTorch loop's, on the same files."""
 

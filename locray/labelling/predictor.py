@@ -17,6 +17,7 @@ from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.labelling.identity import PredictorSettings
+from locray.models import int8
 from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
@@ -54,9 +55,10 @@ class Predictor:
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for(settings.precision, device)
-        self._network = Network(artifact.model, device, dtype)
+        int8_ranges = artifact.info.int8_ranges if device.type == "cpu" and int8.runs_here() else None
+        self._network = Network(artifact.model, device, dtype, int8_ranges)
         self._compiler: Compiler | None = None
-        if device.type == "cpu" and dtype in COMPILED_FORMATS:
+        if device.type == "cpu" and dtype in COMPILED_FORMATS and int8_ranges is None:
             precision = str(dtype).removeprefix("torch.")
             wanted = Wanted(
                 settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
@@ -65,7 +67,7 @@ class Predictor:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Labels a table of `schema.decoded_schema`, giving one of `schema.PREDICTED_SCHEMA` in the same order."""
-        images = _pixels(decoded[schema.IMAGE], self._input_size_px)
+        images = pixels_of(decoded[schema.IMAGE], self._input_size_px)
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         return self._as_table(decoded, self._predict(images, rows))
 
@@ -157,7 +159,7 @@ def _device(wanted: Device) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _pixels(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:
+def pixels_of(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:
     """The images (N, S, S, 3) of a column of flattened pixels; no copy where the column is one chunk."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=True)
     return np.asarray(flat).reshape(-1, input_size_px, input_size_px, 3)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from locray.models import cuda
+from locray.models import cuda, int8
 from locray.models.contract import LabelModel, PredictedBoxes
 from locray.models.folding import fold_batch_norms
 
@@ -63,11 +63,15 @@ class StaticPart(nn.Module):
         return torch.autocast(self.device_type, self.dtype if enabled else None, enabled, cache_enabled=False)
 
 
-def static_part(model: LabelModel, device: torch.device, dtype: torch.dtype) -> StaticPart:
+def static_part(
+    model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
+) -> StaticPart:
     """Moves a model in evaluation mode to its device and number format, batch norms folded. The model is changed."""
     network: nn.Module = model  # type: ignore[assignment]
     assert not network.training
     network.requires_grad_(False)
+    if int8_ranges is not None:
+        int8.quantise(model, int8_ranges)
     size = model.input_size_px
     example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     with torch.no_grad():
@@ -86,12 +90,15 @@ class Network:
         model: in evaluation mode; it is changed.
         device: where it is to run.
         dtype: the number format of its arithmetic.
+        int8_ranges: of its trunk's activations, where that is to compute in 8-bit integers on the CPU.
     """
 
-    def __init__(self, model: LabelModel, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
+    ) -> None:
         self._model = model
         self._device = device
-        self._static = static_part(model, device, dtype)
+        self._static = static_part(model, device, dtype, int8_ranges)
         self._run: StaticNetwork = self._static
         self._made_for: torch.Size | None = None
 

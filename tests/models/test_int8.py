@@ -1,0 +1,113 @@
+"""Trunks in 8-bit integers beside the same trunks in floats."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from locray import cli
+from locray.config import QuantizeConfig
+from locray.labelling.identity import PredictorSettings
+from locray.labelling.predictor import Predictor
+from locray.labelling.quantize import quantize
+from locray.model_files import ArtifactInfo
+from locray.models import build_model, int8
+from locray.models.artifact import load_artifact, save_artifact
+from locray.models.inference import static_part
+
+CPU = torch.device("cpu")
+CLASSES = ["nut", "bolt"]
+SIZE = 64
+NETWORKS = ["localizer/resnet18", "localizer/mobilenet_v2", "localizer/efficientnet_b0", "detector/fcos/resnet18"]
+
+needs_vnni = pytest.mark.skipif(not int8.runs_here(), reason="this processor can't multiply 8-bit integers")
+
+
+def smooth_images(count: int) -> Tensor:
+    """Images (N, 3, S, S) uint8 with some structure: noise is all the same to a network."""
+    coarse = torch.randint(256, (count, 3, 6, 6), generator=torch.Generator().manual_seed(3)).float()
+    return torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+
+@needs_vnni
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", NETWORKS)
+def test_integers_give_the_maps_that_floats_give(architecture: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(architecture, len(CLASSES), SIZE)
+    images = smooth_images(24)
+    with torch.no_grad():
+        for _ in range(30):  # the statistics of its batch norms, without which a deep network says nothing
+            model.trunk(model.normalise(images))
+        model.eval()
+        expected = model.trunk(model.normalise(images))
+        ranges = int8.find_ranges(model, map(model.predict, images[:16].split(8)))
+        assert torch.equal(model.trunk(model.normalise(images))[0], expected[0])  # its own trunk is back
+        static_part(model, CPU, torch.float32, ranges)
+        found = model.trunk(model.normalise(images))
+    assert any("quantized" in type(layer).__module__ for layer in model.trunk.modules())
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype is torch.float32
+        assert 0 < (one - other).norm() < 0.15 * other.norm()
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Pictures by class, in the format `folders`."""
+    for number, pixels in enumerate(smooth_images(24).permute(0, 2, 3, 1).numpy()):
+        folder = tmp_path / "data" / "train" / CLASSES[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{number}.png")
+    return tmp_path
+
+
+def saved(folder: Path, architecture: str) -> str:
+    torch.manual_seed(0)
+    uri = str(folder / architecture.replace("/", "-"))
+    model = build_model(architecture, len(CLASSES), SIZE if "/" in architecture else 32)
+    info = ArtifactInfo(architecture=architecture, classes=CLASSES, input_size=model.input_size_px)
+    save_artifact(uri, model, info)
+    return uri
+
+
+def settings(folders: Path, model: str, output: str = "int8", **other: object) -> QuantizeConfig:
+    given = {"data": str(folders / "data"), "format": "folders", "model": model, "output": str(folders / output)}
+    return QuantizeConfig.model_validate(given | other)
+
+
+@needs_vnni
+@pytest.mark.slow
+def test_a_quantised_artifact_is_another_model_that_labels_in_integers(folders: Path) -> None:
+    model = saved(folders, "localizer/resnet18")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summary = quantize(settings(folders, model, sample=12), lambda _: None)
+    assert (summary.calibrated_images, summary.compared_images) == (12, 12)
+    assert min(summary.images_per_s, summary.images_per_s_before) > 0
+    before, after = load_artifact(model), load_artifact(summary.output)
+    assert summary.model_id == after.model_id != before.model_id
+    assert after.info.int8_ranges
+    state = before.model.state_dict()
+    assert all(torch.equal(state[name], values) for name, values in after.model.state_dict().items())
+    predictor = Predictor(PredictorSettings(summary.output, 0.0, 4))
+    layers = predictor._network._model.modules()
+    assert any("quantized" in type(layer).__module__ for layer in layers)
+
+
+@needs_vnni
+def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("quantize", "--data", str(folders / "data"), "--format", "folders")
+    small = saved(folders, "small_cnn")
+
+    def refused(*options: str) -> str:
+        assert cli.main([*common, *options]) == 2
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "small_cnn, which has no trunk to quantise" in refused("--model", small, "--output", str(folders / "out"))
+    assert "is the model itself" in refused("--model", small, "--output", small)
+    assert "no model at" in refused("--model", str(folders / "none"), "--output", str(folders / "out"))
+    assert not (folders / "out").exists()
