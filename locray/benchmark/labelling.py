@@ -197,8 +197,10 @@ def _environment(contender: Contender, folder: Path) -> dict[str, str]:
     """That of this process, packages of the contender's own first. What was compiled in one round serves the next."""
     here = str(Path(locray.__file__).parents[1])
     paths = [*([str(contender.packages.absolute())] if contender.packages else []), here]
-    cache = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")} if contender.module == CEILING else {}
-    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)} | cache
+    # The waiting threads of the ceiling's network sleep, as locray's do: its decoders need the cores.
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "OMP_WAIT_POLICY": "PASSIVE"}
+    chosen = own if contender.module == CEILING else {}
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(paths)} | chosen
 
 
 def _joined(before: Result | None, result: Result) -> Result:
