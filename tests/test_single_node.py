@@ -8,6 +8,8 @@ from faults.images import check_whole, fill_folder
 from processes import descendants_of, title_of
 
 NUM_IMAGES = 40
+HELPERS = ("_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker")
+"""Ray Data's, as processes are titled."""
 
 
 @pytest.mark.ray
@@ -25,8 +27,5 @@ def test_a_run_on_one_machine_starts_no_helpers_of_a_cluster(
             actors |= {title.split(".")[0] for title in titles if title.startswith("ray::")}
         assert driver.returncode == 0, driver.communicate()
     check_whole(table, versions)
-    working = {actor for actor in actors if "_PredictStage" in actor or "decode_unit" in actor}
-    assert working
-    # What is left are idle workers and Ray's agents. Names of Ray Data's actors: `_StatsActor`, `ActorLocationTracker`.
-    named = {actor.removeprefix("ray::") for actor in actors - working}
-    assert not [name for name in named if name.startswith(("_", "Actor"))], named
+    assert any("_PredictStage" in actor for actor in actors)
+    assert not [actor for actor in actors if actor.endswith(HELPERS)]
