@@ -1,7 +1,6 @@
 """How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py."""
 
 import atexit
-import importlib
 import logging
 import os
 import signal
@@ -47,7 +46,7 @@ def start_ray(*, verbose: bool) -> None:
 
     if not ray.is_initialized():
         # Ray waits for its processes most of the time that it takes to start.
-        importing = threading.Thread(target=importlib.import_module, args=("ray.data",))
+        importing = threading.Thread(target=_import_libraries)
         importing.start()
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
@@ -59,8 +58,7 @@ def start_ray(*, verbose: bool) -> None:
             from locray.single_node import do_without_helpers
 
             do_without_helpers()
-    import ray.data
-
+    _import_libraries()
     if not verbose:
         _quiet_loggers()
         _quiet_messages()
@@ -68,6 +66,11 @@ def start_ray(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
+
+
+def _import_libraries() -> None:
+    import ray.data
+    import ray.train  # noqa: F401 (its loggers are there afterwards)
 
 
 def check_gpus(device: str, num_gpus: float) -> None:

@@ -28,10 +28,7 @@ def evaluate_dataset(
         UsageError: `strict`, and an image or a box can't be used.
     """
     clock = Clock()
-    uris = pa.array([record.image_uri for record in dataset.records], pa.string())
-    unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
-    listing = pa.table([uris, *unknown], schema=schema.LISTING_SCHEMA)
-    worklist = InlineWorklist.of(listing, config.unit_size)
+    worklist = InlineWorklist.of_uris([record.image_uri for record in dataset.records], config.unit_size)
     report(Progress("starting", planned=worklist.num_images))
     pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
     comparison = Comparison(identity.decode.limits, strict=strict)

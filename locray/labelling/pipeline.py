@@ -25,8 +25,7 @@ UNITS_A_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
 
 _NICENESS = 10
-"""Of what fetches and decodes: beside two of them at 0, a network on two cores had a third of its speed; at 10, nine
-tenths."""
+"""Of what fetches and decodes: see docs/decisions/inference.md for what it brings."""
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -56,7 +55,7 @@ class Pipeline:
             WorkersFailedError: no process outlives the loading of the model.
         """
         self.start()
-        from ray.exceptions import OutOfDiskError, RayError
+        from ray.exceptions import OutOfDiskError
 
         layout = _Layout.for_cluster(self.num_predictors, self.predict.device)
         total = num_units(worklist)
@@ -71,8 +70,7 @@ class Pipeline:
                 "--object-spilling-directory on a larger disk"
             ) from error
         finally:
-            with suppress(RayError):
-                _Attempts.forget_all()
+            _Attempts.forget_all()
 
     def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
         import ray
@@ -126,6 +124,7 @@ class _Attempts:
     """How often something was begun and not finished, as Ray doesn't tell an actor's task how often it was begun.
 
     The counts lie in Ray's own store of keys: they outlive every worker, and no process has to be started for them.
+    A run never depends on them: where the store doesn't answer, the attempt counts as the first.
     """
 
     @staticmethod
@@ -137,25 +136,32 @@ class _Attempts:
     @classmethod
     def begin(cls, what: str) -> int:
         """Takes note of one more attempt. Returns how many before it came to no end."""
+        from ray.exceptions import RayError
         from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
 
-        before = int(_internal_kv_get(cls._key(what)) or 0)
-        _internal_kv_put(cls._key(what), str(before + 1))
+        before = 0
+        with suppress(RayError):
+            before = int(_internal_kv_get(cls._key(what)) or 0)
+            _internal_kv_put(cls._key(what), str(before + 1))
         return before
 
     @classmethod
     def finish(cls, what: str) -> None:
         """Takes note that it is done; were it begun once more, it would be as new."""
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        _internal_kv_del(cls._key(what))
+        cls._delete(what)
 
     @classmethod
     def forget_all(cls) -> None:
         """Deletes what this job has counted and not finished."""
+        cls._delete("", del_by_prefix=True)
+
+    @classmethod
+    def _delete(cls, what: str, *, del_by_prefix: bool = False) -> None:
+        from ray.exceptions import RayError
         from ray.experimental.internal_kv import _internal_kv_del
 
-        _internal_kv_del(cls._key(""), del_by_prefix=True)
+        with suppress(RayError):
+            _internal_kv_del(cls._key(what), del_by_prefix=del_by_prefix)
 
 
 class _PredictStage:

@@ -55,10 +55,11 @@ class Predictor:
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for(settings.precision, device)
-        int8_ranges = artifact.info.int8_ranges if device.type == "cpu" and int8.runs_here() else None
-        self._network = Network(artifact.model, device, dtype, int8_ranges)
+        if artifact.info.int8_ranges is not None:
+            int8.check_runs_on(device)
+        self._network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
         self._compiler: Compiler | None = None
-        if device.type == "cpu" and dtype in COMPILED_FORMATS and int8_ranges is None:
+        if device.type == "cpu" and dtype in COMPILED_FORMATS and artifact.info.int8_ranges is None:
             precision = str(dtype).removeprefix("torch.")
             wanted = Wanted(
                 settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch.fx.proxy import TraceError
 
 from locray import schema, storage
 from locray.boxes import iou_matrix
@@ -27,7 +26,7 @@ from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor, pixels_of
 from locray.labelling.worklist import InlineWorklist
 from locray.models import int8
-from locray.models.artifact import load_artifact, save_artifact
+from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
 from locray.progress import Progress, Report
 
 _BATCH_SIZE = 32
@@ -67,44 +66,23 @@ def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     """
     report(Progress("checking"))
     model_uri, output_uri = storage.normalise(config.model), storage.normalise(config.output)
-    artifact = load_artifact(model_uri)
-    architecture = artifact.info.architecture
-    if model_uri == output_uri:
-        raise UsageError(f"--output {config.output} is the model itself: expected a folder of its own")
-    if artifact.info.int8_ranges is not None:
-        raise UsageError(f"{model_uri} is quantised already. Give the model that it was made of")
-    if not int8.has_trunk(artifact.model):
-        raise UsageError(
-            f"{model_uri} is a {architecture}, which has no trunk to quantise: expected a localizer/<trunk> or a "
-            "detector/<name>/<trunk>"
-        )
-    if not int8.runs_here():
-        raise UsageError(
-            "this processor has no instructions that multiply 8-bit integers without overflow (VNNI; `lscpu` lists "
-            "avx512_vnni or avx_vnni where they are). The network would run in floats here: quantise it on a machine "
-            "that is to label with it"
-        )
+    artifact = _artifact(model_uri, output_uri)
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     uris = [record.image_uri for record in dataset.records]
     chosen = random.Random(0).sample(uris, min(len(uris), 2 * config.sample))  # noqa: S311 (no secret)
     report(Progress("decoding", planned=len(chosen)))
-    limits = DecodeLimits(config.max_bytes, config.max_pixels)
-    decoded = _decoded(chosen, DecodeSettings(artifact.info.input_size, limits, _CONCURRENT_GETS, _DECODE_TIMEOUT_S))
+    limits, size_px = DecodeLimits(config.max_bytes, config.max_pixels), artifact.info.input_size
+    decoded = _decoded(chosen, DecodeSettings(size_px, limits, _CONCURRENT_GETS, _DECODE_TIMEOUT_S))
     if len(decoded) < 2:  # noqa: PLR2004 (one to learn from and one to compare)
         raise UsageError(f"the split {config.split!r} of {config.data} holds {len(decoded)} usable images: expected 2")
     calibration, rest = decoded[: len(decoded) // 2], decoded[len(decoded) // 2 :]
 
     report(Progress("calibrating", planned=len(calibration)))
-    pixels = pixels_of(calibration[schema.IMAGE], artifact.info.input_size)
+    pixels = pixels_of(calibration[schema.IMAGE], size_px)
     batches = (pixels[start : start + _BATCH_SIZE].copy() for start in range(0, len(pixels), _BATCH_SIZE))
     images = (torch.from_numpy(batch).permute(0, 3, 1, 2) for batch in batches)
-    try:
-        ranges = int8.find_ranges(artifact.model, map(artifact.model.predict, images))
-    except (TraceError, NotImplementedError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UsageError(f"the trunk of {architecture} can't be quantised: {reason}") from error
-    info = artifact.info.model_copy(update={"int8_ranges": ranges})
-    written = save_artifact(output_uri, load_artifact(model_uri).model, info)
+    ranges = int8.find_ranges(artifact.model, map(artifact.model.predict, images))
+    written = save_artifact(output_uri, artifact.model, artifact.info.model_copy(update={"int8_ranges": ranges}))
 
     report(Progress("comparing", planned=len(rest)))
     before, before_s = _labelled(model_uri, rest)
@@ -122,12 +100,27 @@ def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     )
 
 
+def _artifact(model_uri: str, output_uri: str) -> LoadedArtifact:
+    """The model, where one can be made of it."""
+    if model_uri == output_uri:
+        raise UsageError(f"--output {output_uri} is the model itself: expected a folder of its own")
+    artifact = load_artifact(model_uri)
+    if artifact.info.int8_ranges is not None:
+        raise UsageError(f"{model_uri} is quantised already. Give the model that it was made of")
+    if not int8.has_trunk(artifact.model):
+        raise UsageError(
+            f"{model_uri} is a {artifact.info.architecture}, which has no trunk to quantise: expected a "
+            "localizer/<trunk> or a detector/<name>[/<trunk>]"
+        )
+    int8.check_runs_on(torch.device("cpu"))
+    return artifact
+
+
 def _decoded(uris: list[str], settings: DecodeSettings) -> pa.Table:
     """The images that can be used, of `schema.decoded_schema`."""
-    unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
-    listing = pa.table([pa.array(uris, pa.string()), *unknown], schema=schema.LISTING_SCHEMA)
+    rows = InlineWorklist.of_uris(uris, max(1, len(uris))).read_unit(0)
     with IsolatedDecoder(settings.limits, settings.timeout_s, settings.decoded_side_px) as decode:
-        decoded = decode_rows(InlineWorklist.of(listing, max(1, len(uris))).read_unit(0), settings, decode)
+        decoded = decode_rows(rows, settings, decode)
     return decoded.filter(pc.equal(decoded[schema.STATUS], schema.STATUS_OK)).combine_chunks()
 
 

@@ -5,7 +5,7 @@ small file.
 """
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -111,6 +111,12 @@ class InlineWorklist:
         """Images of `schema.LISTING_SCHEMA`, numbered in their order."""
         ordinals = pa.array(range(len(rows)), pa.int64())
         return cls(rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA), len(rows), unit_size)
+
+    @classmethod
+    def of_uris(cls, uris: Sequence[str], unit_size: int) -> "InlineWorklist":
+        """Images of which nothing is known but where they are."""
+        unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
+        return cls.of(pa.table([pa.array(uris, pa.string()), *unknown], schema=schema.LISTING_SCHEMA), unit_size)
 
     def read_unit(self, unit: int) -> pa.Table:
         """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""

@@ -86,6 +86,8 @@ def export(config: ExportModelConfig, report: Report) -> ExportSummary:
     output_uri = _file_uri(config.output)
     _need(FORMS[config.to].packages)
     artifact = load_artifact(storage.normalise(config.model))
+    if artifact.info.int8_ranges is not None:
+        raise UsageError(f"{config.model} computes in 8-bit integers: export the model that it was made of")
     report(Progress("exporting"))
     exported = export_network(artifact, config.to, config.batch_size)
     report(Progress("comparing with the artifact"))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from locray.errors import UsageError
 from locray.models.contract import TRUNK, LabelModel
 
 Ranges = Mapping[str, tuple[float, float]]
@@ -27,6 +28,23 @@ _LARGEST = 255
 def runs_here() -> bool:
     """Whether this processor multiplies 8-bit integers without overflow, and faster than floats (AVX-512 VNNI)."""
     return _ENGINE in torch.backends.quantized.supported_engines and bool(torch.cpu._is_vnni_supported())
+
+
+def check_runs_on(device: torch.device) -> None:
+    """Refuses what would silently compute in floats, and give answers that are not this model's.
+
+    Raises:
+        UsageError: `device` is a GPU, or a processor without the instructions.
+    """
+    if device.type == "cpu" and runs_here():
+        return
+    found = (
+        "this processor has none" if device.type == "cpu" else "this worker has a GPU (--device cpu leaves it alone)"
+    )
+    raise UsageError(
+        "a trunk in 8-bit integers needs a processor that multiplies them without overflow (`lscpu` lists "
+        f"avx512_vnni), and {found}. Elsewhere, take the model that it was made of"
+    )
 
 
 def has_trunk(model: LabelModel) -> bool:

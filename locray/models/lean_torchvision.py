@@ -17,9 +17,10 @@ def _is_compile_supported(device_type: str) -> bool:
     return bool(is_compile_supported(device_type))
 
 
-stand_in = ModuleType(_UTILITIES)
-stand_in.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
-if sys.modules.setdefault(_UTILITIES, stand_in) is stand_in:
-    import torchvision  # noqa: F401 (for its effect)
-
-    del sys.modules[_UTILITIES]
+_stand_in = ModuleType(_UTILITIES)
+_stand_in.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+if sys.modules.setdefault(_UTILITIES, _stand_in) is _stand_in:
+    try:
+        import torchvision  # noqa: F401 (for its effect)
+    finally:
+        del sys.modules[_UTILITIES]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from locray import cli
 from locray.config import QuantizeConfig
+from locray.errors import UsageError
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 from locray.labelling.quantize import quantize
@@ -65,12 +66,12 @@ def folders(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def saved(folder: Path, architecture: str) -> str:
+def saved(folder: Path, architecture: str, **described: object) -> str:
     torch.manual_seed(0)
     uri = str(folder / architecture.replace("/", "-"))
     model = build_model(architecture, len(CLASSES), SIZE if "/" in architecture else 32)
     info = ArtifactInfo(architecture=architecture, classes=CLASSES, input_size=model.input_size_px)
-    save_artifact(uri, model, info)
+    save_artifact(uri, model, info.model_copy(update=described))
     return uri
 
 
@@ -98,7 +99,6 @@ def test_a_quantised_artifact_is_another_model_that_labels_in_integers(folders: 
     assert any("quantized" in type(layer).__module__ for layer in layers)
 
 
-@needs_vnni
 def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("quantize", "--data", str(folders / "data"), "--format", "folders")
     small = saved(folders, "small_cnn")
@@ -109,5 +109,31 @@ def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureF
 
     assert "small_cnn, which has no trunk to quantise" in refused("--model", small, "--output", str(folders / "out"))
     assert "is the model itself" in refused("--model", small, "--output", small)
+    done = saved(folders, "localizer/resnet18", int8_ranges={})
+    assert "is quantised already" in refused("--model", done, "--output", str(folders / "out"))
     assert "no model at" in refused("--model", str(folders / "none"), "--output", str(folders / "out"))
     assert not (folders / "out").exists()
+
+
+@needs_vnni
+def test_a_split_without_images_to_compare_on_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = saved(folders, "localizer/resnet18")
+    for path in sorted((folders / "data").rglob("*.png"))[1:]:
+        path.write_bytes(b"no picture")
+    where = ("--data", str(folders / "data"), "--format", "folders", "--output", str(folders / "out"))
+    assert cli.main(["quantize", "--model", model, *where]) == 2
+    assert "holds 1 usable images: expected 2" in " ".join(capsys.readouterr().err.split())
+    assert not (folders / "out").exists()
+
+
+def test_what_would_compute_in_floats_refuses_a_quantised_model(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = saved(folders, "localizer/resnet18", int8_ranges={})
+    with pytest.raises(UsageError, match="this worker has a GPU"):
+        int8.check_runs_on(torch.device("cuda"))
+    monkeypatch.setattr(int8, "runs_here", lambda: False)
+    with pytest.raises(UsageError, match="and this processor has none"):
+        Predictor(PredictorSettings(model, 0.0, 4, device="cpu"))
+    assert cli.main(["export-model", "--model", model, "--to", "torch-export", "--output", str(folders / "x.pt2")]) == 2
+    assert "export the model that it was made of" in " ".join(capsys.readouterr().err.split())
