@@ -1,6 +1,5 @@
 """How to reach Ray, and to keep it quiet. Called by training/loop.py and labelling/pipeline.py."""
 
-import atexit
 import logging
 import os
 import signal
@@ -51,9 +50,6 @@ def start_ray(*, verbose: bool) -> None:
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
         importing.join()
-        if not verbose:
-            # Ray's own way at exit sleeps half a second first, for what its workers may still print.
-            atexit.register(ray.shutdown)
         if "RAY_ADDRESS" not in os.environ:
             from locray.single_node import do_without_helpers
 

@@ -1,6 +1,7 @@
 """Predictions of a model for a data set, by the same stages as labelling. Called by `run` and by training's page."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -33,12 +34,13 @@ def evaluate_dataset(
     pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
     comparison = Comparison(identity.decode.limits, strict=strict)
     results: dict[int, ImageResult] = {}
-    for rows in pipeline.rows(worklist):
-        for row in _labelled(rows):
-            ordinal = row[schema.ORDINAL]
-            results[ordinal] = comparison.result(dataset.records[ordinal], row)
-        clock.tick(len(results))
-        report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
+    with closing(pipeline.rows(worklist)) as units:
+        for rows in units:
+            for row in _labelled(rows):
+                ordinal = row[schema.ORDINAL]
+                results[ordinal] = comparison.result(dataset.records[ordinal], row)
+            clock.tick(len(results))
+            report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
     in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
     return Evaluated(
         identity.model_id, identity.config_hash, in_order, dict(comparison.errors), dict(comparison.left_out)

@@ -6,7 +6,7 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import functools
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -46,8 +46,11 @@ class Pipeline:
         """Starts Ray, or connects to it, ahead of `rows`: it gets ready while the driver does something else."""
         cluster.start_ray(verbose=self.verbose)
 
-    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+    def rows(self, worklist: Worklist) -> Generator[pa.Table]:
         """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done.
+
+        To be closed where it isn't read to its end: Ray Data goes on otherwise, and meets the end of Ray at that of
+        the process.
 
         Raises:
             LocrayError: what a worker met, as if it had been met here.

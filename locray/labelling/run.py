@@ -4,7 +4,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -121,10 +121,10 @@ def _label_worklist(
     Returns why images were deferred, where there is one reason for it.
     """
     judge, verdict = Judge(), None
-    with stop_requests() as stop:
+    with stop_requests() as stop, closing(pipeline.rows(worklist)) as units:
         try:
             with committer.writer.telling_a_takeover(), committer.also_every(commit_interval_s):
-                for rows in stop.until_asked(pipeline.rows(worklist)):
+                for rows in stop.until_asked(units):
                     committer.add(rows)
                     clock.tick(committer.answered)
                     facts = {"failed": committer.failed, **clock.speed()}
