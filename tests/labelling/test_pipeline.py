@@ -7,7 +7,8 @@ import pytest
 from commands import PROJECT_ROOT
 
 RUNS = """
-import sys
+import sys, threading
+from contextlib import closing
 import pyarrow as pa
 from locray import schema
 from locray.errors import LocrayError
@@ -31,12 +32,18 @@ for worklist, model in (
         print(type(error).__name__, error)
     else:
         print(len(rows), sorted(pa.concat_tables(rows)[schema.ORDINAL].to_pylist()))
+
+predict = PredictorSettings(artifact, score_threshold=0.5, batch_size=1)
+with closing(Pipeline(decode, predict, num_predictors=1).rows(inline)) as rows:
+    next(rows)
+    executions = [thread for thread in threading.enumerate() if thread.name.startswith("StreamingExecutor")]
+print(len(executions), any(thread.is_alive() for thread in executions))
 """
 
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_several_waves_give_each_image_once_and_an_error_that_only_workers_meet_comes_out_as_itself(
+def test_waves_give_each_image_once_workers_errors_come_out_as_themselves_and_what_is_closed_is_over(
     artifact: str,
 ) -> None:
     done = subprocess.run(
@@ -44,8 +51,9 @@ def test_several_waves_give_each_image_once_and_an_error_that_only_workers_meet_
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done
-    waves, worklist, model = done.stdout.splitlines()
+    waves, worklist, model, closed = done.stdout.splitlines()
     assert waves == f"7 {list(range(13))}"
     assert worklist.startswith("StoreAccessError /absent/worklist/worklist-000000 does not exist")
     assert model.startswith("UsageError no model at /absent/model: ")
+    assert closed == "1 False"
     assert done.stderr == ""
