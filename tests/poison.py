@@ -1,9 +1,10 @@
 """Images that a decoder or a network really crashes on or hangs at, and the broken decoder and network themselves.
 
 The decoder is Pillow's for GIF with a bug that a comment in the file sets off; the network is `small_cnn`, of which no
-process outlives a red image, nor its making where the environment says NO_ROOM_FOR_THE_MODEL. Python loads them at its
-start, as it does any `sitecustomize` on its path; so the processes that a test starts have them, and the test's own has
-not. Where the environment names a LOG_OF_DEEDS, they write down what they are about to do.
+process outlives a red image, nor its making where the environment says NO_ROOM_FOR_THE_MODEL. Where that says
+GPU_IS_LOST, a red image brings torch's error for that instead. Python loads them at its start, as it does any
+`sitecustomize` on its path; so the processes that a test starts have them, and the test's own has not. Where the
+environment names a LOG_OF_DEEDS, they write down what they are about to do.
 """
 
 import io
@@ -96,9 +97,18 @@ class Breaker(PathFinder):
 def broken(forward):
     def forward_unless_red(self, images_u8):
         if (images_u8 == images_u8.new_tensor(RED).view(1, 3, 1, 1)).flatten(1).all(1).any():
+            if "GPU_IS_LOST" in os.environ:
+                lose_the_gpu()
             be_killed()
         return forward(self, images_u8)
     return forward_unless_red
+
+def lose_the_gpu():
+    import torch
+
+    with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
+        log.write(b"lose the GPU\\n")
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 def be_killed():
     with open(os.environ["LOG_OF_DEEDS"], "ab") as log:

@@ -18,11 +18,21 @@ from PIL.ImageFile import ImageFile
 
 from locray.errors import ErrorCode
 from locray.images.colour import to_rgb
-from locray.images.exif import UPRIGHT, orientation_of_exif, orientation_of_jpeg, swaps_sides, to_upright
+from locray.images.exif import (
+    UPRIGHT,
+    jpeg_segments,
+    orientation_of_exif,
+    orientation_of_jpeg,
+    swaps_sides,
+    to_upright,
+)
 from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
 
 _SCALE_FACTORS = (8, 4, 2)
 """The reductions that a JPEG decoder does by taking fewer DCT coefficients."""
+
+_GPU_JPEG_COLOURS = frozenset({"YCbCr", "Gray"})
+_MARKER_BASELINE = 0xC0
 
 _PNG_TEXT_EXIF = "Raw profile type exif"
 
@@ -57,6 +67,16 @@ class DecodedImage:
     height_px: int
     format: str
     orientation: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedJpeg:
+    """A JPEG that is left to a GPU: the whole file, and the size that its header declares. It is upright."""
+
+    data: bytes
+    width_px: int
+    height_px: int
+    format: str = JPEG
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +117,24 @@ def decode_image(
         return _failure(error, data, name)
 
 
+def left_to_a_gpu(data: bytes, limits: DecodeLimits) -> EncodedJpeg | None:
+    """A JPEG with nothing odd about its header, with an end, and upright; None for what `decode_image` is to see.
+
+    Progressive ones stay here: thousands of scans may be the work of hours, and here a decoder has a deadline.
+    """
+    if len(data) > limits.max_bytes or sniff_format(data) != JPEG:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+    except ValueError:
+        return None
+    is_odd = colours not in _GPU_JPEG_COLOURS or width * height > limits.max_pixels
+    is_baseline = any(marker == _MARKER_BASELINE for marker, _, _ in jpeg_segments(data))
+    if is_odd or not is_baseline or orientation_of_jpeg(data) != UPRIGHT or FORMATS[JPEG].ends_early(data):
+        return None
+    return EncodedJpeg(data, width, height)
+
+
 def _decode_fast_jpeg(
     data: bytes, limits: DecodeLimits, min_longer_side_px: int | None
 ) -> DecodedImage | ImageFailure | None:
@@ -108,7 +146,7 @@ def _decode_fast_jpeg(
         orientation = orientation_of_jpeg(data)
         if width * height > limits.max_pixels:
             return _too_many_pixels(JPEG, *_upright_size(width, height, orientation), limits)
-        factor = _scale_factor(width, height, min_longer_side_px)
+        factor = scale_factor(width, height, min_longer_side_px)
         image = simplejpeg.decode_jpeg(
             data, "RGB", min_factor=factor, min_width=-(-width // factor), min_height=-(-height // factor), strict=True
         )
@@ -127,7 +165,7 @@ def _decode_with_pillow(
         if width * height > limits.max_pixels:
             upright_size = _upright_size(width, height, _orientation(image, data, name))
             return _too_many_pixels(name, *upright_size, limits)
-        factor = _scale_factor(width, height, min_longer_side_px)
+        factor = scale_factor(width, height, min_longer_side_px)
         if factor > 1:
             image.draft(None, (width // factor, height // factor))  # does nothing for formats that can't
         image.load()
@@ -161,7 +199,8 @@ def _exif_of_png_text(text: str) -> bytes:
         return b""
 
 
-def _scale_factor(width: int, height: int, min_longer_side_px: int | None) -> int:
+def scale_factor(width: int, height: int, min_longer_side_px: int | None) -> int:
+    """By how much a JPEG is reduced while it is decoded: 8, 4, 2 or 1. Sides in pixels, as for `decode_image`."""
     if min_longer_side_px is None:
         return 1
     assert min_longer_side_px >= 1

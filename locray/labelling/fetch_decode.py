@@ -5,7 +5,7 @@ An image that is the end of its process costs its unit one more run, in which a 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from locray import schema
 from locray.boxes import Letterbox
 from locray.errors import DeferralCause, StoreAccessError, StoreError
-from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
+from locray.images.decode import (
+    DecodedImage,
+    DecodeLimits,
+    EncodedJpeg,
+    ImageFailure,
+    decode_image,
+    left_to_a_gpu,
+)
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import decoded_side_px, letterbox_image
@@ -23,6 +30,7 @@ from locray.labelling.deaths import MAX_DEATHS
 from locray.labelling.worklist import Worklist
 
 Decode = Callable[[bytes], DecodedImage | ImageFailure]
+DecodeOrKeep = Callable[[bytes], DecodedImage | ImageFailure | EncodedJpeg]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +42,8 @@ class DecodeSettings:
     concurrent_gets: int
     timeout_s: float
     """For the decoding of one image."""
+    keep_jpegs: bool = False
+    """Leave JPEGs as they are, for the GPU of a model worker."""
 
     @property
     def decoded_side_px(self) -> int:
@@ -51,6 +61,8 @@ class FetchDecode:
     def __call__(self, unit: int, deaths: int = 0) -> pa.Table:
         """The unit's images as a table of `schema.decoded_schema`, in the worklist's order.
 
+        Where JPEGs are to be kept, of `schema.ENCODED_SCHEMA`, unless a process has died over the unit.
+
         Args:
             unit: Its number.
             deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
@@ -66,7 +78,7 @@ class FetchDecode:
             return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s, side_px))
         if deaths < MAX_DEATHS:
             with IsolatedDecoder(limits, timeout_s, side_px) as decode:
-                return decode_rows(rows, self.settings, decode)
+                return decode_rows(rows, replace(self.settings, keep_jpegs=False), decode)
         reason = f"{deaths} processes died over it: too little memory, or a node that fails"
         return _defer(rows, self.settings, DeferralCause.WORKER, reason)
 
@@ -84,6 +96,8 @@ class _Outcome:
     format: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    jpeg: bytes | None = None
+    """The image, where it is not decoded here."""
 
 
 def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None = None) -> pa.Table:
@@ -93,15 +107,23 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
         rows: The images.
         settings: How they are fetched, and the size that they become.
         decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
+
+    Returns:
+        `schema.decoded_schema`, or where the settings keep JPEGs `schema.ENCODED_SCHEMA`.
     """
     limits, side_px = settings.limits, settings.decoded_side_px
     decode = decode or (lambda data: decode_image(data, limits, min_longer_side_px=side_px))
+    decode_or_keep = _keeping_jpegs(decode, limits) if settings.keep_jpegs else decode
     outcomes, images = _untried(rows, settings)
     names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
     for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
-        _settle(outcomes[index], fetched, images[index], decode)
-    return _as_table(rows, outcomes, images)
+        _settle(outcomes[index], fetched, images[index], decode_or_keep)
+    return _as_table(rows, outcomes, images, settings)
+
+
+def _keeping_jpegs(decode: Decode, limits: DecodeLimits) -> DecodeOrKeep:
+    return lambda data: left_to_a_gpu(data, limits) or decode(data)
 
 
 def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:
@@ -116,7 +138,7 @@ def _defer(rows: pa.Table, settings: DecodeSettings, cause: DeferralCause, reaso
     outcomes, images = _untried(rows, settings)
     for outcome in outcomes:
         outcome.error_code, outcome.error_message = cause, reason
-    return _as_table(rows, outcomes, images)
+    return _as_table(rows, outcomes, images, settings)
 
 
 def _untried(rows: pa.Table, settings: DecodeSettings) -> tuple[list[_Outcome], NDArray[np.uint8]]:
@@ -131,7 +153,7 @@ def _untried(rows: pa.Table, settings: DecodeSettings) -> tuple[list[_Outcome], 
 
 
 def _settle(
-    outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], decode: Decode
+    outcome: _Outcome, fetched: Fetched | ImageFailure | Deferred, image: NDArray[np.uint8], decode: DecodeOrKeep
 ) -> None:
     if isinstance(fetched, Deferred):
         outcome.error_code, outcome.error_message = fetched.cause, fetched.reason
@@ -147,7 +169,9 @@ def _settle(
     else:
         decoded = fetched
     outcome.width, outcome.height, outcome.format = decoded.width_px, decoded.height_px, decoded.format
-    if isinstance(decoded, DecodedImage):
+    if isinstance(decoded, EncodedJpeg):
+        outcome.status, outcome.jpeg = schema.STATUS_OK, decoded.data
+    elif isinstance(decoded, DecodedImage):
         outcome.status = schema.STATUS_OK
         letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, image.shape[0])
         letterbox_image(decoded.image_hwc_u8, letterbox, out=image)
@@ -156,7 +180,9 @@ def _settle(
         outcome.error_code, outcome.error_message = decoded.code.value, decoded.message
 
 
-def _as_table(rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8]) -> pa.Table:
+def _as_table(
+    rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8], settings: DecodeSettings
+) -> pa.Table:
     columns = {
         schema.ORDINAL: rows[schema.ORDINAL],
         schema.IMAGE_URI: rows[schema.IMAGE_URI],
@@ -170,14 +196,20 @@ def _as_table(rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8
         schema.ERROR_CODE: [outcome.error_code for outcome in outcomes],
         schema.ERROR_MESSAGE: [outcome.error_message for outcome in outcomes],
     }
-    pixels = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), images[0].size if len(images) else 1)
-    target = schema.decoded_schema(images.shape[1])
-    arrays = [
-        pixels.cast(field.type) if field.name == schema.IMAGE else _column(columns[field.name], field.type)
-        for field in target
-    ]
-    return pa.table(arrays, schema=target)
+    if settings.keep_jpegs:
+        target = schema.ENCODED_SCHEMA
+        columns[schema.IMAGE] = list(map(_encoded_or_pixels, outcomes, images))
+        columns[schema.IS_ENCODED] = [outcome.jpeg is not None for outcome in outcomes]
+    else:
+        target = schema.decoded_schema(settings.input_size_px)
+        pixels = pa.array(images.reshape(-1))
+        columns[schema.IMAGE] = pa.FixedSizeListArray.from_arrays(pixels, images[0].size if len(images) else 1)
+    return pa.table([_column(columns[field.name], field.type) for field in target], schema=target)
 
 
-def _column(values: pa.ChunkedArray | list[object], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+def _encoded_or_pixels(outcome: _Outcome, image: NDArray[np.uint8]) -> bytes | None:
+    return outcome.jpeg or (image.tobytes() if outcome.status == schema.STATUS_OK else None)
+
+
+def _column(values: pa.Array | pa.ChunkedArray | list[object], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     return pa.array(values, kind) if isinstance(values, list) else values.cast(kind)

@@ -6,6 +6,7 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import functools
 import os
 import pickle
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -172,12 +173,12 @@ class _PredictStage:
 
     def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
         try:
-            self._label: Callable[[pa.Table], pa.Table] = self._load(settings, num_threads)
+            self._label: Callable[[pa.Table, int], pa.Table] = self._load(settings, num_threads)
         except LocrayError as error:
             block = _block_of(error)
-            self._label = lambda _: block
+            self._label = lambda *_: block
 
-    def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table], pa.Table]:
+    def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table, int], pa.Table]:
         import ray
 
         me = ray.get_runtime_context().get_actor_id()
@@ -202,9 +203,19 @@ class _PredictStage:
             return decoded
         unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
         deaths = _Attempts.begin(unit)
-        rows = self._label(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded)
+        rows = self._label_or_die(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded, deaths)
         _Attempts.finish(unit)
         return rows
+
+    def _label_or_die(self, decoded: pa.Table, deaths: int) -> pa.Table:
+        import torch
+
+        try:
+            return self._label(decoded, deaths)
+        except torch.AcceleratorError:
+            # From now on, whatever this process asks of its GPU fails: the unit is begun again in another.
+            traceback.print_exc()
+            os._exit(1)
 
 
 def _block_of(error: LocrayError) -> pa.Table:

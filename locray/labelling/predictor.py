@@ -4,6 +4,7 @@ A plain callable that knows nothing of Ray.
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +13,12 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
+from locray.labelling.encoded import Unanswered, decode_encoded
 from locray.labelling.identity import PredictorSettings
 from locray.models import int8
 from locray.models.allocator import keep_freed_memory
@@ -26,9 +29,6 @@ from locray.models.contract import PredictedBoxes
 from locray.models.inference import Network
 from locray.models.precision import dtype_for
 
-Arrays = tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.int64]]
-"""Boxes (n, K, 4) in input pixels, scores (n, K), label ids (n, K) of n images."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
@@ -38,7 +38,7 @@ class _Answers:
     boxes_xyxy_px: NDArray[np.float64]
     scores: NDArray[np.float32]
     label_ids: NDArray[np.int64]
-    failed: dict[int, tuple[ErrorCode, str]]
+    without: dict[int, Unanswered]
 
 
 class Predictor:
@@ -51,7 +51,7 @@ class Predictor:
         artifact = load_artifact(settings.model_uri)
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
-        device = _device(settings.device)
+        self._device = device = _device(settings.device)
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for(settings.precision, device)
@@ -66,65 +66,86 @@ class Predictor:
             )
             self._compiler = Compiler(self._network, wanted, settings.num_images)
 
-    def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Labels a table of `schema.decoded_schema`, giving one of `schema.PREDICTED_SCHEMA` in the same order."""
-        images = pixels_of(decoded[schema.IMAGE], self._input_size_px)
-        rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
-        return self._as_table(decoded, self._predict(images, rows))
+    def __call__(self, decoded: pa.Table, deaths: int = 0) -> pa.Table:
+        """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.
 
-    def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Answers:
+        Args:
+            decoded: Of `schema.decoded_schema` or `schema.ENCODED_SCHEMA`.
+            deaths: How many processes have died over it.
+        """
+        rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
+        if schema.IS_ENCODED not in decoded.column_names:
+            return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._input_size_px), rows))
+        assert self._settings.decode is not None
+        images, without = decode_encoded(decoded, self._settings.decode, self._device, in_child=deaths > 0)
+        answers = self._predict(images, np.setdiff1d(rows, list(without)))
+        answers.without.update(without)
+        return self._as_table(decoded, answers)
+
+    def _predict(self, images: NDArray[np.uint8] | Tensor, rows: NDArray[np.intp]) -> _Answers:
         batch_size = self._settings.batch_size
-        failed: dict[int, tuple[ErrorCode, str]] = {}
-        parts: list[tuple[NDArray[np.intp], Arrays]] = []
+        failed: dict[int, Unanswered] = {}
+        parts: list[tuple[NDArray[np.intp], PredictedBoxes]] = []
         choices = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        batches = self._network.uploaded(self._padded(images[chosen]) for chosen in choices)
+        batches = self._batches(images, choices)
         for chosen, batch in zip(choices, batches, strict=True):
             try:
                 parts.append((chosen, self._run(batch, len(chosen))))
+            except torch.AcceleratorError:
+                raise  # whatever is asked of this process's GPU from now on fails
             except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
                 for row in chosen:
                     try:
-                        (alone,) = self._network.uploaded([self._padded(images[[row]])])
+                        (alone,) = self._batches(images, [np.array([row])])
                         parts.append((np.array([row]), self._run(alone, 1)))
+                    except torch.AcceleratorError:
+                        raise
                     except Exception as error:  # noqa: BLE001
                         told = next(iter(str(error).splitlines()), type(error).__name__)
-                        failed[int(row)] = (ErrorCode.MODEL_ERROR, told)
+                        failed[int(row)] = Unanswered(ErrorCode.MODEL_ERROR, told)
         if not parts:
             return _Answers(
                 rows[:0], np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), failed
             )
+        self._network.wait()
         answered = np.concatenate([part[0] for part in parts])
-        boxes_px, scores, label_ids = (np.concatenate([part[1][i] for part in parts]) for i in range(3))
+        boxes_px, scores, label_ids = (np.concatenate([part[1][i].numpy() for part in parts]) for i in range(3))
+        boxes_px = boxes_px.astype(np.float64)
         finite = np.isfinite(boxes_px).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
         for row in answered[~finite]:
-            failed[int(row)] = (ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
+            failed[int(row)] = Unanswered(ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
         return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
 
-    def _padded(self, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Images (n, S, S, 3) as a batch of a shape that the network likes."""
-        missing = self._network.places(len(images), self._settings.batch_size) - len(images)
-        return np.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0))) if missing else images
+    def _batches(self, images: NDArray[np.uint8] | Tensor, choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
+        """The chosen rows of images (n, S, S, 3), filled up to batches of a shape that the network likes."""
+        missing = [self._network.places(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
+        if isinstance(images, Tensor):
+            chosen_on_device = (images[torch.from_numpy(rows).to(images.device)] for rows in choices)
+            return (
+                functional.pad(chosen, (0, 0) * 3 + (0, more))
+                for chosen, more in zip(chosen_on_device, missing, strict=True)
+            )
+        return self._network.uploaded(
+            np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]
+            for rows, more in zip(choices, missing, strict=True)
+        )
 
-    def _run(self, batch: Tensor, num_images: int) -> Arrays:
-        """Predictions of the first images of a batch."""
+    def _run(self, batch: Tensor, num_images: int) -> PredictedBoxes:
+        """Predictions of the first images of a batch; a GPU's are there after `Network.wait`."""
         start = time.perf_counter()
-        answer = PredictedBoxes(*(values.cpu() for values in self._network.predict(batch)))
+        answer = self._network.predict(batch)
         if self._compiler is not None and len(batch) == self._settings.batch_size:
             self._compiler.after_batch(batch, time.perf_counter() - start)
-        return (
-            answer.boxes_xyxy_px[:num_images].double().numpy(),
-            answer.scores[:num_images].numpy(),
-            answer.label_ids[:num_images].numpy(),
-        )
+        return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in answer))
 
     def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:
         columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}
-        if answers.failed:
+        if answers.without:
             names = (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)
             changed = {name: decoded[name].to_pylist() for name in names}
-            for row, (code, message) in answers.failed.items():
-                changed[schema.STATUS][row] = schema.STATUS_FAILED
-                changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = code.value, message
+            for row, why in answers.without.items():
+                changed[schema.STATUS][row] = why.status
+                changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = str(why.code), why.message
             columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
         columns[schema.DETECTIONS] = self._detections(decoded, answers)
         return pa.table(columns, schema=schema.PREDICTED_SCHEMA)

@@ -120,6 +120,11 @@ class Network:
             self._take(cuda.Replayed(self._static, images_u8), images_u8)
         return self._predict(self._run if images_u8.shape == self._made_for else self._static, images_u8)
 
+    def wait(self) -> None:
+        """Returns once a GPU has done all that it was asked for: batch after batch is put in its queue before."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     @torch.inference_mode()
     def challenge(self, other: StaticNetwork, images_u8: Tensor) -> Trial:
         """Tries another form of the static part on some images; from now on, that one runs if it wins."""

@@ -75,20 +75,21 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize(("said", "deed"), [({}, "be killed"), ({"GPU_IS_LOST": "1"}, "lose the GPU")])
 def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
-    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+    said: dict[str, str], deed: str, tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     for number in range(12):
         (accident.images / f"{number}.png").write_bytes(plain_picture("red" if number == 5 else "blue"))
-    summary = summary_of(accident.run(artifact, exit_code=4))
+    summary = summary_of(accident.run(artifact, exit_code=4, **said))
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 8, 4)
     assert summary["deferred_causes"] == {"worker": 4}
     deferred = summary["deferred_examples"]
     assert str(accident.images / "5.png") in deferred
     (reason,) = set(deferred.values())
     assert reason.startswith(f"{MAX_DEATHS} model workers died over its unit: ")
-    assert accident.deeds() == ["be killed"] * MAX_DEATHS
+    assert accident.deeds() == [deed] * MAX_DEATHS
 
     labelled = accident.rows()[schema.IMAGE_URI].to_pylist()
     assert len(labelled) == 8

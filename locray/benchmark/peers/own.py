@@ -1,4 +1,7 @@
-"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's."""
+"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's.
+
+Tuned, it leaves JPEGs to the GPU.
+"""
 
 import sys
 
@@ -28,7 +31,13 @@ def main() -> None:
     # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
     batches_a_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
     unit_size = min(MOST_IMAGES_A_UNIT, max(1, batches_a_unit) * BATCH_SIZE)
-    config = LabelConfig(images=str(job.images), model=job.model, table=str(job.output / ROWS), unit_size=unit_size)
+    config = LabelConfig(
+        images=str(job.images),
+        model=job.model,
+        table=str(job.output / ROWS),
+        unit_size=unit_size,
+        jpeg_decoder="gpu" if job.tuned else "cpu",
+    )
     sys.exit(label(config, _NotingConsole(Ticks(job.output))))
 
 

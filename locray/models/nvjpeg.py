@@ -1,0 +1,88 @@
+"""JPEGs into a network's input on its own device, by nvJPEG on GPUs. Called by `labelling.encoded`.
+
+nvJPEG knows no reduced decoding, so the whole picture is decoded, and what a decoder on the CPU would have reduced is
+averaged before the filter that fits it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from locray.boxes import Letterbox
+from locray.images.decode import scale_factor
+from locray.images.letterbox import PAD_VALUE, decoded_side_px
+
+_PIXELS_AT_ONCE = 2**26
+"""Of the pictures of one call: 200 MB of decoded ones."""
+
+
+def decode_letterboxed(jpegs: Sequence[bytes], sizes_px: Sequence[tuple[int, int]], out: Sequence[Tensor]) -> list[int]:
+    """Decodes upright JPEGs and fits them into squares.
+
+    Args:
+        jpegs: The files.
+        sizes_px: Width and height that each declares.
+        out: Where each goes: (S, S, 3) uint8, on the device that decodes.
+
+    Returns:
+        The positions of those that the decoder refuses; their squares are left as they were.
+    """
+    refused = []
+    for chosen in _chunks(sizes_px):
+        pictures = _decoded([jpegs[index] for index in chosen], out[chosen[0]].device)
+        for index, picture in zip(chosen, pictures, strict=True):
+            width_px, height_px = sizes_px[index]
+            if picture is None or picture.shape != (3, height_px, width_px):
+                refused.append(index)
+            else:
+                _fit(picture, out[index])
+    return refused
+
+
+def _chunks(sizes_px: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+    """Positions in order, as many at once as their pictures leave room for; one at least."""
+    chunk: list[int] = []
+    pixels = 0
+    for index, (width_px, height_px) in enumerate(sizes_px):
+        pixels += width_px * height_px
+        if chunk and pixels > _PIXELS_AT_ONCE:
+            yield chunk
+            chunk, pixels = [], width_px * height_px
+        chunk.append(index)
+    if chunk:
+        yield chunk
+
+
+def _decoded(jpegs: list[bytes], device: torch.device) -> list[Tensor | None]:
+    """Each picture (3, H, W) uint8. One that can't be decoded fails the call for all: it is looked for by halves."""
+    files = [torch.from_numpy(np.frombuffer(bytearray(jpeg), np.uint8)) for jpeg in jpegs]
+    try:
+        return list(decode_jpeg(files, ImageReadMode.RGB, device))
+    except torch.AcceleratorError:
+        raise
+    except RuntimeError:
+        if len(jpegs) == 1:
+            return [None]
+    half = len(jpegs) // 2
+    return [*_decoded(jpegs[:half], device), *_decoded(jpegs[half:], device)]
+
+
+def _fit(picture: Tensor, out: Tensor) -> None:
+    """As `images.letterbox` does, in floats: GPUs have no such filter for bytes."""
+    side_px = out.shape[0]
+    height_px, width_px = picture.shape[1:]
+    letterbox = Letterbox.fit(width_px, height_px, side_px)
+    image = picture[None].float()
+    factor = scale_factor(width_px, height_px, decoded_side_px(side_px))
+    if factor > 1:
+        image = functional.avg_pool2d(image, factor, ceil_mode=True)
+    fitted_size = (letterbox.scaled_height_px, letterbox.scaled_width_px)
+    image = functional.interpolate(image, fitted_size, mode="bilinear", antialias=True)
+    left, top = letterbox.pad_left_px, letterbox.pad_top_px
+    out.fill_(PAD_VALUE)
+    fitted = out[top : top + letterbox.scaled_height_px, left : left + letterbox.scaled_width_px]
+    fitted.copy_(image[0].round_().clamp_(0, 255).permute(1, 2, 0))
