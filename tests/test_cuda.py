@@ -1,5 +1,6 @@
 """What runs on a GPU gives what it gives on processors, and the same when it is asked to repeat it."""
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -20,8 +21,9 @@ from locray.labelling.fetch_decode import DecodeSettings, decode_rows
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor, pixels_of
 from locray.labelling.worklist import InlineWorklist
-from locray.models import build_model
+from locray.models import build_model, nvjpeg
 from locray.models.inference import Network
+from locray.models.nvjpeg import decode_letterboxed
 from locray.sources.folder import walk
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import make_plan
@@ -88,6 +90,26 @@ def test_jpegs_that_the_gpu_decodes_look_the_same(tmp_path: Path, artifact: str)
     rows = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "gpu", decode=settings))(encoded)
     assert rows[schema.STATUS].to_pylist() == decoded[schema.STATUS].to_pylist() == ["ok", "ok", "failed", "failed"]
     assert set(unanswered) <= {3}
+
+
+def test_the_gpu_s_decoder_writes_into_no_memory_that_is_still_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many calls, each of which is given what the one before has freed while the GPU is still at work on it."""
+    cells = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3), dtype=np.uint8)
+    files = []
+    for cell in cells:
+        buffer = io.BytesIO()
+        Image.fromarray(cell).resize((1200, 900)).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    sizes = [(1200, 900)] * len(files)
+    alone = torch.zeros((len(files), 64, 64, 3), dtype=torch.uint8, device="cuda")
+    for file, out in zip(files, alone, strict=True):
+        decode_letterboxed([file], sizes[:1], [out])
+        torch.cuda.synchronize()
+    monkeypatch.setattr(nvjpeg, "_PIXELS_AT_ONCE", 3 * 1200 * 900)
+    together = torch.zeros_like(alone)
+    torch.cuda._sleep(10**8)
+    assert decode_letterboxed(files, sizes, list(together)) == []
+    assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize(("architecture", "size"), [("localizer/resnet18", 64), ("detector/fcos/resnet18", 64)])

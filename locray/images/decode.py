@@ -31,6 +31,8 @@ from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
 _SCALE_FACTORS = (8, 4, 2)
 """The reductions that a JPEG decoder does by taking fewer DCT coefficients."""
 
+_LARGEST_GPU_JPEG_BYTES = 8 * 2**20
+"""Files are passed on whole, a unit of them at once."""
 _GPU_JPEG_COLOURS = frozenset({"YCbCr", "Gray"})
 _MARKER_BASELINE = 0xC0
 
@@ -122,7 +124,7 @@ def left_to_a_gpu(data: bytes, limits: DecodeLimits) -> EncodedJpeg | None:
 
     Progressive ones stay here: thousands of scans may be the work of hours, and here a decoder has a deadline.
     """
-    if len(data) > limits.max_bytes or sniff_format(data) != JPEG:
+    if len(data) > min(limits.max_bytes, _LARGEST_GPU_JPEG_BYTES) or sniff_format(data) != JPEG:
         return None
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)

@@ -14,8 +14,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -45,19 +45,26 @@ _LENGTH = struct.Struct("!Q")
 _MAX_HEADER_BYTES = 2**20
 
 
-def decode_or_die(
-    data: bytes, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None
-) -> DecodedImage | ImageFailure:
-    """`decode_image`, but a decoder that is not done in time is the end of this process, by SIGALRM.
+@contextmanager
+def deadline_or_death(timeout_s: float) -> Iterator[None]:
+    """A block that is the end of this process, by SIGALRM, where it is not done in time.
 
-    The kernel sees to it, so it does not matter what the decoder does or whether it holds the interpreter's lock. Costs
-    a microsecond. The timer is the process's: one call at a time.
+    The kernel sees to it, so it does not matter what a decoder does or whether it holds the interpreter's lock. Costs
+    microseconds. The timer is the process's: one block at a time.
     """
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
-        return decode_image(data, limits, min_longer_side_px=min_longer_side_px)
+        yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def decode_or_die(
+    data: bytes, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None
+) -> DecodedImage | ImageFailure:
+    """`decode_image`, but a decoder that is not done in time is the end of this process."""
+    with deadline_or_death(timeout_s):
+        return decode_image(data, limits, min_longer_side_px=min_longer_side_px)
 
 
 class IsolatedDecoder:

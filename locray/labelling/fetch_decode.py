@@ -24,7 +24,7 @@ from locray.images.decode import (
     left_to_a_gpu,
 )
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
-from locray.images.isolated import IsolatedDecoder, decode_or_die
+from locray.images.isolated import IsolatedDecoder, deadline_or_death, decode_or_die
 from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.labelling.deaths import MAX_DEATHS
 from locray.labelling.worklist import Worklist
@@ -113,7 +113,7 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
     """
     limits, side_px = settings.limits, settings.decoded_side_px
     decode = decode or (lambda data: decode_image(data, limits, min_longer_side_px=side_px))
-    decode_or_keep = _keeping_jpegs(decode, limits) if settings.keep_jpegs else decode
+    decode_or_keep = _keeping_jpegs(decode, settings) if settings.keep_jpegs else decode
     outcomes, images = _untried(rows, settings)
     names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
@@ -122,8 +122,13 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
     return _as_table(rows, outcomes, images, settings)
 
 
-def _keeping_jpegs(decode: Decode, limits: DecodeLimits) -> DecodeOrKeep:
-    return lambda data: left_to_a_gpu(data, limits) or decode(data)
+def _keeping_jpegs(decode: Decode, settings: DecodeSettings) -> DecodeOrKeep:
+    def keep_or_decode(data: bytes) -> DecodedImage | ImageFailure | EncodedJpeg:
+        with deadline_or_death(settings.timeout_s):
+            kept = left_to_a_gpu(data, settings.limits)
+        return kept or decode(data)
+
+    return keep_or_decode
 
 
 def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:

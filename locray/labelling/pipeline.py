@@ -8,7 +8,7 @@ import os
 import pickle
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,7 +173,8 @@ class _PredictStage:
 
     def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
         try:
-            self._label: Callable[[pa.Table, int], pa.Table] = self._load(settings, num_threads)
+            with _ending_with_the_gpu():
+                self._label: Callable[[pa.Table, int], pa.Table] = self._load(settings, num_threads)
         except LocrayError as error:
             block = _block_of(error)
             self._label = lambda *_: block
@@ -203,19 +204,26 @@ class _PredictStage:
             return decoded
         unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
         deaths = _Attempts.begin(unit)
-        rows = self._label_or_die(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded, deaths)
+        with _ending_with_the_gpu():
+            rows = self._label(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded, deaths)
         _Attempts.finish(unit)
         return rows
 
-    def _label_or_die(self, decoded: pa.Table, deaths: int) -> pa.Table:
-        import torch
 
-        try:
-            return self._label(decoded, deaths)
-        except torch.AcceleratorError:
-            # From now on, whatever this process asks of its GPU fails: the unit is begun again in another.
+@contextmanager
+def _ending_with_the_gpu() -> Iterator[None]:
+    """Ends the process where its GPU has failed or has no room: what it was to do is begun again in another one."""
+    try:
+        yield
+    except LocrayError:
+        raise
+    except Exception as error:
+        from locray.models.cuda import NO_FAULT_OF_AN_IMAGE
+
+        if isinstance(error, NO_FAULT_OF_AN_IMAGE):
             traceback.print_exc()
             os._exit(1)
+        raise
 
 
 def _block_of(error: LocrayError) -> pa.Table:

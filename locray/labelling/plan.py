@@ -96,20 +96,21 @@ def _measure(sample: pa.Table, identity: Identity) -> float | None:
     """Seconds that an image of the sample takes on this machine once everything is warm; None where none can be timed.
 
     A child decodes them first: an image that crashes its decoder or hangs it is left out. What workers would do is
-    timed, and they decode in their own process.
+    timed, and they decode in their own process, here always on the CPU.
     """
     rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
-    with IsolatedDecoder(identity.decode.limits, identity.decode.timeout_s) as decode:
-        tried = decode_rows(rows, identity.decode, decode)
+    settings = replace(identity.decode, keep_jpegs=False)
+    with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
+        tried = decode_rows(rows, settings, decode)
     rows = rows.filter(pc.invert(pc.is_in(tried[schema.ERROR_CODE], value_set=_POISONS)))
     if not len(rows):
         return None
     num_cores = len(os.sched_getaffinity(0))
     started = time.perf_counter()
-    decoded = decode_rows(rows, identity.decode)
+    decoded = decode_rows(rows, settings)
     decode_s = (time.perf_counter() - started) / num_cores
     # On this machine, whatever it has: the GPUs that are wanted may be on others.
-    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=num_cores)
+    predictor = Predictor(replace(identity.predict, device="auto", decode=None), num_threads=num_cores)
     predictor(decoded)
     started = time.perf_counter()
     predictor(decoded)

@@ -20,12 +20,13 @@ from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.labelling.encoded import Unanswered, decode_encoded
 from locray.labelling.identity import PredictorSettings
-from locray.models import int8
+from locray.models import int8, nvjpeg
 from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
 from locray.models.compiling import COMPILED_FORMATS, Compiler
 from locray.models.contract import PredictedBoxes
+from locray.models.cuda import NO_FAULT_OF_AN_IMAGE
 from locray.models.inference import Network
 from locray.models.precision import dtype_for
 
@@ -39,6 +40,12 @@ class _Answers:
     scores: NDArray[np.float32]
     label_ids: NDArray[np.int64]
     without: dict[int, Unanswered]
+
+    @classmethod
+    def none(cls, without: dict[int, Unanswered]) -> "_Answers":
+        """There is an answer for no row."""
+        boxes_xyxy_px, scores, label_ids = np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64)
+        return cls(np.zeros(0, np.intp), boxes_xyxy_px, scores, label_ids, without)
 
 
 class Predictor:
@@ -54,6 +61,8 @@ class Predictor:
         self._device = device = _device(settings.device)
         if device.type == "cpu":
             keep_freed_memory()
+        if settings.decode is not None:
+            nvjpeg.check_works(device)
         dtype = dtype_for(settings.precision, device)
         if artifact.info.int8_ranges is not None:
             int8.check_runs_on(device)
@@ -74,6 +83,8 @@ class Predictor:
             deaths: How many processes have died over it.
         """
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
+        if not len(rows):
+            return self._as_table(decoded, _Answers.none({}))
         if schema.IS_ENCODED not in decoded.column_names:
             return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._input_size_px), rows))
         assert self._settings.decode is not None
@@ -91,22 +102,20 @@ class Predictor:
         for chosen, batch in zip(choices, batches, strict=True):
             try:
                 parts.append((chosen, self._run(batch, len(chosen))))
-            except torch.AcceleratorError:
-                raise  # whatever is asked of this process's GPU from now on fails
+            except NO_FAULT_OF_AN_IMAGE:
+                raise
             except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
                 for row in chosen:
                     try:
                         (alone,) = self._batches(images, [np.array([row])])
                         parts.append((np.array([row]), self._run(alone, 1)))
-                    except torch.AcceleratorError:
+                    except NO_FAULT_OF_AN_IMAGE:
                         raise
                     except Exception as error:  # noqa: BLE001
                         told = next(iter(str(error).splitlines()), type(error).__name__)
                         failed[int(row)] = Unanswered(ErrorCode.MODEL_ERROR, told)
         if not parts:
-            return _Answers(
-                rows[:0], np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64), failed
-            )
+            return _Answers.none(failed)
         self._network.wait()
         answered = np.concatenate([part[0] for part in parts])
         boxes_px, scores, label_ids = (np.concatenate([part[1][i].numpy() for part in parts]) for i in range(3))
@@ -120,10 +129,11 @@ class Predictor:
         """The chosen rows of images (n, S, S, 3), filled up to batches of a shape that the network likes."""
         missing = [self._network.places(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
         if isinstance(images, Tensor):
-            chosen_on_device = (images[torch.from_numpy(rows).to(images.device)] for rows in choices)
+            order = torch.from_numpy(np.concatenate(choices)).to(images.device)
+            on_device = torch.split(order, [len(rows) for rows in choices])
             return (
-                functional.pad(chosen, (0, 0) * 3 + (0, more))
-                for chosen, more in zip(chosen_on_device, missing, strict=True)
+                functional.pad(images[rows], (0, 0) * 3 + (0, more))
+                for rows, more in zip(on_device, missing, strict=True)
             )
         return self._network.uploaded(
             np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]

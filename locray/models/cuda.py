@@ -9,6 +9,9 @@ from torch import Tensor
 
 _WARM_UPS = 3
 
+NO_FAULT_OF_AN_IMAGE = (torch.AcceleratorError, torch.OutOfMemoryError)
+"""What a GPU says when it has failed, or has no room: no process gets answers from it that then goes on."""
+
 
 def upload(batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Iterator[Tensor]:
     """The batches on a GPU, each copied from pinned memory in a stream of its own while the one before is computed."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from locray.boxes import Letterbox
+from locray.errors import UsageError
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.images.letterbox import PAD_VALUE, decoded_side_px, letterbox_image
 from locray.models import nvjpeg
@@ -70,6 +71,17 @@ def test_those_that_are_refused_cost_the_others_nothing() -> None:
 
 def test_a_picture_of_another_size_than_its_header_said_is_refused() -> None:
     assert fitted([jpeg(300, 200)], [(200, 300)])[1] == [0]
+
+
+def test_a_decoder_that_decodes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvjpeg.check_works(torch.device("cpu"))
+
+    def refusing(*_: object) -> None:
+        raise RuntimeError("no decoder")
+
+    monkeypatch.setattr(nvjpeg, "decode_jpeg", refusing)
+    with pytest.raises(UsageError, match="nvJPEG decodes nothing on the node of this worker"):
+        nvjpeg.check_works(torch.device("cpu"))
 
 
 def test_there_is_room_for_each_call(monkeypatch: pytest.MonkeyPatch) -> None:

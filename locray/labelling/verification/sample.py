@@ -61,7 +61,7 @@ class Tolerance:
 def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
     """Fetches, decodes and predicts the images of ok rows one at a time, on this machine, and compares.
 
-    A child decodes them: what was harmless once may be a replaced file, or meet another decoder, by now.
+    A child decodes them, on the CPU: what was harmless once may be a replaced file, or meet another decoder, by now.
 
     Args:
         rows: columns of a listing, size in pixels and detections.
@@ -75,12 +75,14 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
     assert identity.predict.batch_size == 1
     if not len(rows):
         return 0
-    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=len(os.sched_getaffinity(0)))
+    settings = replace(identity.decode, keep_jpegs=False)
+    predict = replace(identity.predict, device="auto", decode=None)
+    predictor = Predictor(predict, num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
     compared = 0
-    with IsolatedDecoder(identity.decode.limits, identity.decode.timeout_s) as decode:
+    with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
         for unit in range(num_units(worklist)):
-            again = predictor(decode_rows(worklist.read_unit(unit), identity.decode, decode)).to_pylist()
+            again = predictor(decode_rows(worklist.read_unit(unit), settings, decode)).to_pylist()
             before = rows.slice(unit * _IMAGES_AT_ONCE, _IMAGES_AT_ONCE).to_pylist()
             compared += sum(_compare(row, new, identity, findings) for row, new in zip(before, again, strict=True))
             report(Progress("predicting again", min((unit + 1) * _IMAGES_AT_ONCE, len(rows)), len(rows)))
@@ -90,7 +92,9 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
 def _compare(row: dict[str, Any], again: dict[str, Any], identity: Identity, findings: Findings) -> bool:
     """Whether the row could be compared with the new prediction of its image; what was found goes to the findings."""
     uri = row[schema.IMAGE_URI]
-    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE:
+    # What a GPU's decoder lets pass may be refused here.
+    is_refused = identity.decode.keep_jpegs and again[schema.STATUS] == schema.STATUS_FAILED
+    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE or is_refused:
         findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {again[schema.ERROR_MESSAGE]}"])
         return False
     differs = difference(row, again, identity)
