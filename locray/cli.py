@@ -16,7 +16,7 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from locray import __version__
+from locray import __version__, cluster
 from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, WhenAlone, load_config
 from locray.console import Console
 from locray.errors import ErrorCode, ExitCode, LocrayError
@@ -130,7 +130,9 @@ def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None,
         console = Console(as_json=config.json_output)
         runner: Runner = getattr(importlib.import_module(_RUNNERS), verb.replace("-", "_"))
         with _sigterm_as_ctrl_c():
-            return runner(config, console)
+            exit_code = runner(config, console)
+        cluster.stop_ray()
+        return exit_code
     except LocrayError as error:
         console.error(str(error))
         return error.exit_code

@@ -45,12 +45,17 @@ def start_ray(*, verbose: bool) -> None:
 
     if not ray.is_initialized():
         # Ray waits for its processes most of the time that it takes to start.
+        starts_its_own = "RAY_ADDRESS" not in os.environ
+        if starts_its_own:
+            from locray.quick_start import shorten_the_start
+
+            shorten_the_start()
         importing = threading.Thread(target=_import_libraries)
         importing.start()
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
         importing.join()
-        if "RAY_ADDRESS" not in os.environ:
+        if starts_its_own:
             from locray.single_node import do_without_helpers
 
             do_without_helpers()
@@ -62,6 +67,18 @@ def start_ray(*, verbose: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
+
+
+def stop_ray() -> None:
+    """Stops or leaves Ray, where this process has begun with it. For a command that has come through.
+
+    Left to the end of the process, it sleeps for half a second first. What ends otherwise leaves it there: an execution
+    of Ray Data may be under way still, and Ray's core ends it only then.
+    """
+    if "ray" in sys.modules:
+        import ray
+
+        ray.shutdown()
 
 
 def _import_libraries() -> None:

@@ -1,13 +1,19 @@
 """A decoded image into its square network input. Called by the decode stage and by training's data loader.
 
 torch resizes: its kernel for uint8 is Pillow's, vectorised, to within one grey level (seldom two), and takes two thirds
-of the time on 300 x 300 pixels and a third on megapixels.
+of the time on 300 x 300 pixels and a third on megapixels. Pillow does it where a process has too little to do to repay
+the import of torch.
 """
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from locray.boxes import Letterbox
+
+Resizer = Literal["torch", "pillow"]
 
 PAD_VALUE = 114
 """The grey of the padding: the usual one of detectors trained on letterboxed images (YOLOX, YOLOv5)."""
@@ -25,7 +31,10 @@ def decoded_side_px(input_size_px: int) -> int:
 
 
 def letterbox_image(
-    image_hwc_u8: NDArray[np.uint8], letterbox: Letterbox, out: NDArray[np.uint8] | None = None
+    image_hwc_u8: NDArray[np.uint8],
+    letterbox: Letterbox,
+    out: NDArray[np.uint8] | None = None,
+    resizer: Resizer = "torch",
 ) -> NDArray[np.uint8]:
     """Scale to fit with antialiased bilinear filtering, centre, and pad with `PAD_VALUE`.
 
@@ -33,6 +42,7 @@ def letterbox_image(
         image_hwc_u8: The upright image (H, W, 3), at full size or reduced in proportion by the decoder.
         letterbox: Where it goes, fitted to the image's full width and height.
         out: The array (S, S, 3) uint8 to write to, such as a row of a batch; a new one if None.
+        resizer: Whose filter.
 
     Returns:
         `out`, (S, S, 3) uint8 with S = `letterbox.input_size_px`.
@@ -46,13 +56,18 @@ def letterbox_image(
     right, bottom = left + letterbox.scaled_width_px, top + letterbox.scaled_height_px
     out[:top] = out[bottom:] = PAD_VALUE
     out[top:bottom, :left] = out[top:bottom, right:] = PAD_VALUE
-    out[top:bottom, left:right] = _resized(image_hwc_u8, letterbox.scaled_width_px, letterbox.scaled_height_px)
+    size_px = (letterbox.scaled_width_px, letterbox.scaled_height_px)
+    if image_hwc_u8.shape[1::-1] == size_px:
+        out[top:bottom, left:right] = image_hwc_u8
+    elif resizer == "torch":
+        out[top:bottom, left:right] = _resized_by_torch(image_hwc_u8, *size_px)
+    else:
+        resized = Image.fromarray(image_hwc_u8).resize(size_px, Image.Resampling.BILINEAR)
+        out[top:bottom, left:right] = np.asarray(resized)
     return out
 
 
-def _resized(image_hwc_u8: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
-    if image_hwc_u8.shape[:2] == (height_px, width_px):
-        return image_hwc_u8
+def _resized_by_torch(image_hwc_u8: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
     import torch
     from torch.nn import functional
 

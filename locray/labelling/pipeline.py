@@ -79,7 +79,7 @@ class Pipeline:
     def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
         import ray
 
-        fetch_decode = FetchDecode(worklist, self.decode)
+        fetch_decode = FetchDecode(worklist, self.decode.for_run(worklist.num_images, layout.num_cpus))
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
             _stand_back()
@@ -234,6 +234,7 @@ def _block_of(error: LocrayError) -> pa.Table:
 class _Layout:
     """Who gets which part of the machine."""
 
+    num_cpus: int
     num_predictors: int
     cpus_a_predictor: int
     gpus_a_predictor: int
@@ -248,14 +249,14 @@ class _Layout:
         import ray
 
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        num_gpus = int(resources.get("GPU", 0))
+        num_cpus, num_gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
         cluster.check_gpus(device, num_gpus)
         if device == "gpu":
-            return cls(num_predictors or max(1, num_gpus), 1, 1, None)
+            return cls(num_cpus, num_predictors or max(1, num_gpus), 1, 1, None)
         if device == "auto" and num_gpus:
-            return cls(min(num_predictors or num_gpus, num_gpus), 1, 1, None)
+            return cls(num_cpus, min(num_predictors or num_gpus, num_gpus), 1, 1, None)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         num_nodes = sum(node["Alive"] for node in nodes)
         count = num_predictors or num_nodes
         threads = max(1, len(os.sched_getaffinity(0)) * num_nodes // count)
-        return cls(count, 0, 0, threads)
+        return cls(num_cpus, count, 0, 0, threads)

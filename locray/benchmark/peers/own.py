@@ -5,6 +5,7 @@ Tuned, it leaves JPEGs to the GPU.
 
 import sys
 
+from locray import cluster
 from locray.benchmark.peers.job import BATCH_SIZE, ROWS, Job, Ticks
 from locray.commands import label
 from locray.config import LabelConfig
@@ -38,7 +39,9 @@ def main() -> None:
         unit_size=unit_size,
         jpeg_decoder="gpu" if job.tuned else "cpu",
     )
-    sys.exit(label(config, _NotingConsole(Ticks(job.output))))
+    exit_code = label(config, _NotingConsole(Ticks(job.output)))
+    cluster.stop_ray()
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":
