@@ -15,7 +15,7 @@ from pathlib import Path
 from locray.errors import UsageError
 
 _BETWEEN_LOOKS_S = 0.25
-_LOOKS_BETWEEN_MEMORY = 4
+_LOOKS_BETWEEN_MEMORY = 12
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 _ERROR_TAIL = 2000

@@ -24,7 +24,7 @@ from locray.models import int8, nvjpeg
 from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
-from locray.models.compiling import COMPILED_FORMATS, Compiler
+from locray.models.compiling import Compiler
 from locray.models.contract import PredictedBoxes
 from locray.models.cuda import NO_FAULT_OF_AN_IMAGE
 from locray.models.inference import Network
@@ -68,7 +68,7 @@ class Predictor:
             int8.check_runs_on(device)
         self._network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
         self._compiler: Compiler | None = None
-        if device.type == "cpu" and dtype in COMPILED_FORMATS and artifact.info.int8_ranges is None:
+        if device.type == "cpu" and artifact.info.int8_ranges is None:
             precision = str(dtype).removeprefix("torch.")
             wanted = Wanted(
                 settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()

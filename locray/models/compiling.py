@@ -8,7 +8,6 @@ import sys
 import threading
 from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
 from locray.models import compiled
@@ -16,11 +15,8 @@ from locray.models.inference import Network
 
 _log = logging.getLogger(__name__)
 
-COMPILED_FORMATS = (torch.bfloat16,)
-"""In float32 the convolutions take nearly all of the time, and a compiled network gains next to nothing."""
-
 _COMPILED_FROM_S = 600.0
-"""Of the network's work left. Compiling takes about a minute of one core, and saves a tenth or more."""
+"""Of the network's work left. Compiling takes up to a minute of one core, and saves a twentieth or more."""
 _LOOKED_FOR_FROM_S = 20.0
 """One that is compiled already costs a second, to be loaded and tried out."""
 _FIRST_JUDGEMENT = 3

@@ -20,7 +20,7 @@ StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
 """From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
 
 _ROUNDS = 3
-_WORTHWHILE = 1.1
+_WORTHWHILE = 1.04
 _SCORE_BOUND = 0.05
 
 
