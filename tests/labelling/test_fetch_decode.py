@@ -80,6 +80,25 @@ def test_a_worklist_that_is_denied_is_an_error() -> None:
         FetchDecode(unreadable(StoreAccessError("access is denied")), SETTINGS)(0)
 
 
+def test_processes_with_little_to_do_resize_without_torch(real_data: Path) -> None:
+    assert SETTINGS.for_run(6000, 2).resizer == "pillow"
+    assert SETTINGS.for_run(6001, 2) == SETTINGS
+    code = """
+import sys
+from pathlib import Path
+from test_fetch_decode import SETTINGS, decode_rows, worklist_of
+rows = decode_rows(worklist_of(Path(sys.argv[1])).read_unit(0), SETTINGS.for_run(1, 1))
+print("ok" in rows["status"].to_pylist(), "torch" in sys.modules)
+"""
+    folders = [PROJECT_ROOT, PROJECT_ROOT / "tests", Path(__file__).parent]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(real_data / "exif" / "orientation")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.stdout == "True False\n", done
+
+
 FIRST_RUN = """
 import sys
 from pathlib import Path
