@@ -131,7 +131,8 @@ def _run(verb: str, config_class: type[CommandConfig], config_file: Path | None,
         runner: Runner = getattr(importlib.import_module(_RUNNERS), verb.replace("-", "_"))
         with _sigterm_as_ctrl_c():
             exit_code = runner(config, console)
-        cluster.stop_ray()
+        if not verbose:  # at its own end, Ray waits for the last lines of its workers
+            cluster.stop_ray()
         return exit_code
     except LocrayError as error:
         console.error(str(error))

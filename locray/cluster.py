@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from locray.errors import UsageError
@@ -35,10 +35,13 @@ _HARMLESS = (
     b"The actor is dead because it was killed by `ray.kill`",
 )
 _stderr_is_quiet = False
+_is_ours = False
+"""Whether this process has started or reached Ray here, and nobody before."""
 
 
 def start_ray(*, verbose: bool) -> None:
     """Connects to the cluster, or starts Ray on this machine, unless this process is connected already."""
+    global _is_ours  # noqa: PLW0603
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -54,6 +57,7 @@ def start_ray(*, verbose: bool) -> None:
         importing.start()
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
+        _is_ours = True
         importing.join()
         if starts_its_own:
             from locray.single_node import do_without_helpers
@@ -70,15 +74,16 @@ def start_ray(*, verbose: bool) -> None:
 
 
 def stop_ray() -> None:
-    """Stops or leaves Ray, where this process has begun with it. For a command that has come through.
+    """Stops or leaves Ray, where `start_ray` has started or reached it. For a command that has come through.
 
-    Left to the end of the process, it sleeps for half a second first. What ends otherwise leaves it there: an execution
-    of Ray Data may be under way still, and Ray's core ends it only then.
+    Left to the end of the process, Ray sleeps for half a second first. What ends with an error leaves it there: an
+    execution of Ray Data may be under way still. Nothing that happens here changes what came of the command.
     """
-    if "ray" in sys.modules:
+    if _is_ours:
         import ray
 
-        ray.shutdown()
+        with suppress(Exception, KeyboardInterrupt):
+            ray.shutdown()
 
 
 def _import_libraries() -> None:

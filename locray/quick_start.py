@@ -13,7 +13,7 @@ from ray._private.node import Node
 from ray._private.state import GlobalState
 
 _BETWEEN_LOOKS_S = 0.02
-_NODE_TIMEOUT_S = 30
+_NODE_TIMEOUT_S = 10
 
 
 def shorten_the_start() -> None:

@@ -38,14 +38,16 @@ def breakdown(folder: Path, model: str, images_per_s_steady: float | None) -> di
     with tempfile.TemporaryDirectory() as table:
         config = LabelConfig(images=str(folder), model=model, table=table)
         identity = Identity.of(model, config)
+        files = sorted(map(str, folder.iterdir()))
+        settings = identity.decode.for_run(len(files), cores)
         predictor = Predictor(identity.predict, cores)
-        paths = sorted(map(str, folder.iterdir()))[:MOST_IMAGES]
+        paths = files[:MOST_IMAGES]
         unknown = [pa.nulls(len(paths), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
         listing = pa.table([pa.array(paths), *unknown], schema=schema.LISTING_SCHEMA)
         rows = InlineWorklist.of(listing, len(paths)).read_unit(0)
-        predictor(decode_rows(rows, identity.decode))
+        predictor(decode_rows(rows, settings))
 
-        decoding, decoded = _profiled(lambda: decode_rows(rows, identity.decode))
+        decoding, decoded = _profiled(lambda: decode_rows(rows, settings))
         predicting, predicted = _profiled(lambda: predictor(decoded))
         committing, _ = _profiled(lambda: _commit(predicted, table, identity, config))
     count = len(paths)

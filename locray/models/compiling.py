@@ -11,14 +11,15 @@ from dataclasses import asdict
 from torch import Tensor
 
 from locray.models import compiled
-from locray.models.inference import Network
+from locray.models.inference import TRIAL_BATCHES, Network
 
 _log = logging.getLogger(__name__)
 
-_COMPILED_FROM_S = 600.0
-"""Of the network's work left. Compiling takes up to a minute of one core, and saves a twentieth or more."""
-_LOOKED_FOR_FROM_S = 20.0
-"""One that is compiled already costs a second, to be loaded and tried out."""
+_GAIN = 0.05
+"""The share of the time that a compiled network saves at least; with what is faster than float32 more."""
+_COMPILED_FROM_S = 1200.0
+"""Of the network's work left. Compiling takes up to a minute of one core."""
+_LOADING_S = 1.0
 _FIRST_JUDGEMENT = 3
 
 
@@ -91,7 +92,8 @@ class Compiler:
                 self._give_up(failure or "what was compiled can't be loaded")
 
     def _begin(self, images_u8: Tensor, seconds_left: float) -> None:
-        if seconds_left >= _LOOKED_FOR_FROM_S and not self._has_looked:
+        trial_s = _LOADING_S + TRIAL_BATCHES * self._seconds
+        if seconds_left * _GAIN >= trial_s and not self._has_looked:
             self._has_looked = True
             self._take(images_u8)
         if seconds_left >= _COMPILED_FROM_S and not self._is_over:

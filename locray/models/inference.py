@@ -20,6 +20,8 @@ StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
 """From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
 
 _ROUNDS = 3
+TRIAL_BATCHES = 2 * _ROUNDS
+"""What a challenge computes."""
 _WORTHWHILE = 1.04
 _SCORE_BOUND = 0.05
 

@@ -5,7 +5,7 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -81,8 +81,10 @@ def test_a_worklist_that_is_denied_is_an_error() -> None:
 
 
 def test_processes_with_little_to_do_resize_without_torch(real_data: Path) -> None:
-    assert SETTINGS.for_run(6000, 2).resizer == "pillow"
-    assert SETTINGS.for_run(6001, 2) == SETTINGS
+    at_224 = replace(SETTINGS, input_size_px=224)
+    assert at_224.for_run(3000, 2) == replace(at_224, resizer="pillow")
+    assert at_224.for_run(3001, 2) == at_224
+    assert replace(at_224, input_size_px=448).for_run(751, 2).resizer == "torch"
     code = """
 import sys
 from pathlib import Path

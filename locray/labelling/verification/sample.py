@@ -5,7 +5,7 @@ rounding: libraries add up in another order for another batch size. On a CPU, ba
 noise differed by 2e-7 in scores and 5e-5 pixels in corners at most (small_cnn, mobilenet_v2, resnet18, FCOS). TF32,
 which cuDNN takes for convolutions, keeps ten bits: a relative 1e-3 an operation. bfloat16, which labelling
 takes where it is faster unless it is told not to, keeps eight: 4e-3. The tolerances lie above these, and below what a
-wrong model, decoder, colour order or letterbox changes.
+wrong model, decoder, colour order or letterbox changes. They are also for what a short run's other resizer changes.
 """
 
 import os
