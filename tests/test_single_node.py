@@ -20,17 +20,18 @@ def test_a_run_on_one_machine_starts_no_helpers_of_a_cluster(
     images, table = tmp_path / "images", str(tmp_path / "table")
     versions = fill_folder(images, NUM_IMAGES)
     options = ("--images", str(images), "--model", artifact, "--table", table, "--unit-size", "2")
-    seen: dict[int, str] = {}
+    pids: set[int] = set()
+    titles: set[str] = set()
     with start_locray("label", *options) as driver:
         while driver.poll() is None:
-            seen |= {pid: title_of(pid) for pid in descendants_of(driver.pid)}
+            pids |= (now := descendants_of(driver.pid))
+            titles |= set(map(title_of, now))
         assert driver.returncode == 0, driver.communicate()
     check_whole(table, versions)
-    titles = seen.values()
     actors = {title.split(".")[0] for title in titles if title.startswith("ray::")}
     assert any("_PredictStage" in actor for actor in actors)
     assert not [actor for actor in actors if actor.endswith(HELPERS)]
     assert any("/log_monitor.py" in title for title in titles)
     assert not [title for title in titles if "/monitor.py" in title]
     # Ray's own are gone when the command is; its workers find out within moments.
-    assert not [title for pid in seen if "raylet" in (title := title_of(pid)) or "gcs_server" in title]
+    assert not [title for pid in pids if "raylet" in (title := title_of(pid)) or "gcs_server" in title]
