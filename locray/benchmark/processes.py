@@ -15,7 +15,8 @@ from pathlib import Path
 from locray.errors import UsageError
 
 _BETWEEN_LOOKS_S = 0.25
-_LOOKS_BETWEEN_MEMORY = 12
+_SHARE_FOR_MEMORY = 0.02
+"""Of the time: to look at the memory of many large processes takes a core for tens of milliseconds."""
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 _ERROR_TAIL = 2000
@@ -40,7 +41,7 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Meas
     Raises:
         UsageError: it failed; the message holds the end of what it wrote.
     """
-    tree, looks, peak = _Tree(), 0, 0
+    tree, looks, peak, next_look_at_memory = _Tree(), 0, 0, 0.0
     with tempfile.TemporaryFile() as output:
         started, began = time.time(), time.monotonic()
         with subprocess.Popen(  # noqa: S603 (our own modules)
@@ -49,8 +50,10 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Meas
             try:
                 while process.poll() is None:
                     tree.look(process.pid)
-                    if looks % _LOOKS_BETWEEN_MEMORY == 0:
+                    now = time.monotonic()
+                    if now >= next_look_at_memory:
                         peak = max(peak, tree.memory_bytes())
+                        next_look_at_memory = now + (time.monotonic() - now) / _SHARE_FOR_MEMORY
                     looks += 1
                     time.sleep(_BETWEEN_LOOKS_S if looks > 1 else 0.05)
             except BaseException:

@@ -31,21 +31,29 @@ def open_table(uri: str) -> DeltaTable | None:
     """
     if storage.is_remote(uri) or storage.exists(uri):
         storage.check_readable_folder(uri)
-    try:
-        with explained(uri):
-            table = DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
-    except TableNotFoundError:
-        if storage.list_uris(uri):
-            raise UsageError(
-                f"{uri} holds files that are no predictions table. "
-                "Give the table a folder of its own; it is made when it is not there."
-            ) from None
-        return None
+    table = _delta_table(uri)
+    if table is None:
+        if not storage.list_uris(uri):
+            return None
+        table = _delta_table(uri)  # what lies there may be a table that another run has made since
+    if table is None:
+        raise UsageError(
+            f"{uri} holds files that are no predictions table. "
+            "Give the table a folder of its own; it is made when it is not there."
+        )
     found = pa.schema(table.schema().to_arrow())
     missing = [name for name in schema.PREDICTIONS_SCHEMA.names if name not in found.names]
     if missing:
         raise UsageError(f"{uri} is a Delta table, but no predictions table: it has no column {', '.join(missing)}.")
     return table
+
+
+def _delta_table(uri: str) -> DeltaTable | None:
+    try:
+        with explained(uri):
+            return DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+    except TableNotFoundError:
+        return None
 
 
 def check_apart(source: Source, uri: str) -> None:

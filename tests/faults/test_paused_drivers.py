@@ -82,5 +82,6 @@ def test_of_two_drivers_that_start_at_once_one_works_and_one_stops(kind: str, pl
     drivers = [place.start(FIRST_NIGHT, AWS_ENDPOINT_URL=place.proxy.endpoint_url) for _ in range(2)]
     exit_codes = sorted(driver.wait() for driver in drivers)
     one_after_the_other = [[ExitCode.DONE, ExitCode.DONE]] if kind == "table" else []
-    assert exit_codes in [[ExitCode.DONE, ExitCode.FENCED], *one_after_the_other]
+    told = [driver.log.read_text() for driver in drivers]
+    assert exit_codes in [[ExitCode.DONE, ExitCode.FENCED], *one_after_the_other], told
     place.finish(FIRST_NIGHT)

@@ -15,7 +15,7 @@ from s3_server import S3Bucket, S3Server
 from locray import schema, storage
 from locray.errors import ErrorCode, FencedError, StoreAccessError, StoreError, UsageError
 from locray.labelling.committer import Committer
-from locray.labelling.table import open_table
+from locray.labelling.table import create_table, open_table
 from locray.labelling.writer import TableWriter
 
 MODEL_ID = "net@0123456789ab"
@@ -515,3 +515,18 @@ def test_what_could_not_be_committed_is_deferred(tmp_path: Path) -> None:
     assert (commits.ok, commits.failed, commits.deferred, commits.errors) == (1, 0, 3, {})
     assert commits.deferred_causes == {"not_committed": 3}
     assert rows_of(uri).num_rows == 1
+
+
+def test_a_table_that_another_run_makes_at_this_moment_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a table and the look for what else lies there."""
+    uri = str(tmp_path / "table")
+    list_uris = storage.list_uris
+
+    def after_another_run(folder: str) -> list[str]:
+        create_table(uri)
+        return list_uris(folder)
+
+    monkeypatch.setattr(storage, "list_uris", after_another_run)
+    table = open_table(uri)
+    assert table is not None
+    assert table.version() == 0
