@@ -11,6 +11,8 @@ from locray.boxes import Letterbox
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.letterbox import decoded_side_px, letterbox_image
 
+pytestmark = pytest.mark.slow
+
 LIMITS = DecodeLimits(max_bytes=50_000_000, max_pixels=64_000_000)
 INPUT_PX = 64
 KINDS = {

@@ -33,6 +33,8 @@ from locray.models.artifact import save_artifact
 from locray.progress import ignore
 from locray.sources import open_source
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 12
 
 

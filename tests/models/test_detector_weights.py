@@ -10,6 +10,8 @@ from locray.errors import UsageError
 from locray.models import build_model
 from locray.models.contract import TRUNK
 
+pytestmark = pytest.mark.slow
+
 
 def saved(model, tmp_path, name="weights.pth"):
     file = tmp_path / name

@@ -11,6 +11,8 @@ from locray.models import build_model
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.transfer import take_over
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ["Bolt", "Nut"]
 NETWORKS = {
     "small_cnn": ("class_head.weight", "class_head.bias"),

@@ -9,6 +9,8 @@ from locray.training.checkpoints import Place
 from locray.training.feed import Feed
 from locray.training.plan import make_plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):

@@ -11,6 +11,8 @@ from locray.training.checkpoints import Place
 from locray.training.history import PRECISION_BITS, read_history
 from locray.training.metrics import BEST_CUT
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["data", "impatient"]
 
 TRUNK = "mobilenet_v3_small"
