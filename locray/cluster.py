@@ -91,15 +91,20 @@ def _import_libraries() -> None:
     import ray.train  # noqa: F401 (its loggers are there afterwards)
 
 
-def check_gpus(device: str, num_gpus: float) -> None:
+def check_gpus(device: str, num_gpus: float, option: str = "--device gpu") -> None:
     """Refuses to wait for GPUs that can't come.
+
+    Args:
+        device: What is to run the network.
+        num_gpus: How many Ray has.
+        option: What asks for one.
 
     Raises:
         UsageError: `device` is gpu, and Ray runs on this machine alone, where it finds none.
     """
     if device == "gpu" and not num_gpus and "RAY_ADDRESS" not in os.environ:
         raise UsageError(
-            "--device gpu: Ray finds no GPU on this machine (`nvidia-smi` says what the system finds). Where a cluster "
+            f"{option}: Ray finds no GPU on this machine (`nvidia-smi` says what the system finds). Where a cluster "
             "has some, name it in RAY_ADDRESS, or submit the job to it"
         )
 

@@ -154,7 +154,7 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
     ]
     others = [*peers, Contender(CEILING, CEILING, not config.no_compile, read_rows)]
     if torch.cuda.is_available():
-        others.append(Contender(f"{LOCRAY}, JPEGs on the GPU", "own", True, read_table))
+        others.append(Contender(f"{LOCRAY} nvjpeg", "own", True, read_table))
     own = Contender(LOCRAY, "own", False, read_table)
     if config.contenders is None:
         return [*others, own], left_out

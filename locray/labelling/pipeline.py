@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 
 from locray import cluster, schema
-from locray.config import Device
 from locray.errors import LocrayError, StoreError, WorkersFailedError
 from locray.labelling.deaths import MAX_DEATHS, given_up
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
@@ -61,7 +60,7 @@ class Pipeline:
         self.start()
         from ray.exceptions import OutOfDiskError
 
-        layout = _Layout.for_cluster(self.num_predictors, self.predict.device)
+        layout = _Layout.for_cluster(self.num_predictors, self.predict)
         total = num_units(worklist)
         try:
             for first_unit in range(0, total, self.units_a_wave):
@@ -241,7 +240,7 @@ class _Layout:
     threads_a_predictor: int | None
 
     @classmethod
-    def for_cluster(cls, num_predictors: int | None, device: Device) -> "_Layout":
+    def for_cluster(cls, num_predictors: int | None, predict: PredictorSettings) -> "_Layout":
         """One predictor a GPU; without GPUs one a node, which takes no CPU slot: decoding needs them.
 
         Of GPUs that are still to come there is one, unless it is said how many.
@@ -250,7 +249,8 @@ class _Layout:
 
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_cpus, num_gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
-        cluster.check_gpus(device, num_gpus)
+        device = predict.device
+        cluster.check_gpus(device, num_gpus, "--device gpu" if predict.decode is None else "--jpeg-decoder gpu")
         if device == "gpu":
             return cls(num_cpus, num_predictors or max(1, num_gpus), 1, 1, None)
         if device == "auto" and num_gpus:

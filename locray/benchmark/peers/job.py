@@ -28,7 +28,10 @@ class Job:
     model: str
     output: Path
     tuned: bool = False
-    """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes."""
+    """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes.
+
+    Of locray itself, which does all that by itself: JPEGs are left to the GPU.
+    """
 
     @classmethod
     def from_arguments(cls) -> "Job":
