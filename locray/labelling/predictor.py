@@ -73,7 +73,7 @@ class Predictor:
             wanted = Wanted(
                 settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
             )
-            self._compiler = Compiler(self._network, wanted, settings.num_images)
+            self._compiler = Compiler(self._network, wanted, self._input_size_px, settings.num_images)
 
     def __call__(self, decoded: pa.Table, deaths: int = 0) -> pa.Table:
         """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.

@@ -8,18 +8,16 @@ import sys
 import threading
 from dataclasses import asdict
 
+import torch
 from torch import Tensor
 
 from locray.models import compiled
-from locray.models.inference import TRIAL_BATCHES, Network
+from locray.models.inference import Network
 
 _log = logging.getLogger(__name__)
 
-_GAIN = 0.05
-"""The share of the time that a compiled network saves at least; with what is faster than float32 more."""
-_COMPILED_FROM_S = 1200.0
-"""Of the network's work left. Compiling takes up to a minute of one core."""
-_LOADING_S = 1.0
+_COMPILED_FROM_S = 120.0
+"""Of the network's work left. Compiling takes 15 to 40 s of a core, and repays it in this night or in the next."""
 _FIRST_JUDGEMENT = 3
 
 
@@ -61,21 +59,29 @@ class Compilation:
 class Compiler:
     """Has a network compiled while it labels, where the work that is left repays it.
 
+    What was compiled for an earlier run is tried once, which takes seven batches; what has won then runs from the
+    first batch on.
+
     Args:
         network: runs the compiled form once there is one that is faster.
         wanted: what to compile.
+        input_size_px: the side of the network's input.
         num_images: how many images the network has to label.
     """
 
-    def __init__(self, network: Network, wanted: compiled.Wanted, num_images: int) -> None:
+    def __init__(self, network: Network, wanted: compiled.Wanted, input_size_px: int, num_images: int) -> None:
         self._network = network
         self._wanted = wanted
         self._left = num_images
         self._batches = 0
         self._seconds = float("inf")
         self._compilation: Compilation | None = None
-        self._has_looked = False
-        self._is_over = False
+        self._package = compiled.find(wanted)
+        has_won = self._package and self._package.has_won
+        if self._package is not None and has_won:
+            network.take(self._package.run, torch.Size((wanted.batch_size, input_size_px, input_size_px, 3)))
+            _log.info("the network was compiled for an earlier run")
+        self._is_over = has_won is not None
 
     def after_batch(self, images_u8: Tensor, seconds: float) -> None:
         """Is told of each batch that was labelled, and how long it took."""
@@ -84,37 +90,34 @@ class Compiler:
         self._seconds = min(self._seconds, seconds)
         if self._is_over or self._batches < _FIRST_JUDGEMENT:
             return
-        if self._compilation is None:
-            self._begin(images_u8, self._seconds * self._left / len(images_u8))
+        if self._package is not None:
+            self._try(self._package, images_u8)
+        elif self._compilation is None:
+            if self._seconds * self._left / len(images_u8) >= _COMPILED_FROM_S:
+                self._begin()
         elif self._compilation.is_done:
             failure = self._compilation.failure()
-            if failure or not self._take(images_u8):
+            self._package = compiled.find(self._wanted)
+            if failure or self._package is None:
                 self._give_up(failure or "what was compiled can't be loaded")
 
-    def _begin(self, images_u8: Tensor, seconds_left: float) -> None:
-        trial_s = _LOADING_S + TRIAL_BATCHES * self._seconds
-        if seconds_left * _GAIN >= trial_s and not self._has_looked:
-            self._has_looked = True
-            self._take(images_u8)
-        if seconds_left >= _COMPILED_FROM_S and not self._is_over:
-            try:
-                compiled.own_folder()
-                self._compilation = Compilation(self._wanted)
-            except OSError as error:
-                self._give_up(str(error))
+    def _begin(self) -> None:
+        try:
+            compiled.own_folder()
+            self._compilation = Compilation(self._wanted)
+        except OSError as error:
+            self._give_up(str(error))
 
-    def _take(self, images_u8: Tensor) -> bool:
-        run = compiled.find(self._wanted)
-        if run is None:
-            return False
+    def _try(self, package: compiled.Package, images_u8: Tensor) -> None:
         self._is_over = True
         try:
-            trial = self._network.challenge(run, images_u8)
+            trial = self._network.challenge(package.run, images_u8)
         except RuntimeError as error:
+            package.remember(has_won=False)
             self._give_up(str(error))
         else:
+            package.remember(has_won=trial.is_won)
             _log.info("the compiled network: %s; %s", trial, "taken" if trial.is_won else "not taken")
-        return True
 
     def _give_up(self, reason: str) -> None:
         self._is_over = True

@@ -20,8 +20,6 @@ StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
 """From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
 
 _ROUNDS = 3
-TRIAL_BATCHES = 2 * _ROUNDS
-"""What a challenge computes."""
 _WORTHWHILE = 1.04
 _SCORE_BOUND = 0.05
 
@@ -119,7 +117,7 @@ class Network:
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """Predictions of one of the `uploaded`."""
         if self._made_for is None and self._device.type == "cuda":
-            self._take(cuda.Replayed(self._static, images_u8), images_u8)
+            self.take(cuda.Replayed(self._static, images_u8), images_u8.shape)
         return self._predict(self._run if images_u8.shape == self._made_for else self._static, images_u8)
 
     def wait(self) -> None:
@@ -140,11 +138,12 @@ class Network:
         difference = (scores[other] - scores[self._static]).abs().max().item()
         trial = Trial(min(seconds[other]), min(seconds[self._static]), difference)
         if trial.is_won:
-            self._take(other, images_u8)
+            self.take(other, images_u8.shape)
         return trial
 
-    def _take(self, run: StaticNetwork, images_u8: Tensor) -> None:
-        self._run, self._made_for = run, images_u8.shape
+    def take(self, run: StaticNetwork, shape: torch.Size) -> None:
+        """From now on, this form of the static part runs for batches of that shape, (B, S, S, 3)."""
+        self._run, self._made_for = run, shape
 
     def _predict(self, run: StaticNetwork, images_u8: Tensor) -> PredictedBoxes:
         outputs = run(images_u8)

@@ -13,7 +13,7 @@ from locray.models import compiled as compiled_networks
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.compiled import Wanted, cache_folder, find
 from locray.models.compiling import Compilation, Compiler
-from locray.models.inference import Network
+from locray.models.inference import Network, Trial
 
 CPU = torch.device("cpu")
 BATCH = 2
@@ -63,8 +63,9 @@ def kept(compiled, cache):
 @pytest.mark.slow
 def test_a_compiled_network_gives_the_same(wanted, kept):
     assert kept.exists()
-    run = find(wanted)
-    assert run is not None
+    package = find(wanted)
+    assert package is not None
+    run = package.run
     model = load_artifact(wanted.model_uri).model
     network = Network(model, CPU, torch.bfloat16)
     images = torch.randint(0, 256, (BATCH, 32, 32, 3), dtype=torch.uint8)
@@ -107,8 +108,80 @@ def test_what_others_may_have_written_is_not_taken(wanted, kept, cache):
     assert find(wanted) is None
 
 
+def network_of(wanted):
+    return Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
+
+
+def images_u8():
+    return torch.randint(0, 256, (BATCH, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+class ToldTrials(Network):
+    """A network whose trials end as it is told; the compiled form is the one that was tried last."""
+
+    def __init__(self, wanted, is_won):
+        super().__init__(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
+        self.is_won, self.tried = is_won, 0
+
+    def challenge(self, other, images_u8):
+        self.tried += 1
+        trial = super().challenge(other, images_u8)
+        assert trial.score_difference < 0.01
+        return Trial(1.0, 2.0 if self.is_won else 0.5, trial.score_difference)
+
+
+def label_batches(network, wanted, count=5):
+    """Labels; returns the form that ran the first batch."""
+    compiler = Compiler(network, wanted, 32, BATCH * count)
+    first = network._run
+    for _ in range(count):
+        network.predict(images_u8())
+        compiler.after_batch(images_u8(), 0.05)
+    return first
+
+
+@pytest.mark.slow
+def test_what_has_won_once_runs_from_the_first_batch_on(wanted, kept):
+    assert kept.exists()
+    network = ToldTrials(wanted, is_won=True)
+    assert label_batches(network, wanted) is network._static
+    assert network.tried == 1
+
+    again = ToldTrials(wanted, is_won=True)
+    assert label_batches(again, wanted) is not again._static
+    assert again.tried == 0
+    torch.testing.assert_close(
+        again.predict(images_u8()).scores, network_of(wanted).predict(images_u8()).scores, rtol=0, atol=0.01
+    )
+    alone = images_u8()[:1]
+    assert torch.equal(again.predict(alone).scores, network_of(wanted).predict(alone).scores)
+
+
+@pytest.mark.slow
+def test_what_has_lost_once_is_not_tried_again(wanted, kept):
+    assert kept.exists()
+    network = ToldTrials(wanted, is_won=False)
+    label_batches(network, wanted)
+    assert network.tried == 1
+    again = ToldTrials(wanted, is_won=True)
+    assert label_batches(again, wanted) is again._static
+    assert again.tried == 0
+
+
+@pytest.mark.slow
+def test_a_trial_of_long_ago_is_made_again(wanted, kept, cache):
+    assert kept.exists()
+    find(wanted).remember(has_won=False)
+    (note,) = set(cache.iterdir()) - {kept}
+    os.utime(note, (0, 0))
+    compiled_networks._tidy(cache)
+    network = ToldTrials(wanted, is_won=True)
+    label_batches(network, wanted)
+    assert network.tried == 1
+
+
 def test_little_work_starts_nothing(wanted):
-    compiler = Compiler(Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16), wanted, 10_000)
+    compiler = Compiler(network_of(wanted), wanted, 32, 1_000)
     for _ in range(5):
         compiler.after_batch(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), 0.05)
     assert compiler._compilation is None
@@ -118,7 +191,7 @@ def test_little_work_starts_nothing(wanted):
 def test_a_compilation_that_fails_is_told_and_leaves_the_network_as_it_is(wanted, caplog):
     missing = Wanted(wanted.model_uri + "-gone", wanted.model_id, wanted.precision, BATCH, 1)
     network = Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
-    compiler = Compiler(network, missing, 10**9)
+    compiler = Compiler(network, missing, 32, 10**9)
     images = torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8)
     caplog.set_level("INFO", compiling.__name__)
     while not caplog.records:
@@ -132,7 +205,7 @@ def test_a_compilation_that_fails_is_told_and_leaves_the_network_as_it_is(wanted
 def test_a_folder_of_others_is_told_and_nothing_is_started(wanted, cache, caplog):
     cache.mkdir(parents=True)
     cache.chmod(0o707)
-    compiler = Compiler(Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16), wanted, 10**9)
+    compiler = Compiler(network_of(wanted), wanted, 32, 10**9)
     caplog.set_level("INFO", compiling.__name__)
     for _ in range(5):
         compiler.after_batch(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), 0.05)
