@@ -22,7 +22,7 @@ import locray
 from locray import storage
 from locray.benchmark.agreement import Agreement, Answers, compare, read_rows, read_table, reference
 from locray.benchmark.breakdown import breakdown
-from locray.benchmark.network import trained_network
+from locray.benchmark.network import compile_beforehand, trained_network
 from locray.benchmark.peers.job import NOTES, ROWS, TICKS, Job
 from locray.benchmark.processes import run_measured
 from locray.benchmark.tiers import Tier, make_tiers
@@ -32,6 +32,9 @@ from locray.models.artifact import load_artifact
 from locray.progress import Progress, Report
 
 LOCRAY, CEILING, RAY, DAFT, LOADER = "locray", "ceiling", "ray_data", "daft", "dataloader"
+FIRST_NIGHT = f"{LOCRAY} first night"
+"""Without what earlier nights have left in the cache: a compiled network."""
+_CACHE = "XDG_CACHE_HOME"
 STEADY_FROM, STEADY_TO = 0.2, 0.9
 """The steady state: from the batch that completes a fifth of the images to that which completes nine tenths."""
 
@@ -113,6 +116,9 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
         tiers = make_tiers(images, folder, config.small_images, config.large_images)
         report(Progress("making the network"))
         model = storage.normalise(config.model or trained_network(folder))
+        if not config.no_compile:
+            report(Progress("compiling, as a night before has done"))
+            left_out |= compile_beforehand(model)
         wanted = {tier.name: reference(tier.folder, model) for tier in tiers}
         results: dict[tuple[str, str], Result] = {}
         turns = [(tier, contender) for _ in range(config.rounds) for tier in tiers for contender in contenders]
@@ -134,8 +140,15 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
 
 @contextmanager
 def _folder() -> Any:
+    """A folder for all of this, with the cache of all processes in it: the user's changes no figure."""
+    before = os.environ.get(_CACHE)
     with tempfile.TemporaryDirectory(prefix="locray-benchmark-") as name:
-        yield Path(name)
+        os.environ[_CACHE] = str(Path(name) / "cache")
+        try:
+            yield Path(name)
+        finally:
+            os.environ.pop(_CACHE)
+            os.environ |= {_CACHE: before} if before is not None else {}
 
 
 def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str]]:
@@ -155,6 +168,8 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
     others = [*peers, Contender(CEILING, CEILING, not config.no_compile, read_rows)]
     if torch.cuda.is_available():
         others.append(Contender(f"{LOCRAY} nvjpeg", "own", True, read_table))
+    elif not config.no_compile:
+        others.append(Contender(FIRST_NIGHT, "own", False, read_table))
     own = Contender(LOCRAY, "own", False, read_table)
     if config.contenders is None:
         return [*others, own], left_out
@@ -171,7 +186,10 @@ def _run(contender: Contender, tier: Tier, model: str, folder: Path, wanted: Ans
         output = Path(name)
         job = Job(tier.folder, model, output, contender.tuned)
         command = [sys.executable, "-m", f"locray.benchmark.peers.{contender.module}", *job.arguments()]
-        measured = run_measured(command, _environment(contender, folder))
+        environment = _environment(contender, folder)
+        if contender.name == FIRST_NIGHT:
+            environment[_CACHE] = str(output / "cache")
+        measured = run_measured(command, environment)
         ticks = [
             (float(at), int(done))
             for at, done in (line.split() for line in (output / TICKS).read_text(encoding="ascii").splitlines())
@@ -232,6 +250,8 @@ def ratios(results: list[Result]) -> dict[str, float | None]:
         for name, (other, figure) in others.items():
             if other is not None:
                 found[f"{tier}: locray / {name}"] = _ratio(own, other, figure)
+            if other is not None and figure == "images_per_s" and FIRST_NIGHT in by_name:
+                found[f"{tier}: {FIRST_NIGHT} / {name}"] = _ratio(by_name[FIRST_NIGHT], other, figure)
     return found
 
 

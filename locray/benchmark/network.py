@@ -1,4 +1,4 @@
-"""A network with opinions, for a benchmark that was given none. Called by `labelling`.
+"""The network of a benchmark: one with opinions, where none was given, and its compiled form. Called by `labelling`.
 
 The classes of random weights are ties, on which no two ways of computing agree: the weights must have learned.
 """
@@ -7,8 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
+from locray.benchmark.peers.job import BATCH_SIZE, num_cores
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
+from locray.models.artifact import load_artifact
+from locray.models.compiled import Wanted, find
+from locray.models.compiling import Compilation
+from locray.models.inference import Network
+from locray.models.precision import fastest_dtype
 
 ARCHITECTURE = "localizer/resnet18"
 _COUNTS = {"train": 160, "val": 32}
@@ -30,3 +38,27 @@ def trained_network(folder: Path) -> str:
     if done.returncode:
         raise UsageError(f"no network could be trained; give one with --model: {done.stderr.strip()[-2000:]}")
     return str(output)
+
+
+def compile_beforehand(model: str) -> dict[str, str]:
+    """Compiles a network into the cache and tries it there, as longer nights do for those after them.
+
+    Returns:
+        Why it could not be compiled, if so, by what is missing then.
+    """
+    artifact, cpu = load_artifact(model), torch.device("cpu")
+    if torch.cuda.is_available() or artifact.info.int8_ranges is not None:
+        return {}
+    dtype = fastest_dtype(cpu)
+    wanted = Wanted(model, artifact.model_id, str(dtype).removeprefix("torch."), BATCH_SIZE, num_cores())
+    try:
+        failure = Compilation(wanted).failure()
+    except OSError as error:
+        failure = str(error)
+    package = find(wanted)
+    if failure or package is None:
+        return {"the compiled network of locray": failure or "it can't be loaded"}
+    size = artifact.info.input_size
+    noise = torch.randint(0, 256, (BATCH_SIZE, size, size, 3), dtype=torch.uint8)
+    package.remember(has_won=Network(artifact.model, cpu, dtype).challenge(package.run, noise).is_won)
+    return {}

@@ -183,7 +183,7 @@ class BenchmarkConfig(CommandConfig):
         "and so on. Default: all.",
     )
     no_compile: bool = Field(
-        False, description="Leave the program written by hand uncompiled: compiling takes it half a minute or more."
+        False, description="Compile no networks: it takes half a minute or more for each of those who do."
     )
     daft: Path | None = Field(
         None, description="Folder that holds Daft: pip install --target FOLDER daft 'pyarrow<26'. Default: left out."

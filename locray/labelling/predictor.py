@@ -52,8 +52,8 @@ class Predictor:
     """Holds a model and labels decoded units with it."""
 
     def __init__(self, settings: PredictorSettings, num_threads: int | None = None) -> None:
-        if num_threads is not None:
-            torch.set_num_threads(num_threads)
+        self._num_threads = num_threads
+        self._use_threads()
         self._settings = settings
         artifact = load_artifact(settings.model_uri)
         self._classes = artifact.info.classes
@@ -82,6 +82,7 @@ class Predictor:
             decoded: Of `schema.decoded_schema` or `schema.ENCODED_SCHEMA`.
             deaths: How many processes have died over it.
         """
+        self._use_threads()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         if not len(rows):
             return self._as_table(decoded, _Answers.none({}))
@@ -92,6 +93,12 @@ class Predictor:
         answers = self._predict(images, np.setdiff1d(rows, list(without)))
         answers.without.update(without)
         return self._as_table(decoded, answers)
+
+    def _use_threads(self) -> None:
+        # OpenMP has a number for each thread that calls it, and Ray calls from more than one. What torch computes
+        # itself sets its own; a compiled network would go on with one, which Ray says in OMP_NUM_THREADS.
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)
 
     def _predict(self, images: NDArray[np.uint8] | Tensor, rows: NDArray[np.intp]) -> _Answers:
         batch_size = self._settings.batch_size

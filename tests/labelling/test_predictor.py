@@ -1,5 +1,10 @@
 """From a detector's artifact to rows, with the pixels of each image."""
 
+import ctypes
+import re
+import threading
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -148,3 +153,32 @@ def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detect
 def test_a_gpu_that_is_not_there_is_told(detector):
     with pytest.raises(UsageError, match="--device gpu: PyTorch finds no GPU"):
         Predictor(PredictorSettings(detector, 0.3, 2, device="gpu"), num_threads=1)
+
+
+def openmp():
+    """The library that torch has loaded, where it is OpenMP's."""
+    maps = Path("/proc/self/maps")
+    names = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
+    found = sorted(name for name in names if re.search(r"lib(gomp|omp|iomp5)\b.*\.so", name))
+    if not found:
+        pytest.skip("torch computes without OpenMP here")
+    return ctypes.CDLL(found[0])
+
+
+def test_every_thread_that_labels_computes_with_the_threads_that_were_asked_for(detector):
+    """Ray calls from another thread than the one that loads."""
+    library = openmp()
+    unit, _ = decoded()
+    predictor = Predictor(PredictorSettings(detector, 0.3, 2, "fp32"), num_threads=3)
+    found = []
+
+    def label():
+        found.append(library.omp_get_max_threads())
+        predictor(unit.slice(3))  # no image to predict: torch computes nothing
+        found.append(library.omp_get_max_threads())
+
+    thread = threading.Thread(target=label)
+    thread.start()
+    thread.join()
+    assert found[0] != 3
+    assert found[1] == 3
