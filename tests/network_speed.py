@@ -56,8 +56,8 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
 
     found = {"as it is": as_it_is, "labelling": lambda: network.predict(images)}
     if compiled:
-        package = find(wanted)
-        found["compiled"] = lambda: network._predict(package.run, images)
+        static = find(wanted).load()
+        found["compiled"] = lambda: network._predict(static, images)
     if architecture in TORCHVISION:
         build, options = TORCHVISION[architecture]
         own = build(weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1, **options).eval()

@@ -1,15 +1,29 @@
 """The benchmark of labelling: it runs, it counts only who labels alike, and locray is not far below the ceiling."""
 
 import json
+import os
+import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 from commands import locray
 from PIL import Image
 
 from locray.benchmark.agreement import Agreement, Answers, compare
-from locray.benchmark.labelling import CEILING, LOCRAY, Result, Run, benchmark, ratios, steady
+from locray.benchmark.labelling import (
+    CEILING,
+    FIRST_NIGHT,
+    LOCRAY,
+    Result,
+    Run,
+    _contenders,
+    benchmark,
+    ratios,
+    steady,
+)
+from locray.benchmark.network import compile_beforehand
 from locray.benchmark.processes import run_measured
 from locray.benchmark.tiers import make_tiers
 from locray.config import BenchmarkConfig
@@ -17,6 +31,7 @@ from locray.errors import UsageError
 from locray.model_files import ArtifactInfo
 from locray.models import build_model
 from locray.models.artifact import save_artifact
+from locray.models.compiled import cache_folder
 from locray.progress import ignore
 
 BOX = np.array([10.0, 10, 30, 30])
@@ -140,6 +155,26 @@ def test_an_output_that_can_not_be_written_is_told(tmp_path):
         assert done.returncode == 2
         assert str(output) in done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_network_is_compiled_and_tried_as_a_night_before_does(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    info = ArtifactInfo(architecture="small_cnn", classes=["a", "b"], input_size=32)
+    save_artifact(str(tmp_path / "model"), build_model("small_cnn", 2), info)
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler in PATH, and CXX names none")
+    left_out = compile_beforehand(str(tmp_path / "model"))
+    notes = {path.suffix for path in cache_folder().iterdir()} & {".won", ".lost"}
+    assert notes == {".lost" if left_out else ".won"}
+    assert all("not taken: Trial(" in why for why in left_out.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is compiled")
+def test_a_first_night_takes_part_where_networks_are_compiled():
+    for no_compile in (False, True):
+        contenders, _ = _contenders(BenchmarkConfig(no_compile=no_compile))
+        assert (FIRST_NIGHT in {one.name for one in contenders}) is not no_compile
 
 
 @pytest.mark.ray

@@ -73,7 +73,7 @@ class Predictor:
             wanted = Wanted(
                 settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
             )
-            self._compiler = Compiler(self._network, wanted, self._input_size_px, settings.num_images)
+            self._compiler = Compiler(self._network, wanted, settings.num_images)
 
     def __call__(self, decoded: pa.Table, deaths: int = 0) -> pa.Table:
         """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.
@@ -83,6 +83,9 @@ class Predictor:
             deaths: How many processes have died over it.
         """
         self._use_threads()
+        if deaths and self._device.type == "cpu":
+            self._compiler = None
+            self._network.be_plain()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         if not len(rows):
             return self._as_table(decoded, _Answers.none({}))
@@ -152,7 +155,7 @@ class Predictor:
         start = time.perf_counter()
         answer = self._network.predict(batch)
         if self._compiler is not None and len(batch) == self._settings.batch_size:
-            self._compiler.after_batch(batch, time.perf_counter() - start)
+            self._compiler.after_batch(batch, answer, time.perf_counter() - start)
         return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in answer))
 
     def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:

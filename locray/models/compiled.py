@@ -5,6 +5,8 @@ and that no one else may write to. A compiled file is named by what it was made 
 damaged, or was made for something else, is made again.
 """
 
+import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -22,7 +24,6 @@ from typing import Any
 
 import torch
 
-from locray import __version__
 from locray.models.artifact import load_artifact
 from locray.models.inference import StaticNetwork, static_part
 
@@ -50,7 +51,7 @@ class Wanted:
     @property
     def key(self) -> str:
         """Names all that the compiled code depends on, this processor among it."""
-        made_for = asdict(self) | {"torch": torch.__version__, "locray": __version__, "processor": _processor()}
+        made_for = asdict(self) | {"torch": torch.__version__, "code": _code(), "processor": _processor()}
         del made_for["model_uri"]
         return hashlib.sha256(json.dumps(made_for).encode()).hexdigest()[:_HASH_DIGITS]
 
@@ -64,18 +65,26 @@ def cache_folder() -> Path:
 class Package:
     """A compiled network of the cache."""
 
-    run: StaticNetwork
     path: Path
 
     @property
     def has_won(self) -> bool | None:
         """What came of its trial on this machine; None where there was none yet, or none for long."""
-        return next((has_won for has_won in (True, False) if self._note(has_won=has_won).exists()), None)
+        return next((has_won for has_won in (False, True) if _is_recent(self._note(has_won=has_won))), None)
 
     def remember(self, *, has_won: bool) -> None:
         """Keeps what came of its trial for the next run, where the cache can be written to."""
         with suppress(OSError):
             self._note(has_won=has_won).touch(mode=0o600)
+            self._note(has_won=not has_won).unlink(missing_ok=True)
+
+    def load(self) -> StaticNetwork | None:
+        """What it holds, if that can be loaded."""
+        # `torch._inductor.aoti_load_package` does the same, but imports the compiler: 1.4 s for what takes 0.04.
+        with suppress(Exception):  # no error of a loader is worth a run that goes on without it
+            loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(self.path), "model", False, 1, -1)
+            return lambda images_u8: tuple(loader.boxed_run([images_u8]))
+        return None
 
     def _note(self, *, has_won: bool) -> Path:
         return self.path.with_suffix(".won" if has_won else ".lost")
@@ -86,29 +95,31 @@ def find(wanted: Wanted) -> Package | None:
     folder = cache_folder()
     if not _is_ours_alone(folder):
         return None
-    for path in folder.glob(f"{wanted.key}-*.pt2"):
-        if _is_ours_alone(path) and path.stem.endswith(f"-{_digest(path)}"):
-            with suppress(Exception):  # no error of a loader is worth a run that goes on without it
-                os.utime(path)
-                return Package(_loaded(path), path)
+    for path in sorted(folder.glob(f"{wanted.key}-*.pt2")):
+        with suppress(OSError):  # another process may be tidying up
+            if _is_ours_alone(path) and path.stem.endswith(f"-{_digest(path)}"):
+                with suppress(OSError):
+                    os.utime(path)
+                return Package(path)
     return None
 
 
-def _loaded(path: Path) -> StaticNetwork:
-    # `torch._inductor.aoti_load_package` does the same, but imports the compiler: 1.4 s for what takes 0.04.
-    loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
-    return lambda images_u8: tuple(loader.boxed_run([images_u8]))
-
-
 def compile_into_cache(wanted: Wanted) -> None:
-    """Compiles, and puts the result in place as a whole."""
+    """Compiles, and puts the result in place as a whole. Waits for another process that makes the same."""
+    folder = own_folder()
+    with (folder / f"{wanted.key}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if find(wanted) is None:
+            _compile_into(folder, wanted)
+
+
+def _compile_into(folder: Path, wanted: Wanted) -> None:
     artifact = load_artifact(wanted.model_uri)
     assert artifact.model_id == wanted.model_id
     static = static_part(artifact.model, torch.device("cpu"), getattr(torch, wanted.precision))
     size = artifact.info.input_size
     images = torch.zeros(wanted.batch_size, size, size, 3, dtype=torch.uint8)
     program = torch.export.export(static, (images,))
-    folder = own_folder()
     _tidy(folder)
     with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=folder) as name:
         path = Path(name) / "network.pt2"
@@ -139,6 +150,13 @@ def _tidy(folder: Path) -> None:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _is_recent(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime > time.time() - _KEPT_FOR_S
+    except OSError:
+        return False
+
+
 def _is_ours_alone(path: Path) -> bool:
     try:
         found = path.lstat()
@@ -150,6 +168,13 @@ def _is_ours_alone(path: Path) -> bool:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:_HASH_DIGITS]
+
+
+@functools.cache
+def _code() -> str:
+    """What a network computes is in its weights and in the modules beside this one."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
 
 
 def _processor() -> list[str]:

@@ -3,15 +3,16 @@
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import asdict
 
-import torch
 from torch import Tensor
 
 from locray.models import compiled
+from locray.models.contract import PredictedBoxes
 from locray.models.inference import Network
 
 _log = logging.getLogger(__name__)
@@ -59,17 +60,16 @@ class Compilation:
 class Compiler:
     """Has a network compiled while it labels, where the work that is left repays it.
 
-    What was compiled for an earlier run is tried once, which takes seven batches; what has won then runs from the
-    first batch on.
+    What was compiled for an earlier run is tried once; what has won then runs from the second batch on, if the first
+    one gets the same answer from it.
 
     Args:
         network: runs the compiled form once there is one that is faster.
         wanted: what to compile.
-        input_size_px: the side of the network's input.
         num_images: how many images the network has to label.
     """
 
-    def __init__(self, network: Network, wanted: compiled.Wanted, input_size_px: int, num_images: int) -> None:
+    def __init__(self, network: Network, wanted: compiled.Wanted, num_images: int) -> None:
         self._network = network
         self._wanted = wanted
         self._left = num_images
@@ -77,20 +77,21 @@ class Compiler:
         self._seconds = float("inf")
         self._compilation: Compilation | None = None
         self._package = compiled.find(wanted)
-        has_won = self._package and self._package.has_won
-        if self._package is not None and has_won:
-            network.take(self._package.run, torch.Size((wanted.batch_size, input_size_px, input_size_px, 3)))
-            _log.info("the network was compiled for an earlier run")
-        self._is_over = has_won is not None
+        self._has_won = self._package and self._package.has_won
+        self._is_over = self._has_won is False
 
-    def after_batch(self, images_u8: Tensor, seconds: float) -> None:
-        """Is told of each batch that was labelled, and how long it took."""
+    def after_batch(self, images_u8: Tensor, answer: PredictedBoxes, seconds: float) -> None:
+        """Is told of each whole batch that was labelled: what it was, what came of it, and how long it took."""
         self._left -= len(images_u8)
         self._batches += 1
         self._seconds = min(self._seconds, seconds)
-        if self._is_over or self._batches < _FIRST_JUDGEMENT:
+        if self._is_over:
             return
-        if self._package is not None:
+        if self._has_won and self._package is not None:
+            self._take(self._package, images_u8, answer)
+        elif self._batches < _FIRST_JUDGEMENT or self._left <= 0:
+            return
+        elif self._package is not None:
             self._try(self._package, images_u8)
         elif self._compilation is None:
             if self._seconds * self._left / len(images_u8) >= _COMPILED_FROM_S:
@@ -99,21 +100,43 @@ class Compiler:
             failure = self._compilation.failure()
             self._package = compiled.find(self._wanted)
             if failure or self._package is None:
-                self._give_up(failure or "what was compiled can't be loaded")
+                self._give_up(failure or "what was compiled is not there")
 
     def _begin(self) -> None:
+        name = os.environ.get("CXX", "g++")
+        if shutil.which(name) is None:
+            self._give_up(f"there is no C++ compiler: {name} is not in PATH, and CXX names no other")
+            return
         try:
             compiled.own_folder()
             self._compilation = Compilation(self._wanted)
         except OSError as error:
             self._give_up(str(error))
 
+    def _take(self, package: compiled.Package, images_u8: Tensor, answer: PredictedBoxes) -> None:
+        self._is_over = True
+        run = package.load()
+        try:
+            is_taken = run is not None and self._network.take_if_same(run, images_u8, answer)
+        except RuntimeError as error:
+            _log.info("the compiled network: %s", error)
+            is_taken = False
+        if is_taken:
+            _log.info("the network was compiled for an earlier run")
+        else:
+            package.remember(has_won=False)
+            self._give_up("what was compiled for an earlier run doesn't give the same answers here")
+
     def _try(self, package: compiled.Package, images_u8: Tensor) -> None:
         self._is_over = True
+        package.remember(has_won=False)  # what is the end of this process is not tried again
+        run = package.load()
+        if run is None:
+            self._give_up("what was compiled can't be loaded")
+            return
         try:
-            trial = self._network.challenge(package.run, images_u8)
+            trial = self._network.challenge(run, images_u8)
         except RuntimeError as error:
-            package.remember(has_won=False)
             self._give_up(str(error))
         else:
             package.remember(has_won=trial.is_won)

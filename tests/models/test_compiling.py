@@ -1,5 +1,6 @@
 """A network is compiled beside the labelling, kept, and only trusted where no one else can have touched it."""
 
+import hashlib
 import os
 import shutil
 import time
@@ -46,7 +47,7 @@ def compiled(wanted, tmp_path_factory):
         while not compilation.is_done:
             time.sleep(0.1)
         assert compilation.failure() is None
-        (file,) = cache_folder().iterdir()
+        (file,) = cache_folder().glob("*.pt2")
         return file.name, file.read_bytes()
 
 
@@ -65,7 +66,7 @@ def test_a_compiled_network_gives_the_same(wanted, kept):
     assert kept.exists()
     package = find(wanted)
     assert package is not None
-    run = package.run
+    run = package.load()
     model = load_artifact(wanted.model_uri).model
     network = Network(model, CPU, torch.bfloat16)
     images = torch.randint(0, 256, (BATCH, 32, 32, 3), dtype=torch.uint8)
@@ -117,7 +118,7 @@ def images_u8():
 
 
 class ToldTrials(Network):
-    """A network whose trials end as it is told; the compiled form is the one that was tried last."""
+    """A network whose trials end as it is told; what they compute is real."""
 
     def __init__(self, wanted, is_won):
         super().__init__(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
@@ -125,65 +126,185 @@ class ToldTrials(Network):
 
     def challenge(self, other, images_u8):
         self.tried += 1
-        trial = super().challenge(other, images_u8)
-        assert trial.score_difference < 0.01
-        return Trial(1.0, 2.0 if self.is_won else 0.5, trial.score_difference)
+        assert self.take_if_same(other, images_u8, self.predict(images_u8))
+        if not self.is_won:
+            self.be_plain()
+        return Trial(1.0, 2.0 if self.is_won else 0.5, 0.0)
+
+    @property
+    def is_compiled(self):
+        return self._run is not self._static
 
 
-def label_batches(network, wanted, count=5):
-    """Labels; returns the form that ran the first batch."""
-    compiler = Compiler(network, wanted, 32, BATCH * count)
-    first = network._run
+def label_batch(network, compiler, seconds=0.05):
+    compiler.after_batch(images_u8(), network.predict(images_u8()), seconds)
+
+
+def label_batches(network, wanted, count=5, num_images=100):
+    compiler = Compiler(network, wanted, num_images)
     for _ in range(count):
-        network.predict(images_u8())
-        compiler.after_batch(images_u8(), 0.05)
-    return first
+        label_batch(network, compiler)
+    return compiler
+
+
+def notes(cache):
+    return sorted(path.suffix for path in cache.iterdir() if path.suffix in {".won", ".lost"})
 
 
 @pytest.mark.slow
-def test_what_has_won_once_runs_from_the_first_batch_on(wanted, kept):
+def test_what_has_won_once_runs_from_the_second_batch_on(wanted, kept, cache):
     assert kept.exists()
     network = ToldTrials(wanted, is_won=True)
-    assert label_batches(network, wanted) is network._static
+    label_batches(network, wanted)
+    assert network.is_compiled
     assert network.tried == 1
+    assert notes(cache) == [".won"]
 
     again = ToldTrials(wanted, is_won=True)
-    assert label_batches(again, wanted) is not again._static
+    label_batches(again, wanted, count=1)
+    assert again.is_compiled
     assert again.tried == 0
-    torch.testing.assert_close(
-        again.predict(images_u8()).scores, network_of(wanted).predict(images_u8()).scores, rtol=0, atol=0.01
-    )
+    plain = network_of(wanted)
+    torch.testing.assert_close(again.predict(images_u8()).scores, plain.predict(images_u8()).scores, rtol=0, atol=0.01)
     alone = images_u8()[:1]
-    assert torch.equal(again.predict(alone).scores, network_of(wanted).predict(alone).scores)
+    assert torch.equal(again.predict(alone).scores, plain.predict(alone).scores)
 
 
 @pytest.mark.slow
-def test_what_has_lost_once_is_not_tried_again(wanted, kept):
+def test_what_has_lost_once_is_not_tried_again(wanted, kept, cache):
     assert kept.exists()
     network = ToldTrials(wanted, is_won=False)
     label_batches(network, wanted)
     assert network.tried == 1
+    assert notes(cache) == [".lost"]
     again = ToldTrials(wanted, is_won=True)
-    assert label_batches(again, wanted) is again._static
+    label_batches(again, wanted)
+    assert not again.is_compiled
     assert again.tried == 0
 
 
 @pytest.mark.slow
-def test_a_trial_of_long_ago_is_made_again(wanted, kept, cache):
+def test_a_loss_outweighs_a_win_and_takes_its_place(wanted, kept, cache):
+    assert kept.exists()
+    package = find(wanted)
+    package.remember(has_won=True)
+    kept.with_suffix(".lost").touch()
+    assert package.has_won is False
+    package.remember(has_won=True)
+    assert notes(cache) == [".won"]
+    package.remember(has_won=False)
+    assert notes(cache) == [".lost"]
+
+
+@pytest.mark.slow
+def test_a_trial_of_long_ago_is_made_again(wanted, kept):
     assert kept.exists()
     find(wanted).remember(has_won=False)
-    (note,) = set(cache.iterdir()) - {kept}
-    os.utime(note, (0, 0))
-    compiled_networks._tidy(cache)
+    os.utime(kept.with_suffix(".lost"), (0, 0))
     network = ToldTrials(wanted, is_won=True)
     label_batches(network, wanted)
     assert network.tried == 1
 
 
+@pytest.mark.slow
+def test_a_run_whose_images_are_not_counted_tries_nothing(wanted, kept, cache):
+    """As the sample of a plan."""
+    assert kept.exists()
+    network = ToldTrials(wanted, is_won=True)
+    label_batches(network, wanted, num_images=0)
+    assert network.tried == 0
+    assert notes(cache) == []
+
+
+@pytest.mark.slow
+def test_what_has_won_and_answers_something_else_now_is_not_taken(wanted, kept, cache, caplog):
+    assert kept.exists()
+    find(wanted).remember(has_won=True)
+    model = build_model("small_cnn", 3).eval()
+    with torch.no_grad():
+        model.class_head.bias += torch.tensor([9.0, 0.0, 0.0, 0.0])
+    other = Network(model, CPU, torch.bfloat16)
+    caplog.set_level("INFO", compiling.__name__)
+    label_batches(other, wanted, count=1)
+    assert other._run is other._static
+    assert "doesn't give the same answers" in caplog.text
+    assert notes(cache) == [".lost"]
+
+
+@pytest.mark.slow
+def test_a_package_that_can_not_be_loaded_is_told_and_left_alone(wanted, kept, cache, caplog):
+    data = b"no package"
+    kept.unlink()
+    broken = cache / f"{wanted.key}-{hashlib.sha256(data).hexdigest()[:24]}.pt2"
+    broken.write_bytes(data)
+    broken.chmod(0o600)
+    network = network_of(wanted)
+    caplog.set_level("INFO", compiling.__name__)
+    label_batches(network, wanted)
+    assert "can't be loaded" in caplog.text
+    assert network._run is network._static
+    assert notes(cache) == [".lost"]
+
+
+def test_no_image_is_blamed_for_what_was_compiled(wanted):
+    network = network_of(wanted)
+    calls = []
+
+    def fails(images):
+        calls.append(images)
+        if len(calls) > 1:
+            raise RuntimeError("out of luck")
+        return network._static(images)
+
+    plain = network.predict(images_u8())
+    assert network.take_if_same(fails, images_u8(), plain)
+    assert torch.equal(network.predict(images_u8()).scores, plain.scores)
+    assert torch.equal(network.predict(images_u8()).scores, plain.scores)
+    assert len(calls) == 2
+
+
+@pytest.mark.slow
+def test_a_long_run_compiles_tries_and_remembers(wanted, compiled, cache, caplog):
+    assert compiled  # so there is a compiler
+    network = network_of(wanted)
+    compiler = Compiler(network, wanted, 10**9)
+    caplog.set_level("INFO", compiling.__name__)
+    while not caplog.records:
+        label_batch(network, compiler)
+        time.sleep(0.05)
+    assert "the compiled network: Trial(" in caplog.text
+    assert len(notes(cache)) == 1
+
+
+def test_without_a_compiler_nothing_is_started(wanted, monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-compiler-at-all")
+    caplog.set_level("INFO", compiling.__name__)
+    compiler = label_batches(network_of(wanted), wanted, num_images=10**9)
+    assert "no-compiler-at-all is not in PATH" in caplog.text
+    assert compiler._compilation is None
+
+
+@pytest.mark.slow
+def test_a_detectors_outputs_keep_their_order(tmp_path, compiled):
+    assert compiled  # so there is a compiler
+    torch.manual_seed(0)
+    folder = str(tmp_path / "detector")
+    info = ArtifactInfo(architecture="detector/fcos/resnet18", classes=["a", "b"], input_size=64)
+    model_id = save_artifact(folder, build_model("detector/fcos/resnet18", 2, 64), info).model_id
+    of_detector = Wanted(folder, model_id, "float32", BATCH, num_threads=1)
+    compilation = Compilation(of_detector)
+    assert compilation.failure() is None
+    network = Network(load_artifact(folder).model, CPU, torch.float32)
+    images = torch.randint(0, 256, (BATCH, 64, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        outputs, plain = find(of_detector).load()(images), network._static(images)
+    assert len(outputs) == len(plain)
+    for found, wanted_output in zip(outputs, plain, strict=True):
+        torch.testing.assert_close(found, wanted_output, rtol=1e-3, atol=1e-3)
+
+
 def test_little_work_starts_nothing(wanted):
-    compiler = Compiler(network_of(wanted), wanted, 32, 1_000)
-    for _ in range(5):
-        compiler.after_batch(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), 0.05)
+    compiler = label_batches(network_of(wanted), wanted, num_images=1_000)
     assert compiler._compilation is None
 
 
@@ -191,24 +312,21 @@ def test_little_work_starts_nothing(wanted):
 def test_a_compilation_that_fails_is_told_and_leaves_the_network_as_it_is(wanted, caplog):
     missing = Wanted(wanted.model_uri + "-gone", wanted.model_id, wanted.precision, BATCH, 1)
     network = Network(load_artifact(wanted.model_uri).model, CPU, torch.bfloat16)
-    compiler = Compiler(network, missing, 32, 10**9)
-    images = torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8)
+    compiler = Compiler(network, missing, 10**9)
     caplog.set_level("INFO", compiling.__name__)
     while not caplog.records:
-        compiler.after_batch(images, 0.05)
+        label_batch(network, compiler)
         time.sleep(0.05)
     assert "not compiled" in caplog.text
     assert "no model at" in caplog.text
-    assert network.predict(images).scores.isfinite().all()
+    assert network.predict(images_u8()).scores.isfinite().all()
 
 
 def test_a_folder_of_others_is_told_and_nothing_is_started(wanted, cache, caplog):
     cache.mkdir(parents=True)
     cache.chmod(0o707)
-    compiler = Compiler(network_of(wanted), wanted, 32, 10**9)
     caplog.set_level("INFO", compiling.__name__)
-    for _ in range(5):
-        compiler.after_batch(torch.zeros(BATCH, 32, 32, 3, dtype=torch.uint8), 0.05)
+    compiler = label_batches(network_of(wanted), wanted, num_images=10**9)
     assert [record.getMessage() for record in caplog.records] == [
         f"the network is not compiled: {cache} is not a folder of this user that no one else may write to"
     ]
