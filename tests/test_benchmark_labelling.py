@@ -171,10 +171,12 @@ def test_a_network_is_compiled_and_tried_as_a_night_before_does(tmp_path, monkey
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is compiled")
-def test_a_first_night_takes_part_where_networks_are_compiled():
-    for no_compile in (False, True):
-        contenders, _ = _contenders(BenchmarkConfig(no_compile=no_compile))
-        assert (FIRST_NIGHT in {one.name for one in contenders}) is not no_compile
+def test_a_first_night_takes_part_where_it_is_asked_for_and_networks_are_compiled():
+    contenders, _ = _contenders(BenchmarkConfig(contenders=FIRST_NIGHT))
+    assert [one.name for one in contenders] == [FIRST_NIGHT, LOCRAY]
+    assert FIRST_NIGHT not in {one.name for one in _contenders(BenchmarkConfig())[0]}
+    with pytest.raises(UsageError, match="no 'locray first night'"):
+        _contenders(BenchmarkConfig(contenders=FIRST_NIGHT, no_compile=True))
 
 
 @pytest.mark.ray

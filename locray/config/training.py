@@ -180,7 +180,7 @@ class BenchmarkConfig(CommandConfig):
     contenders: str | None = Field(
         None,
         description="Who takes part beside locray, with commas: ceiling, ray_data, daft, dataloader, 'ray_data tuned', "
-        "and so on. Default: all.",
+        "and so on, and 'locray first night', without a network compiled before. Default: all but that.",
     )
     no_compile: bool = Field(
         False, description="Compile no networks: it takes half a minute or more for each of those who do."
