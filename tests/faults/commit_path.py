@@ -22,7 +22,8 @@ from locray.labelling.table import create_table
 from locray.labelling.verification.findings import Check
 from locray.labelling.verification.table import check_table
 
-_OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--json")
+# The date is given: midnight may come between the night before and this one.
+_OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--run-date", "2026-01-02", "--json")
 LABEL = ("label", *_OPTIONS)
 NIGHTLY = ("nightly", *_OPTIONS, "--sample", "0")
 
