@@ -147,8 +147,9 @@ def _folder() -> Any:
         try:
             yield Path(name)
         finally:
-            os.environ.pop(_CACHE)
-            os.environ |= {_CACHE: before} if before is not None else {}
+            del os.environ[_CACHE]
+            if before is not None:
+                os.environ[_CACHE] = before
 
 
 def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str]]:

@@ -5,6 +5,7 @@ The classes of random weights are ties, on which no two ways of computing agree:
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -13,14 +14,17 @@ from locray.benchmark.peers.job import BATCH_SIZE, num_cores
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
 from locray.models.artifact import load_artifact
-from locray.models.compiled import Wanted, find
-from locray.models.compiling import Compilation
+from locray.models.compiled import Wanted
+from locray.models.compiling import Compiler
 from locray.models.inference import Network
 from locray.models.precision import fastest_dtype
 
 ARCHITECTURE = "localizer/resnet18"
 _COUNTS = {"train": 160, "val": 32}
 _EPOCHS = 4
+_PLENTY = 10**9
+"""Images that are said to be left, so that compiling pays."""
+_BETWEEN_BATCHES_S = 0.5
 
 
 def trained_network(folder: Path) -> str:
@@ -46,22 +50,17 @@ def compile_beforehand(model: str) -> dict[str, str]:
     Returns:
         Why it could not be compiled, if so, by what is missing then.
     """
-    artifact, cpu, what = load_artifact(model), torch.device("cpu"), "the compiled network of locray"
+    artifact, cpu = load_artifact(model), torch.device("cpu")
     if torch.cuda.is_available() or artifact.info.int8_ranges is not None:
         return {}
     torch.set_num_threads(num_cores())
     dtype = fastest_dtype(cpu)
     wanted = Wanted(model, artifact.model_id, str(dtype).removeprefix("torch."), BATCH_SIZE, num_cores())
-    try:
-        failure = Compilation(wanted).failure()
-    except OSError as error:
-        failure = str(error)
-    package = find(wanted)
-    run = None if package is None else package.load()
-    if failure or package is None or run is None:
-        return {what: failure or "it can't be loaded"}
     size = artifact.info.input_size
     noise = torch.randint(0, 256, (BATCH_SIZE, size, size, 3), dtype=torch.uint8)
-    trial = Network(artifact.model, cpu, dtype).challenge(run, noise)
-    package.remember(has_won=trial.is_won)
-    return {} if trial.is_won else {what: f"not taken: {trial}"}
+    network = Network(artifact.model, cpu, dtype)
+    compiler = Compiler(network, wanted, num_images=_PLENTY)
+    while not compiler.is_over:
+        compiler.after_batch(noise, network.predict(noise), seconds=1)
+        time.sleep(_BETWEEN_BATCHES_S)
+    return {"the compiled network of locray": compiler.why_not} if compiler.why_not else {}

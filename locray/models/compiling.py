@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _COMPILED_FROM_S = 120.0
 """Of the network's work left. Compiling takes 15 to 40 s of a core, and repays it in this night or in the next."""
 _FIRST_JUDGEMENT = 3
+_NOT_LOADED = "what was compiled can't be loaded"
 
 
 class Compilation:
@@ -78,14 +79,17 @@ class Compiler:
         self._compilation: Compilation | None = None
         self._package = compiled.find(wanted)
         self._has_won = self._package and self._package.has_won
-        self._is_over = self._has_won is False
+        self.is_over = self._has_won is False
+        """Whether nothing changes any more."""
+        self.why_not: str | None = "its trial was lost in an earlier run" if self.is_over else None
+        """Why the network runs as it is, where that is known."""
 
     def after_batch(self, images_u8: Tensor, answer: PredictedBoxes, seconds: float) -> None:
         """Is told of each whole batch that was labelled: what it was, what came of it, and how long it took."""
         self._left -= len(images_u8)
         self._batches += 1
         self._seconds = min(self._seconds, seconds)
-        if self._is_over:
+        if self.is_over:
             return
         if self._has_won and self._package is not None:
             self._take(self._package, images_u8, answer)
@@ -114,25 +118,26 @@ class Compiler:
             self._give_up(str(error))
 
     def _take(self, package: compiled.Package, images_u8: Tensor, answer: PredictedBoxes) -> None:
-        self._is_over = True
+        self.is_over = True
         run = package.load()
         try:
-            is_taken = run is not None and self._network.take_if_same(run, images_u8, answer)
+            if run is None:
+                self._give_up(_NOT_LOADED)
+            elif self._network.take_if_same(run, images_u8, answer):
+                _log.info("the network was compiled for an earlier run")
+            else:
+                self._give_up("what was compiled for an earlier run doesn't give the same answers here")
         except RuntimeError as error:
-            _log.info("the compiled network: %s", error)
-            is_taken = False
-        if is_taken:
-            _log.info("the network was compiled for an earlier run")
-        else:
+            self._give_up(str(error))
+        if self.why_not:
             package.remember(has_won=False)
-            self._give_up("what was compiled for an earlier run doesn't give the same answers here")
 
     def _try(self, package: compiled.Package, images_u8: Tensor) -> None:
-        self._is_over = True
+        self.is_over = True
         package.remember(has_won=False)  # what is the end of this process is not tried again
         run = package.load()
         if run is None:
-            self._give_up("what was compiled can't be loaded")
+            self._give_up(_NOT_LOADED)
             return
         try:
             trial = self._network.challenge(run, images_u8)
@@ -140,8 +145,12 @@ class Compiler:
             self._give_up(str(error))
         else:
             package.remember(has_won=trial.is_won)
-            _log.info("the compiled network: %s; %s", trial, "taken" if trial.is_won else "not taken")
+            if trial.is_won:
+                _log.info("the compiled network is taken: %s", trial)
+            else:
+                self._give_up(f"its trial was lost: {trial}")
 
     def _give_up(self, reason: str) -> None:
-        self._is_over = True
+        self.is_over = True
+        self.why_not = reason
         _log.info("the network is not compiled: %s", reason)

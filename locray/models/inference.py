@@ -3,6 +3,7 @@
 Letters of shapes: B images, S side of the square input in pixels.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from locray.models.folding import fold_batch_norms
 
 StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
 """From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
+
+_log = logging.getLogger(__name__)
 
 _ROUNDS = 3
 _WORTHWHILE = 1.04
@@ -122,10 +125,11 @@ class Network:
             return self._predict(self._static, images_u8)
         try:
             return self._predict(self._run, images_u8)
-        except RuntimeError:
+        except RuntimeError as error:
             if self._device.type == "cuda":
                 raise
             # No image is to be blamed for what was compiled.
+            _log.info("the compiled network is left: %s", error)
             self.be_plain()
             return self._predict(self._static, images_u8)
 

@@ -13,10 +13,10 @@ from locray.models.allocator import keep_freed_memory
 
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
-for _ in range(2):
+for _ in range(4):
     torch.ones(25_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(40):  # of which one may need new pages, where something small lies in the way
     torch.ones(25_000_000)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -30,5 +30,4 @@ def pages_taken(how: str) -> int:
 @pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no such settings")
 def test_the_memory_of_a_freed_tensor_is_taken_for_the_next() -> None:
-    # Of ten tensors, one or two may still lie beside what was kept, where something small lies in the way.
-    assert pages_taken("kept") * 3 < pages_taken("given back")
+    assert pages_taken("kept") * 10 < pages_taken("given back")
