@@ -27,6 +27,7 @@ from s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 from locray import schema, storage
 from locray.labelling.control import CONTROL_IMAGES
+from locray.labelling.table import open_table
 
 pytestmark = pytest.mark.s3
 
@@ -165,7 +166,9 @@ def test_answers_that_get_lost_cost_no_image_and_label_none_twice(run: Runs, ima
         done = run(lossy)
         if done.returncode == 0:
             break
-        check_sound(run.table, images)
+        assert done.returncode in {1, 2, 4}, done
+        if open_table(run.table) is not None:  # else it ended before it made one, and left nothing else
+            check_sound(run.table, images)
     assert len(lost) > NUM_IMAGES // 10
     assert done.returncode == 0, done
     check_whole(run.table, images)
