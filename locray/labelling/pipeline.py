@@ -6,11 +6,13 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 import functools
 import os
 import pickle
+import threading
+import time
 import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 
@@ -26,6 +28,11 @@ UNITS_A_WAVE = 8192
 
 _NICENESS = 10
 """Of what fetches and decodes: see docs/decisions/inference.md for what it brings."""
+
+_EXECUTION_THREADS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
+"""What Ray Data calls those threads of an execution that ask Ray for something; the names are private to it."""
+
+_THREADS_END_WITHIN_S = 60.0
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -100,11 +107,29 @@ class Pipeline:
             num_gpus=layout.gpus_a_predictor,
             compute=ray.data.ActorPoolStrategy(size=min(layout.num_predictors, wave_units)),
         )
-        blocks: Iterable[pa.Table] = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
-        for rows in blocks:
-            if _ERROR in rows.column_names:
-                raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
-            yield rows
+        blocks = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
+        with _ending_for_good(cast("Generator[pa.Table]", iter(blocks))) as tables:
+            for rows in tables:
+                if _ERROR in rows.column_names:
+                    raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
+                yield rows
+
+
+@contextmanager
+def _ending_for_good(tables: Generator[pa.Table]) -> Iterator[Generator[pa.Table]]:
+    """Ends an execution of Ray Data with the block, and waits for its threads, which Ray Data leaves to themselves.
+
+    One of them that asks for its next block when Ray has been stopped ends this process, with exit code 1.
+    """
+    before = set(threading.enumerate())
+    try:
+        with closing(tables):
+            yield tables
+    finally:
+        until = time.monotonic() + _THREADS_END_WITHIN_S
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith(_EXECUTION_THREADS):
+                thread.join(max(0.0, until - time.monotonic()))
 
 
 @functools.cache
