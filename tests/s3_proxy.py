@@ -136,7 +136,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
 
     with Server(("127.0.0.1", 0), Handler) as listening:
         proxy.endpoint_url = f"http://127.0.0.1:{listening.server_address[1]}"
-        thread = threading.Thread(target=listening.serve_forever, daemon=True)
+        thread = threading.Thread(target=listening.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         try:
             yield proxy

@@ -214,6 +214,7 @@ def test_many_threads_read_at_once(tmp_path: Path) -> None:
     assert found == list(content.values()) * 3
 
 
+@pytest.mark.slow
 def test_all_of_cifar10(real_data: Path) -> None:
     uris = storage.list_uris(str(real_data / "cifar10.zip"))
     assert len(uris) == 60_000

@@ -108,6 +108,7 @@ def test_who_labels_otherwise_has_no_figure():
     assert ratios([result(CEILING, [20]), result(LOCRAY, [10], counts=False)]) == {"small: locray / ceiling": None}
 
 
+@pytest.mark.slow
 def test_processes_of_processes_are_measured():
     child = "import time; b = b'x' * 200_000_000; e = time.process_time() + 1\nwhile time.process_time() < e: pass"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
@@ -122,6 +123,7 @@ def test_a_contender_that_fails_is_told():
         run_measured([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"], {})
 
 
+@pytest.mark.slow
 def test_images_of_both_tiers(tmp_path):
     small, large = make_tiers(None, tmp_path, 3, 2)
     assert [size_of(path) for path in small.folder.iterdir()] == [(300, 300)] * 3

@@ -215,6 +215,7 @@ def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
     assert (folder / "images" / "holiday.jpg").read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_jobs_take_the_same_options() -> None:
     for verb in ("label", "train", "evaluate", "benchmark", "verify", "nightly"):
         command = [sys.executable, f"jobs/{verb}.py", "--help"]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from commands import PROJECT_ROOT
 
 A_RUN = """
@@ -41,6 +42,7 @@ def on_a_terminal(code: str) -> str:
     return shown.decode()
 
 
+@pytest.mark.slow
 def test_a_live_bar_keeps_rays_harmless_messages_off_the_terminal() -> None:
     shown = on_a_terminal(A_RUN)
     assert "━" in shown
@@ -50,6 +52,7 @@ def test_a_live_bar_keeps_rays_harmless_messages_off_the_terminal() -> None:
     assert "a real trouble" in shown
 
 
+@pytest.mark.slow
 def test_elsewhere_plain_lines_that_are_not_broken() -> None:
     done = subprocess.run(
         [sys.executable, "-c", A_RUN], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=60

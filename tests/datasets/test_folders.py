@@ -72,6 +72,7 @@ def test_images_without_any_folder_are_no_data_set(tmp_path):
         read_dataset(str(tmp_path), "folders", "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "count"), [("train", 50_000), ("test", 10_000)])
 def test_cifar10_is_read_from_its_archive(real_data, split, count):
     dataset = read_dataset(str(real_data / "cifar10.zip"), "folders", split)

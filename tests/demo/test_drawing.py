@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def test_the_longer_side_has_its_share_of_the_image(seed, label):
     assert low - 0.01 <= share <= high + 0.01
 
 
+@pytest.mark.slow
 def test_the_shape_is_drawn_where_its_box_says():
     num_without_shadow = 0
     for seed in range(80):
@@ -68,6 +70,7 @@ def test_a_colour_is_far_from_a_plain_ground_whatever_that_is(seed, label, plain
     assert np.linalg.norm(colour - np.array(plain)) >= MIN_CONTRAST
 
 
+@pytest.mark.slow
 def test_shapes_can_be_told_from_busy_grounds():
     """A little is taken away by the shape's own shading and by the grain; some grounds have every colour."""
     contrasts = []

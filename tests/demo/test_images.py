@@ -40,6 +40,7 @@ def test_the_data_set_is_read_back_with_its_splits(tmp_path):
             assert image.size == (record.width_px, record.height_px)
 
 
+@pytest.mark.slow
 def test_the_seed_decides_every_byte(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         write_dataset(tmp_path / name / "data", {"val": 4}, seed)
@@ -56,6 +57,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
     assert few.items() <= many.items()
 
 
+@pytest.mark.slow
 def test_decoding_finds_just_the_errors_that_were_written(unlabelled):
     folder, expected = unlabelled
     outcomes = [decode_image(data, LIMITS) for data in files_below(folder).values()]

@@ -113,6 +113,7 @@ def test_the_limit_decides_of_a_bomb_of_which_pillow_only_warns(archive, oracle,
     assert with_defaults.code == "truncated"
 
 
+@pytest.mark.slow
 def test_many_threads_give_the_same_outcomes_as_one(archive, oracle, outcomes):
     for path, outcome in zip(oracle, decode_all(archive, list(oracle), num_threads=8), strict=True):
         alone = outcomes[path]

@@ -131,6 +131,7 @@ def test_the_size_of_a_refused_image_is_that_of_the_upright_one(image_format, or
     assert (failure.width_px, failure.height_px) == expected
 
 
+@pytest.mark.slow
 def test_a_large_image_within_the_limit_passes_although_pillow_would_warn():
     side = 9_500  # 90 megapixels: more than Image.MAX_IMAGE_PIXELS
     data = saved(Image.new("1", (side, side)), "PNG")

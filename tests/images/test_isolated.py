@@ -63,6 +63,7 @@ def test_a_child_says_what_the_process_itself_would(decode: IsolatedDecoder, rea
     assert len(pids) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deed", "message"),
     [
@@ -110,6 +111,7 @@ def test_memory_has_a_limit(decode: IsolatedDecoder) -> None:
     assert (failure.code, failure.message) == ("too_many_pixels", "MemoryError: ")
 
 
+@pytest.mark.slow
 def test_the_largest_allowed_images_fit_in_the_memory_limit() -> None:
     side = 3000
     pixels = np.linspace(0, 1000, side * side, dtype=np.float32).reshape(side, side)

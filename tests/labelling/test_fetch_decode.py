@@ -80,6 +80,7 @@ def test_a_worklist_that_is_denied_is_an_error() -> None:
         FetchDecode(unreadable(StoreAccessError("access is denied")), SETTINGS)(0)
 
 
+@pytest.mark.slow
 def test_processes_with_little_to_do_resize_without_torch(real_data: Path) -> None:
     at_224 = replace(SETTINGS, input_size_px=224)
     assert at_224.for_run(3000, 2) == replace(at_224, resizer="pillow")

@@ -109,6 +109,7 @@ def pycocotools_precision(results: list[ImageResult], folder: Path) -> tuple[np.
     return evaluation.stats, evaluation.eval["precision"][:, :, :, 0, -1].mean(axis=(0, 1))
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @hypothesis_settings(max_examples=15)
 def test_the_reference_gives_the_same(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:

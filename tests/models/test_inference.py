@@ -61,6 +61,7 @@ def overlaps(one, other):
     return common / (sum(areas) - common)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "least_iou"), [(torch.float32, 0.999), (torch.bfloat16, 0.9)])
 def test_the_answers_are_those_of_the_plain_network(trained, dtype, least_iou):
     images, build = trained
@@ -94,6 +95,7 @@ def test_weights_are_stored_in_the_format_of_the_arithmetic(architecture):
     torch.testing.assert_close(found.scores, plain.scores, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.slow
 def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
     images, build = trained
     network = Network(build(), CPU, torch.float32)

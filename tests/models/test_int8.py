@@ -115,6 +115,7 @@ def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureF
     assert not (folders / "out").exists()
 
 
+@pytest.mark.slow
 @needs_vnni
 def test_a_split_without_images_to_compare_on_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = saved(folders, "localizer/resnet18")
@@ -126,6 +127,7 @@ def test_a_split_without_images_to_compare_on_is_told(folders: Path, capsys: pyt
     assert not (folders / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_would_compute_in_floats_refuses_a_quantised_model(
     folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_small_network_learns_eight_images_by_heart(architecture):
     assert (found.boxes_xyxy_px - wanted.boxes_xyxy_px).abs().max() < 3
 
 
+@pytest.mark.slow
 def test_prediction_is_one_static_graph(network):
     exported = torch.export.export(_Predict(network.eval()), (images(2, network.input_size_px).contiguous(),))
     batch = images(2, network.input_size_px, seed=1).contiguous()

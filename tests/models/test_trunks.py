@@ -50,6 +50,7 @@ def test_a_network_is_cut_at_the_strides_asked_for(name):
     assert trunk.strides == (8, 16, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_network_of_torchvision_becomes_a_localizer_or_is_refused(name):
     with _WeightsOnMeta():
@@ -140,7 +141,7 @@ class LoginPage(BaseHTTPRequestHandler):
 @pytest.fixture
 def login_page():
     with HTTPServer(("127.0.0.1", 0), LoginPage) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -91,6 +91,7 @@ def test_what_cannot_be_looked_at_is_listed_and_what_is_no_file_is_not(tree: Pat
     assert str(tree / "pipe") not in rows
 
 
+@pytest.mark.slow
 def test_large_folders_come_in_batches_of_bounded_size(tmp_path: Path) -> None:
     for number in range(BATCH_ROWS + 500):
         (tmp_path / str(number)).touch()
@@ -98,6 +99,7 @@ def test_large_folders_come_in_batches_of_bounded_size(tmp_path: Path) -> None:
     assert sorted(sizes) == [500, BATCH_ROWS]
 
 
+@pytest.mark.slow
 def test_a_listing_may_be_left_before_its_end(tmp_path: Path) -> None:
     for number in range(2 * BATCH_ROWS + 1):
         (tmp_path / str(number)).touch()

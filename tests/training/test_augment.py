@@ -54,6 +54,7 @@ def test_a_zoomed_object_is_tightly_bounded(scene, seed):
     assert differs(seen) <= 1.5
 
 
+@pytest.mark.slow
 @given(st.tuples(*(scenes(label_id=label_id) for label_id in range(4))), SEEDS)
 def test_every_object_of_a_mosaic_is_tightly_bounded(four, seed):
     seen = augmented(NOTHING, four[0], seed, tiles=four[1:])
@@ -182,6 +183,7 @@ def test_padding_and_boxes_keep_out_of_colour_changes():
 # All together.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_round", "least_share"), [(True, 0.99), (False, 0.97)])
 @settings(max_examples=150)
 @given(st.data(), st.booleans(), st.booleans(), SEEDS)

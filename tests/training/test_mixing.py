@@ -1,6 +1,7 @@
 """Mosaics and pasted objects: whose images they are made of, what they hide, and where their boxes are."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import COLOURS, draw, extent_of, pixels_of, scenes
@@ -33,6 +34,7 @@ def test_a_pasted_object_is_tightly_bounded(donor, seed):
     assert np.abs(seen.objects.boxes_xyxy_px[0] - extent_of(seen.image_hwc_u8, 1)).max() <= 1.5
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     scenes(label_id=0, width=SIDE, height=SIDE, rounds=[False]),
