@@ -88,6 +88,7 @@ def test_the_steady_state_leaves_out_the_first_batch_and_the_last_part():
     ticks = [(100.0, 20), (101.0, 40), (102.0, 60), (103.0, 80), (104.0, 90), (150.0, 100)]
     assert steady(ticks, 100) == pytest.approx(70 / 4)
     assert steady([(100.0, 100)], 100) is None
+    assert steady([(100.0, 20), (100.1, 40), (100.2, 90), (150.0, 100)], 100) is None
 
 
 def test_ratios_are_of_medians():
@@ -186,12 +187,16 @@ def test_locray_is_not_far_below_the_ceiling(tmp_path):
     """The one ratio that is asserted: the best of two rounds each, and half of what it should be. Machines are busy."""
     info = ArtifactInfo(architecture="localizer/resnet18", classes=["a", "b"], input_size=224)
     save_artifact(str(tmp_path / "model"), build_model("localizer/resnet18", 2, 224), info)
-    options = {"model": tmp_path / "model", "small-images": 160, "large-images": 0, "rounds": 2}
+    options = {"model": tmp_path / "model", "small-images": 256, "large-images": 0, "rounds": 2}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
     done = locray("benchmark", "--contenders", "ceiling", "--no-compile", "--json", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    best = {one["contender"]: max(run["images_per_s_steady"] for run in one["runs"]) for one in found["results"]}
+    runs = {one["contender"]: one["runs"] for one in found["results"]}
+    # Where a machine is too fast for so few images to have a steady state, all of them count.
+    has_steady = all(run["images_per_s_steady"] for some in runs.values() for run in some)
+    figure = "images_per_s_steady" if has_steady else "images_per_s"
+    best = {name: max(run[figure] for run in some) for name, some in runs.items()}
     assert best[LOCRAY] >= 0.5 * best[CEILING], done.stderr
     assert all(one["agreement"]["same_rows"] for one in found["results"])
     assert sum(found["breakdown_ms"]["small"].values()) > 0

@@ -37,6 +37,8 @@ FIRST_NIGHT = f"{LOCRAY} first night"
 _CACHE = "XDG_CACHE_HOME"
 STEADY_FROM, STEADY_TO = 0.2, 0.9
 """The steady state: from the batch that completes a fifth of the images to that which completes nine tenths."""
+SHORTEST_STEADY_S = 0.25
+"""What takes less is no steady state: what was ready before it begins comes out at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +211,11 @@ def _run(contender: Contender, tier: Tier, model: str, folder: Path, wanted: Ans
 
 
 def steady(ticks: list[tuple[float, int]], total: int) -> float | None:
-    """Images a second between two moments that are chosen in the same way for everyone; None for too few batches."""
+    """Images a second between two moments that are chosen in the same way for everyone; None for too few images."""
     first = next((tick for tick in ticks if tick[1] >= STEADY_FROM * total), ticks[-1])
     last = next((tick for tick in ticks if tick[1] >= STEADY_TO * total), ticks[-1])
-    if last[0] <= first[0]:
-        return None
-    return (last[1] - first[1]) / (last[0] - first[0])
+    seconds = last[0] - first[0]
+    return (last[1] - first[1]) / seconds if seconds >= SHORTEST_STEADY_S else None
 
 
 def _environment(contender: Contender, folder: Path) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """A benchmark's results as a Markdown page, which is also readable on a terminal. Called by the command line."""
 
-from locray.benchmark.labelling import LabellingSpeed, Result
+from locray.benchmark.labelling import SHORTEST_STEADY_S, LabellingSpeed, Result
 
 _COLUMNS = {
     "images/s steady": "images_per_s_steady",
@@ -21,6 +21,12 @@ def as_markdown(speed: LabellingSpeed) -> str:
         lines += [_row(_cells(result)) for result in speed.results if result.tier == tier]
         lines.append("")
     lines += [f"- {name}: {'no figure' if ratio is None else f'{ratio:.2f}'}" for name, ratio in speed.ratios.items()]
+    lines += [
+        f"- {result.tier}: {result.contender} has no steady state: what lasts less than {SHORTEST_STEADY_S} s is none. "
+        f"Take more images: --{result.tier}-images"
+        for result in speed.results
+        if not result.values("images_per_s_steady")
+    ]
     lines += [f"- one image, {name}: {', '.join(map(str, s))} s" for name, s in speed.one_image_s.items()]
     for tier, steps in speed.breakdown_ms.items():
         shown = ", ".join(f"{step} {milliseconds:.2f}" for step, milliseconds in steps.items())

@@ -25,6 +25,30 @@ _log = logging.getLogger(__name__)
 _ROUNDS = 3
 _WORTHWHILE = 1.04
 _SCORE_BOUND = 0.05
+_SAME_BOX_IOU = 0.9
+_LEAST_SAME_BOXES = 0.5
+"""Of the images. Rounding alone moves few; where a network knows nothing, candidates of one score change places."""
+
+
+class Likeness(NamedTuple):
+    """How near the answers of another form of a network are to its own, for the same images."""
+
+    score_difference: float
+    """The largest one; not a number where a score is none."""
+    same_boxes: float
+    """The share of images whose best box is among the other's, by an IoU of 0.9."""
+
+    @classmethod
+    def of(cls, answer: PredictedBoxes, other: PredictedBoxes) -> "Likeness":
+        """Of two answers of the same shapes."""
+        difference = float((other.scores - answer.scores).abs().max())
+        ious = _iou(answer.boxes_xyxy_px[:, :1], other.boxes_xyxy_px)
+        return cls(difference, float((ious >= _SAME_BOX_IOU).any(1).float().mean()))
+
+    @property
+    def is_close(self) -> bool:
+        """Whether one may stand for the other."""
+        return self.score_difference <= _SCORE_BOUND and self.same_boxes >= _LEAST_SAME_BOXES
 
 
 class Trial(NamedTuple):
@@ -32,13 +56,12 @@ class Trial(NamedTuple):
 
     seconds: float
     seconds_before: float
-    score_difference: float
-    """The largest one; not a number where a score is none."""
+    likeness: Likeness
 
     @property
     def is_won(self) -> bool:
         """Whether it gives the same answers, clearly sooner."""
-        return self.score_difference <= _SCORE_BOUND and self.seconds * _WORTHWHILE < self.seconds_before
+        return self.likeness.is_close and self.seconds * _WORTHWHILE < self.seconds_before
 
 
 class StaticPart(nn.Module):
@@ -142,14 +165,14 @@ class Network:
     def challenge(self, other: StaticNetwork, images_u8: Tensor) -> Trial:
         """Tries another form of the static part on some images; from now on, that one runs if it wins."""
         seconds: dict[StaticNetwork, list[float]] = {other: [], self._static: []}
-        scores: dict[StaticNetwork, Tensor] = {}
+        answers: dict[StaticNetwork, PredictedBoxes] = {}
         for _ in range(_ROUNDS):
             for run, times in seconds.items():
                 start = time.perf_counter()
-                scores[run] = self._predict(run, images_u8).scores
+                answers[run] = self._predict(run, images_u8)
                 times.append(time.perf_counter() - start)
-        difference = _difference(scores[other], scores[self._static])
-        trial = Trial(min(seconds[other]), min(seconds[self._static]), difference)
+        likeness = Likeness.of(answers[self._static], answers[other])
+        trial = Trial(min(seconds[other]), min(seconds[self._static]), likeness)
         if trial.is_won:
             self._take(other, images_u8)
         return trial
@@ -157,10 +180,10 @@ class Network:
     @torch.inference_mode()
     def take_if_same(self, other: StaticNetwork, images_u8: Tensor, answer: PredictedBoxes) -> bool:
         """From now on, another form of the static part runs, if it gives this answer for these images."""
-        is_same = _difference(self._predict(other, images_u8).scores, answer.scores) <= _SCORE_BOUND
-        if is_same:
+        likeness = Likeness.of(answer, self._predict(other, images_u8))
+        if likeness.is_close:
             self._take(other, images_u8)
-        return is_same
+        return likeness.is_close
 
     def be_plain(self) -> None:
         """From now on, nothing that was compiled runs."""
@@ -175,6 +198,9 @@ class Network:
             return self._model.answer(outputs)
 
 
-def _difference(scores: Tensor, others: Tensor) -> float:
-    """The largest one; not a number where a score is none."""
-    return float((scores - others).abs().max())
+def _iou(boxes: Tensor, others: Tensor) -> Tensor:
+    """Of boxes (B, 1, 4) and (B, K, 4): (B, K). Of a box without an area, 1 with itself and no number with others."""
+    top_left = torch.maximum(boxes[..., :2], others[..., :2])
+    common = (torch.minimum(boxes[..., 2:], others[..., 2:]) - top_left).clamp(min=0).prod(-1)
+    areas = [(some[..., 2:] - some[..., :2]).prod(-1) for some in (boxes, others)]
+    return torch.where((boxes == others).all(-1), 1.0, common / (areas[0] + areas[1] - common))

@@ -14,7 +14,7 @@ from locray.models import compiled as compiled_networks
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.compiled import Wanted, cache_folder, find
 from locray.models.compiling import Compilation, Compiler
-from locray.models.inference import Network, Trial
+from locray.models.inference import Likeness, Network, Trial
 
 CPU = torch.device("cpu")
 BATCH = 2
@@ -70,7 +70,9 @@ def test_a_compiled_network_gives_the_same(wanted, kept):
     model = load_artifact(wanted.model_uri).model
     network = Network(model, CPU, torch.bfloat16)
     images = torch.randint(0, 256, (BATCH, 32, 32, 3), dtype=torch.uint8)
-    assert network.challenge(run, images).score_difference < 0.01
+    likeness = network.challenge(run, images).likeness
+    assert likeness.score_difference < 0.01
+    assert likeness.same_boxes == 1
     with torch.inference_mode():
         boxes, _, label_ids = model.answer(run(images))
     own = network.predict(images)
@@ -129,7 +131,7 @@ class ToldTrials(Network):
         assert self.take_if_same(other, images_u8, self.predict(images_u8))
         if not self.is_won:
             self.be_plain()
-        return Trial(1.0, 2.0 if self.is_won else 0.5, 0.0)
+        return Trial(1.0, 2.0 if self.is_won else 0.5, Likeness(0.0, 1.0))
 
     @property
     def is_compiled(self):

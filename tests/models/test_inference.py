@@ -8,8 +8,8 @@ from locray.boxes import Letterbox
 from locray.demo.drawing import SHAPES, draw_sample
 from locray.images.letterbox import letterbox_image
 from locray.models import build_model
-from locray.models.contract import LOSS, Targets
-from locray.models.inference import Network
+from locray.models.contract import LOSS, PredictedBoxes, Targets
+from locray.models.inference import Likeness, Network
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -114,6 +114,7 @@ def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
     assert not network.challenge(wrong, batch).is_won
     assert torch.equal(network.predict(batch).scores, wanted.scores)
     assert not network.challenge(lambda _: (outputs[0], outputs[1] * torch.nan, outputs[2]), batch).is_won
+    assert not network.challenge(lambda _: (outputs[0] / 2, *outputs[1:]), batch).is_won
     assert network.challenge(at_once, batch).is_won
     calls.clear()
     network.predict(batch)
@@ -122,6 +123,25 @@ def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
     few = network.predict(batch[:2])
     assert not calls, "it was made for batches of another shape"
     torch.testing.assert_close(few.scores, wanted.scores[:2])
+
+
+def test_boxes_are_the_same_in_whatever_order_and_not_where_most_are_elsewhere():
+    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 30, 30]]]).repeat(4, 1, 1)
+    answer = PredictedBoxes(boxes, torch.full((4, 2), 0.5), torch.zeros(4, 2).long())
+
+    def like(others):
+        return Likeness.of(answer, answer._replace(boxes_xyxy_px=others))
+
+    assert like(boxes) == like(boxes.flip(1)) == like(boxes + 0.2) == (0, 1)
+    elsewhere = boxes.clone()
+    elsewhere[:3, 0] += 1
+    assert like(elsewhere) == (0, 0.25)
+    assert not like(elsewhere).is_close
+    elsewhere[0] = boxes[0]
+    assert like(elsewhere).is_close
+    assert not like(boxes * torch.nan).is_close
+    nothing = answer._replace(boxes_xyxy_px=boxes * 0)
+    assert Likeness.of(nothing, nothing) == (0, 1)
 
 
 def test_few_images_make_a_small_batch():
