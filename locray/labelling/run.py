@@ -60,7 +60,8 @@ def label(
     pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
     writer = TableWriter.claim(table_uri, identity.model_id)
     writer.clean_up()
-    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    # By their ids runs are put in order; to the millisecond, as a night with nothing to do takes less than a second.
+    run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"[:-3] + f"-{uuid.uuid4().hex[:8]}"
     with Difference.open(
         source, writer.table, identity.model_id, identity.config_hash, retry=config.retry_failed, report=report
     ) as difference:
