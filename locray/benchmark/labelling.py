@@ -6,6 +6,7 @@ that slows down slows all of them.
 
 import importlib.util
 import json
+import math
 import os
 import statistics
 import sys
@@ -75,9 +76,9 @@ class Result:
     runs: list[Run]
 
     def median(self, figure: str) -> float | None:
-        """Of the rounds; None where it is not known, or where the contender labels something else."""
+        """Of the rounds; None where one of them has none, or where the contender labels something else."""
         values = self.values(figure)
-        return statistics.median(values) if values and self.agreement.counts else None
+        return statistics.median(values) if len(values) == len(self.runs) and self.agreement.counts else None
 
     def values(self, figure: str) -> list[float]:
         """Of each round."""
@@ -242,8 +243,9 @@ def ratios(results: list[Result]) -> dict[str, float | None]:
     for tier in dict.fromkeys(result.tier for result in results):
         by_name = {result.contender: result for result in results if result.tier == tier}
         own = by_name[LOCRAY]
-        tuned = [one for name, one in by_name.items() if name.endswith(" tuned")]
-        best = max(tuned, key=lambda one: one.median("images_per_s_steady") or 0, default=None)
+        tuned = [one for name, one in by_name.items() if name.endswith(" tuned") and one.agreement.counts]
+        # One that was too fast to have a steady state is the best, and leaves the ratio without a figure.
+        best = max(tuned, key=lambda one: one.median("images_per_s_steady") or math.inf, default=None)
         others = {
             CEILING: (by_name.get(CEILING), "images_per_s_steady"),
             "best tuned peer": (best, "images_per_s_steady"),

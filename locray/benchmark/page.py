@@ -25,7 +25,7 @@ def as_markdown(speed: LabellingSpeed) -> str:
         f"- {result.tier}: {result.contender} has no steady state: what lasts less than {SHORTEST_STEADY_S} s is none. "
         f"Take more images: --{result.tier}-images"
         for result in speed.results
-        if not result.values("images_per_s_steady")
+        if len(result.values("images_per_s_steady")) < len(result.runs)
     ]
     lines += [f"- one image, {name}: {', '.join(map(str, s))} s" for name, s in speed.one_image_s.items()]
     for tier, steps in speed.breakdown_ms.items():

@@ -32,7 +32,7 @@ _NICENESS = 10
 _EXECUTION_THREADS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
 """What Ray Data calls those threads of an execution that ask Ray for something; the names are private to it."""
 
-_THREADS_END_WITHIN_S = 60.0
+_THREADS_END_WITHIN_S = 10.0
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -125,6 +125,10 @@ def _ending_for_good(tables: Generator[pa.Table]) -> Iterator[Generator[pa.Table
     try:
         with closing(tables):
             yield tables
+    except BaseException as error:
+        # Ray Data's iterators end with their frames, which a traceback keeps.
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         until = time.monotonic() + _THREADS_END_WITHIN_S
         for thread in set(threading.enumerate()) - before:
