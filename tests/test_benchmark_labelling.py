@@ -44,7 +44,7 @@ def answers(num_images, box=BOX, label=0):
 
 def result(contender, speeds, counts=True):
     agreement = Agreement(True, 1.0 if counts else 0.5, 1.0)
-    return Result("small", contender, "float32", agreement, [Run(speed, speed / 2, 1.0, 1.0, 1.0) for speed in speeds])
+    return Result("small", contender, "float32", agreement, [Run(speed, 5.0, 1.0, 1.0, 1.0) for speed in speeds])
 
 
 def size_of(path):
@@ -103,6 +103,13 @@ def test_ratios_are_of_medians():
     assert found["small: locray / ceiling"] == 0.5
     assert found["small: locray / best tuned peer"] == 2
     assert found["small: locray / ray_data"] == 10
+
+
+def test_a_figure_is_of_all_rounds_and_who_is_too_fast_for_one_is_not_passed_over():
+    own, slow = result(LOCRAY, [10, 10, 10]), result("ray_data tuned", [1, 1, 1])
+    found = ratios([slow, result("dataloader tuned", [4, None, None]), own])
+    assert found["small: locray / best tuned peer"] is None
+    assert ratios([slow, result("dataloader tuned", [4], counts=False), own])["small: locray / best tuned peer"] == 10
 
 
 def test_who_labels_otherwise_has_no_figure():

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torchvision.ops import box_iou
 
 from locray.models import cuda, int8
 from locray.models.contract import LabelModel, PredictedBoxes
@@ -42,8 +43,10 @@ class Likeness(NamedTuple):
     def of(cls, answer: PredictedBoxes, other: PredictedBoxes) -> "Likeness":
         """Of two answers of the same shapes."""
         difference = float((other.scores - answer.scores).abs().max())
-        ious = _iou(answer.boxes_xyxy_px[:, :1], other.boxes_xyxy_px)
-        return cls(difference, float((ious >= _SAME_BOX_IOU).any(1).float().mean()))
+        pairs = zip(answer.boxes_xyxy_px[:, :1], other.boxes_xyxy_px, strict=True)
+        # Unused places have boxes without an area, whose overlap is no number.
+        same = [((box_iou(best, boxes) >= _SAME_BOX_IOU) | (best == boxes).all(1)).any() for best, boxes in pairs]
+        return cls(difference, float(torch.stack(same).float().mean()))
 
     @property
     def is_close(self) -> bool:
@@ -196,11 +199,3 @@ class Network:
         outputs = run(images_u8)
         with self._static.autocast():
             return self._model.answer(outputs)
-
-
-def _iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Of boxes (B, 1, 4) and (B, K, 4): (B, K). Of a box without an area, 1 with itself and no number with others."""
-    top_left = torch.maximum(boxes[..., :2], others[..., :2])
-    common = (torch.minimum(boxes[..., 2:], others[..., 2:]) - top_left).clamp(min=0).prod(-1)
-    areas = [(some[..., 2:] - some[..., :2]).prod(-1) for some in (boxes, others)]
-    return torch.where((boxes == others).all(-1), 1.0, common / (areas[0] + areas[1] - common))

@@ -2,9 +2,14 @@
 
 import subprocess
 import sys
+import threading
+from collections.abc import Generator
 
+import pyarrow as pa
 import pytest
 from commands import PROJECT_ROOT
+
+from locray.labelling.pipeline import _ending_for_good
 
 RUNS = """
 import sys, threading, time
@@ -71,3 +76,19 @@ def test_waves_give_each_image_once_workers_errors_come_out_as_themselves_and_wh
     assert model.startswith("UsageError no model at /absent/model: ")
     assert closed == "True True []"
     assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_what_ends_an_execution_within_ray_datas_own_code_ends_its_threads() -> None:
+    from ray.data._internal.block_batching.util import iter_threaded
+
+    def interrupted() -> Generator[pa.Table]:
+        batches = iter_threaded(iter(range(9)), lambda items: items)
+        for item in batches:
+            yield item
+            raise KeyboardInterrupt
+
+    # Who holds the exception holds its frames, and with them whatever is open there.
+    with pytest.raises(KeyboardInterrupt) as held, _ending_for_good(interrupted()) as items:
+        list(items)
+    assert "iter_threaded" not in {thread.name for thread in threading.enumerate()}, held
