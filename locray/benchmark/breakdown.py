@@ -65,10 +65,9 @@ def breakdown(folder: Path, model: str, images_per_s_steady: float | None) -> di
         "commit": committing.total_tt,  # type: ignore[attr-defined]
     }
     found = {name: round(seconds / count * _MS, 3) for name, seconds in steps.items()}
-    if images_per_s_steady:
-        left = cores * _MS / images_per_s_steady - sum(found.values())
-        # Measured by themselves, at another moment, the steps may come to more than the run took.
-        found["framework and waiting"] = round(max(0.0, left), 3)
+    left = cores * _MS / images_per_s_steady - sum(found.values()) if images_per_s_steady else 0.0
+    if left > 0:  # measured by themselves, at another moment, the steps may come to more than the run took
+        found["framework and waiting"] = round(left, 3)
     return found
 
 
