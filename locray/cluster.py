@@ -34,6 +34,9 @@ _HARMLESS = (
     # Of a pool of actors that is shut down at the end of an execution.
     b"The actor is dead because it was killed by `ray.kill`",
 )
+_MAP_WHOLE_BLOCKS = ("map_batches_internal", "_map_batches_without_batch_size_validation")
+"""What `Dataset.map_batches` without its check of the batch size is called, the newest name first."""
+
 _stderr_is_quiet = False
 _is_ours = False
 """Whether this process has started or reached Ray here, and nobody before."""
@@ -84,6 +87,20 @@ def stop_ray() -> None:
 
         with suppress(Exception, KeyboardInterrupt):
             ray.shutdown()
+
+
+def map_blocks(dataset: Any, fn: Any, *, max_rows_per_block: int, **options: Any) -> Any:
+    """`Dataset.map_batches` over whole blocks, also with GPUs, for which the public call wants a number of rows.
+
+    Where Ray lacks the internal call, blocks of `max_rows_per_block` rows still come alone; `fn` may get smaller ones
+    joined with others, and columns that one of them lacks filled with nulls.
+    """
+    for name in _MAP_WHOLE_BLOCKS:
+        map_batches = getattr(dataset, name, None)
+        if map_batches is not None:
+            return map_batches(fn, batch_size=None, zero_copy_batch=True, **options)
+    batch_size = max_rows_per_block if options.get("num_gpus") else None
+    return dataset.map_batches(fn, batch_size=batch_size, zero_copy_batch=True, **options)
 
 
 def _import_libraries() -> None:

@@ -98,10 +98,11 @@ class Pipeline:
         settings = replace(self.predict, num_images=left // layout.num_predictors)
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
-        predicted = decoded.map_batches(
+        predicted = cluster.map_blocks(
+            decoded,
             _PredictStage,
+            max_rows_per_block=worklist.unit_size,
             fn_constructor_args=(settings, layout.threads_a_predictor),
-            batch_size=None,
             batch_format="pyarrow",
             num_cpus=layout.cpus_a_predictor,
             num_gpus=layout.gpus_a_predictor,
@@ -229,7 +230,7 @@ class _PredictStage:
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         if _ERROR in decoded.column_names:
-            return decoded
+            return decoded.select([_ERROR]).filter(decoded[_ERROR].is_valid()).slice(0, 1)
         unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
         deaths = _Attempts.begin(unit)
         with _ending_with_the_gpu():

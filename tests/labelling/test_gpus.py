@@ -1,0 +1,79 @@
+"""Labelling where Ray has GPUs: declared ones, so that any machine runs this. CUDA is in tests/test_cuda.py."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from commands import PROJECT_ROOT
+from deltalake import DeltaTable
+from PIL import Image
+
+from locray import schema
+from locray.cluster import check_gpus
+from locray.errors import UsageError
+
+
+def test_a_machine_alone_that_has_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UsageError, match=r"--device gpu: Ray finds no GPU on this machine.*RAY_ADDRESS"):
+        check_gpus("gpu", 0)
+    with pytest.raises(UsageError, match=r"--jpeg-decoder gpu: Ray finds no GPU on this machine"):
+        check_gpus("gpu", 0, "--jpeg-decoder gpu")
+    check_gpus("gpu", 1)
+    check_gpus("auto", 0)
+    check_gpus("cpu", 0)
+
+
+def test_a_cluster_may_have_some_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_gpus("gpu", 0)
+
+
+LABELS = """
+import sys
+import ray
+from locray import cluster
+from locray.config import LabelConfig
+from locray.labelling import pipeline
+from locray.labelling.run import label
+from locray.progress import ignore
+
+images, artifact, table, fallback = sys.argv[1:]
+if fallback:
+    cluster._MAP_WHOLE_BLOCKS = ()
+ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+config = LabelConfig(images=images, model=artifact, table=table, unit_size=64)
+blocks = []
+rows_of = pipeline.Pipeline.rows
+def counted(self, worklist):
+    for rows in rows_of(self, worklist):
+        blocks.append(rows["ordinal"].to_pylist())
+        yield rows
+pipeline.Pipeline.rows = counted
+summary = label(config, ignore)
+print(summary.ok, summary.deferred, sorted(map(len, blocks)))
+print(all(len({n // 64 for n in block}) == 1 for block in blocks))
+"""
+"""Labels with a declared GPU. Prints the rows of each block, and whether each block is of one unit."""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("fallback", ["", "without Ray's internal call"])
+def test_labels_where_ray_has_a_gpu(tmp_path: Path, artifact: str, fallback: str) -> None:
+    images, table = tmp_path / "images", str(tmp_path / "table")
+    images.mkdir()
+    for number in range(300):
+        Image.new("RGB", (48, 32), (number % 256, 0, 0)).save(images / f"{number:03d}.jpg")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", LABELS, str(images), artifact, table, fallback],
+        cwd=PROJECT_ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    counts, one_unit_a_block = done.stdout.splitlines()
+    assert counts == "300 0 [44, 64, 64, 64, 64]" or (fallback and counts.startswith("300 0 "))
+    assert one_unit_a_block == "True" or fallback
+    uris = DeltaTable(table).to_pyarrow_dataset().to_table([schema.IMAGE_URI])[schema.IMAGE_URI].to_pylist()
+    assert sorted(uris) == sorted(map(str, images.iterdir()))
