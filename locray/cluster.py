@@ -52,10 +52,6 @@ def start_ray(*, verbose: bool) -> None:
     if not ray.is_initialized():
         # Ray waits for its processes most of the time that it takes to start.
         starts_its_own = "RAY_ADDRESS" not in os.environ
-        if starts_its_own:
-            from locray.quick_start import shorten_the_start
-
-            shorten_the_start()
         importing = threading.Thread(target=_import_libraries)
         importing.start()
         with _handler_kept(signal.SIGTERM):
@@ -108,20 +104,19 @@ def _import_libraries() -> None:
     import ray.train  # noqa: F401 (its loggers are there afterwards)
 
 
-def check_gpus(device: str, num_gpus: float, option: str = "--device gpu") -> None:
+def check_gpus(device: str, num_gpus: float) -> None:
     """Refuses to wait for GPUs that can't come.
 
     Args:
         device: What is to run the network.
         num_gpus: How many Ray has.
-        option: What asks for one.
 
     Raises:
         UsageError: `device` is gpu, and Ray runs on this machine alone, where it finds none.
     """
     if device == "gpu" and not num_gpus and "RAY_ADDRESS" not in os.environ:
         raise UsageError(
-            f"{option}: Ray finds no GPU on this machine (`nvidia-smi` says what the system finds). Where a cluster "
+            "--device gpu: Ray finds no GPU on this machine (`nvidia-smi` says what the system finds). Where a cluster "
             "has some, name it in RAY_ADDRESS, or submit the job to it"
         )
 

@@ -23,7 +23,6 @@ MISSING_SINCE = "missing_since"
 
 ORDINAL = "ordinal"
 IMAGE = "image"
-IS_ENCODED = "is_encoded"
 
 LABEL_ID = "label_id"
 LABEL = "label"
@@ -139,9 +138,3 @@ KEY_COLUMNS = [IMAGE_URI, ETAG, MODEL_ID, CONFIG_HASH]
 def decoded_schema(input_size_px: int) -> pa.Schema:
     """`DECODED_SCHEMA` with the pixels: a (input_size, input_size, 3) uint8 letterboxed image a row, flattened."""
     return DECODED_SCHEMA.append(pa.field(IMAGE, pa.list_(pa.uint8(), input_size_px * input_size_px * 3)))
-
-
-ENCODED_SCHEMA = pa.schema(
-    [*DECODED_SCHEMA, pa.field(IMAGE, pa.large_binary()), pa.field(IS_ENCODED, pa.bool_(), nullable=False)]
-)
-"""What leaves the decode stage where a GPU decodes JPEGs: `IMAGE` is the file, or pixels as in `decoded_schema`."""

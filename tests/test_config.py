@@ -82,14 +82,8 @@ def test_the_answer_settings_change_with_what_changes_answers_and_with_nothing_e
         base.answer_settings(224, 0.6),
         LabelConfig(**REQUIRED, max_pixels=5).answer_settings(224, 0.5),
         LabelConfig(**REQUIRED, max_bytes=5).answer_settings(224, 0.5),
-        LabelConfig(**REQUIRED, jpeg_decoder="gpu").answer_settings(224, 0.5),
     }
-    assert len(others | {one}) == 6
-
-
-def test_jpegs_are_not_decoded_on_a_gpu_that_is_not_to_be_used() -> None:
-    with pytest.raises(UsageError, match=r"--jpeg-decoder gpu decodes on the GPU of the network; found --device cpu"):
-        load_config(LabelConfig, flags=REQUIRED | {"jpeg_decoder": "gpu", "device": "cpu"})
+    assert len(others | {one}) == 5
 
 
 def test_every_option_says_what_it_is() -> None:

@@ -1,30 +1,23 @@
 """What runs on a GPU gives what it gives on processors, and the same when it is asked to repeat it."""
 
-import io
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image
 
 from locray import schema
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.images.decode import DecodeLimits
-from locray.labelling.encoded import decode_encoded
 from locray.labelling.fetch_decode import DecodeSettings, decode_rows
 from locray.labelling.identity import PredictorSettings
-from locray.labelling.predictor import Predictor, pixels_of
+from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
-from locray.models import build_model, nvjpeg
+from locray.models import build_model
 from locray.models.inference import Network
-from locray.models.nvjpeg import decode_letterboxed
-from locray.sources.folder import walk
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import make_plan
 from locray.training.start import initial_model
@@ -70,46 +63,6 @@ def test_images_are_labelled_the_same(data: Path, artifact: str) -> None:
         assert len(one) == len(other) == 1
         for name, value in other[0].items():
             assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))
-
-
-def test_jpegs_that_the_gpu_decodes_look_the_same(tmp_path: Path, artifact: str) -> None:
-    cells = np.random.default_rng(0).integers(0, 256, (2, 6, 6, 3), dtype=np.uint8)
-    for cell, size in zip(cells, [(120, 80), (700, 900)], strict=True):
-        Image.fromarray(cell).resize(size).save(tmp_path / f"{size[0]}.jpg", quality=90)
-    whole = (tmp_path / "700.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "no-scan.jpg").write_bytes(whole[:200] + b"\xff\xd9")
-    listing = pa.Table.from_batches(walk(str(tmp_path)), schema.LISTING_SCHEMA).sort_by(schema.IMAGE_URI)
-    listed = InlineWorklist.of(listing, len(listing)).read_unit(0)
-    settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30, keep_jpegs=True)
-    encoded, decoded = (decode_rows(listed, replace(settings, keep_jpegs=keep)) for keep in (True, False))
-    assert encoded[schema.IS_ENCODED].to_pylist()[:3] == [True, True, False]
-    pixels, unanswered = decode_encoded(encoded, settings, torch.device("cuda"), in_child=False)
-    wanted = pixels_of(decoded[schema.IMAGE], 32)
-    assert np.abs(pixels.cpu().numpy()[:2].astype(int) - wanted[:2]).mean() < 2
-    rows = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "gpu", decode=settings))(encoded)
-    assert rows[schema.STATUS].to_pylist() == decoded[schema.STATUS].to_pylist() == ["ok", "ok", "failed", "failed"]
-    assert set(unanswered) <= {3}
-
-
-def test_the_gpu_s_decoder_writes_into_no_memory_that_is_still_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many calls, each of which is given what the one before has freed while the GPU is still at work on it."""
-    cells = np.random.default_rng(0).integers(0, 256, (32, 6, 6, 3), dtype=np.uint8)
-    files = []
-    for cell in cells:
-        buffer = io.BytesIO()
-        Image.fromarray(cell).resize((1200, 900)).save(buffer, "JPEG", quality=90)
-        files.append(buffer.getvalue())
-    sizes = [(1200, 900)] * len(files)
-    alone = torch.zeros((len(files), 64, 64, 3), dtype=torch.uint8, device="cuda")
-    for file, out in zip(files, alone, strict=True):
-        decode_letterboxed([file], sizes[:1], [out])
-        torch.cuda.synchronize()
-    monkeypatch.setattr(nvjpeg, "_PIXELS_AT_ONCE", 3 * 1200 * 900)
-    together = torch.zeros_like(alone)
-    torch.cuda._sleep(10**8)
-    assert decode_letterboxed(files, sizes, list(together)) == []
-    assert torch.equal(together, alone)
 
 
 @pytest.mark.parametrize(("architecture", "size"), [("localizer/resnet18", 64), ("detector/fcos/resnet18", 64)])

@@ -17,8 +17,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import locray
 from locray import storage
 from locray.benchmark.agreement import Agreement, Answers, compare, read_rows, read_table, reference
@@ -170,9 +168,7 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
         for tuned in (False, True)
     ]
     others = [*peers, Contender(CEILING, CEILING, not config.no_compile, read_rows)]
-    if torch.cuda.is_available():
-        others.append(Contender(f"{LOCRAY} nvjpeg", "own", True, read_table))
-    elif not config.no_compile:
+    if not config.no_compile:
         others.append(Contender(FIRST_NIGHT, "own", False, read_table))
     own = Contender(LOCRAY, "own", False, read_table)
     if config.contenders is None:

@@ -3,9 +3,9 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -14,7 +14,6 @@ Precision = Literal["auto", "bf16", "fp32"]
 """Of a network's arithmetic."""
 Device = Literal["auto", "cpu", "gpu"]
 """What a network runs on."""
-JpegDecoder = Literal["cpu", "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +60,6 @@ class Answers(ImageLimits):
         "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
     )
 
-    jpeg_decoder: JpegDecoder = Field(
-        "cpu",
-        description="What decodes JPEGs; gpu leaves those with nothing odd about their headers to the GPU of the "
-        "network, and goes with --device gpu.",
-    )
-
     def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
         """The `config_hash`: what changes a prediction beside the model, as 12 hex digits.
 
@@ -74,7 +67,7 @@ class Answers(ImageLimits):
         another one has labelled.
         """
         settings = {
-            "decode": "scaled" if self.jpeg_decoder == "cpu" else "nvjpeg",
+            "decode": "scaled",
             "input_size_px": input_size_px,
             "max_bytes": self.max_bytes,
             "max_pixels": self.max_pixels,
@@ -95,12 +88,6 @@ class Prediction(Answers, DeviceUse):
     predictors: Positive | None = Field(
         None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
     )
-
-    @model_validator(mode="after")
-    def _gpu_is_used(self) -> Self:
-        if self.jpeg_decoder == "gpu" and self.device == "cpu":
-            raise ValueError("--jpeg-decoder gpu decodes on the GPU of the network; found --device cpu beside it")
-        return self
 
 
 class ModelUse(Prediction):

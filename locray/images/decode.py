@@ -20,7 +20,6 @@ from locray.errors import ErrorCode
 from locray.images.colour import to_rgb
 from locray.images.exif import (
     UPRIGHT,
-    jpeg_segments,
     orientation_of_exif,
     orientation_of_jpeg,
     swaps_sides,
@@ -72,16 +71,6 @@ class DecodedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedJpeg:
-    """A JPEG that is left to a GPU: the whole file, and the size that its header declares. It is upright."""
-
-    data: bytes
-    width_px: int
-    height_px: int
-    format: str = JPEG
-
-
-@dataclass(frozen=True, slots=True)
 class ImageFailure:
     """Why there is no picture; format and upright size as far as they were known."""
 
@@ -117,24 +106,6 @@ def decode_image(
         return fast or _decode_with_pillow(data, name, limits, min_longer_side_px)
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise nearly every type there is on broken data
         return _failure(error, data, name)
-
-
-def left_to_a_gpu(data: bytes, limits: DecodeLimits) -> EncodedJpeg | None:
-    """A JPEG with nothing odd about its header, with an end, and upright; None for what `decode_image` is to see.
-
-    Progressive ones stay here: thousands of scans may be the work of hours, and here a decoder has a deadline.
-    """
-    if len(data) > min(limits.max_bytes, _LARGEST_GPU_JPEG_BYTES) or sniff_format(data) != JPEG:
-        return None
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-    except ValueError:
-        return None
-    is_odd = colours not in _GPU_JPEG_COLOURS or width * height > limits.max_pixels
-    is_baseline = any(marker == _MARKER_BASELINE for marker, _, _ in jpeg_segments(data))
-    if is_odd or not is_baseline or orientation_of_jpeg(data) != UPRIGHT or FORMATS[JPEG].ends_early(data):
-        return None
-    return EncodedJpeg(data, width, height)
 
 
 def _decode_fast_jpeg(

@@ -18,13 +18,11 @@ from locray.errors import DeferralCause, StoreAccessError, StoreError
 from locray.images.decode import (
     DecodedImage,
     DecodeLimits,
-    EncodedJpeg,
     ImageFailure,
     decode_image,
-    left_to_a_gpu,
 )
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
-from locray.images.isolated import IsolatedDecoder, deadline_or_death, decode_or_die
+from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
 from locray.labelling.deaths import MAX_DEATHS
 from locray.labelling.worklist import Worklist
@@ -33,7 +31,6 @@ _PIXELS_THAT_REPAY_TORCH = 1500 * 224**2
 """Of network inputs, in one process: the import takes 1.5 s of a core, and saves a millisecond at 224 x 224 pixels."""
 
 Decode = Callable[[bytes], DecodedImage | ImageFailure]
-DecodeOrKeep = Callable[[bytes], DecodedImage | ImageFailure | EncodedJpeg]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +42,6 @@ class DecodeSettings:
     concurrent_gets: int
     timeout_s: float
     """For the decoding of one image."""
-    keep_jpegs: bool = False
-    """Leave JPEGs as they are, for the GPU of a model worker."""
     resizer: Resizer = "torch"
 
     @property
@@ -70,8 +65,6 @@ class FetchDecode:
     def __call__(self, unit: int, deaths: int = 0) -> pa.Table:
         """The unit's images as a table of `schema.decoded_schema`, in the worklist's order.
 
-        Where JPEGs are to be kept, of `schema.ENCODED_SCHEMA`, unless a process has died over the unit.
-
         Args:
             unit: Its number.
             deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
@@ -87,7 +80,7 @@ class FetchDecode:
             return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s, side_px))
         if deaths < MAX_DEATHS:
             with IsolatedDecoder(limits, timeout_s, side_px) as decode:
-                return decode_rows(rows, replace(self.settings, keep_jpegs=False), decode)
+                return decode_rows(rows, self.settings, decode)
         reason = f"{deaths} processes died over it: too little memory, or a node that fails"
         return _defer(rows, self.settings, DeferralCause.WORKER, reason)
 
@@ -105,8 +98,6 @@ class _Outcome:
     format: str | None = None
     error_code: str | None = None
     error_message: str | None = None
-    jpeg: bytes | None = None
-    """The image, where it is not decoded here."""
 
 
 def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None = None) -> pa.Table:
@@ -118,26 +109,16 @@ def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None 
         decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
 
     Returns:
-        `schema.decoded_schema`, or where the settings keep JPEGs `schema.ENCODED_SCHEMA`.
+        `schema.decoded_schema`.
     """
     limits, side_px = settings.limits, settings.decoded_side_px
     decode = decode or (lambda data: decode_image(data, limits, min_longer_side_px=side_px))
-    decode_or_keep = _keeping_jpegs(decode, settings) if settings.keep_jpegs else decode
     outcomes, images = _untried(rows, settings)
     names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
     for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
-        _settle(outcomes[index], fetched, images[index], decode_or_keep, settings.resizer)
+        _settle(outcomes[index], fetched, images[index], decode, settings.resizer)
     return _as_table(rows, outcomes, images, settings)
-
-
-def _keeping_jpegs(decode: Decode, settings: DecodeSettings) -> DecodeOrKeep:
-    def keep_or_decode(data: bytes) -> DecodedImage | ImageFailure | EncodedJpeg:
-        with deadline_or_death(settings.timeout_s):
-            kept = left_to_a_gpu(data, settings.limits)
-        return kept or decode(data)
-
-    return keep_or_decode
 
 
 def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:
@@ -170,7 +151,7 @@ def _settle(
     outcome: _Outcome,
     fetched: Fetched | ImageFailure | Deferred,
     image: NDArray[np.uint8],
-    decode: DecodeOrKeep,
+    decode: Decode,
     resizer: Resizer,
 ) -> None:
     if isinstance(fetched, Deferred):
@@ -187,9 +168,7 @@ def _settle(
     else:
         decoded = fetched
     outcome.width, outcome.height, outcome.format = decoded.width_px, decoded.height_px, decoded.format
-    if isinstance(decoded, EncodedJpeg):
-        outcome.status, outcome.jpeg = schema.STATUS_OK, decoded.data
-    elif isinstance(decoded, DecodedImage):
+    if isinstance(decoded, DecodedImage):
         outcome.status = schema.STATUS_OK
         letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, image.shape[0])
         letterbox_image(decoded.image_hwc_u8, letterbox, image, resizer)
@@ -214,19 +193,10 @@ def _as_table(
         schema.ERROR_CODE: [outcome.error_code for outcome in outcomes],
         schema.ERROR_MESSAGE: [outcome.error_message for outcome in outcomes],
     }
-    if settings.keep_jpegs:
-        target = schema.ENCODED_SCHEMA
-        columns[schema.IMAGE] = list(map(_encoded_or_pixels, outcomes, images))
-        columns[schema.IS_ENCODED] = [outcome.jpeg is not None for outcome in outcomes]
-    else:
-        target = schema.decoded_schema(settings.input_size_px)
-        pixels = pa.array(images.reshape(-1))
-        columns[schema.IMAGE] = pa.FixedSizeListArray.from_arrays(pixels, images[0].size if len(images) else 1)
+    target = schema.decoded_schema(settings.input_size_px)
+    pixels = pa.array(images.reshape(-1))
+    columns[schema.IMAGE] = pa.FixedSizeListArray.from_arrays(pixels, images[0].size if len(images) else 1)
     return pa.table([_column(columns[field.name], field.type) for field in target], schema=target)
-
-
-def _encoded_or_pixels(outcome: _Outcome, image: NDArray[np.uint8]) -> bytes | None:
-    return outcome.jpeg or (image.tobytes() if outcome.status == schema.STATUS_OK else None)
 
 
 def _column(values: pa.Array | pa.ChunkedArray | list[object], kind: pa.DataType) -> pa.Array | pa.ChunkedArray:

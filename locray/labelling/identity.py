@@ -32,8 +32,6 @@ class PredictorSettings:
     device: Device = "auto"
     num_images: int = 0
     """How many it will have to label, as far as that is known: some work pays only where enough is left."""
-    decode: DecodeSettings | None = None
-    """For the JPEGs that are left to it, where some are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +58,7 @@ class Identity:
         size, default = artifact.info.input_size, artifact.info.score_threshold
         threshold = default if config.score_threshold is None else config.score_threshold
         limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
-        on_gpu = config.jpeg_decoder == "gpu"
-        decode = DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s, keep_jpegs=on_gpu)
-        device: Device = "gpu" if on_gpu else config.device
+        decode = DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s)
         return cls(
             model_id=artifact.model_id,
             config_hash=config.answer_settings(size, threshold),
@@ -72,7 +68,6 @@ class Identity:
                 threshold,
                 config.batch_size,
                 config.precision,
-                device,
-                decode=decode if on_gpu else None,
+                config.device,
             ),
         )

@@ -280,7 +280,7 @@ class _Layout:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_cpus, num_gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
         device = predict.device
-        cluster.check_gpus(device, num_gpus, "--device gpu" if predict.decode is None else "--jpeg-decoder gpu")
+        cluster.check_gpus(device, num_gpus)
         if device == "gpu":
             return cls(num_cpus, num_predictors or max(1, num_gpus), 1, 1, None)
         if device == "auto" and num_gpus:

@@ -96,10 +96,10 @@ def _measure(sample: pa.Table, identity: Identity) -> float | None:
     """Seconds that an image of the sample takes on this machine once everything is warm; None where none can be timed.
 
     A child decodes them first: an image that crashes its decoder or hangs it is left out. What workers would do is
-    timed, and they decode in their own process, here always on the CPU.
+    timed, and they decode in their own process.
     """
     rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
-    settings = replace(identity.decode, keep_jpegs=False)
+    settings = identity.decode
     with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
         tried = decode_rows(rows, settings, decode)
     rows = rows.filter(pc.invert(pc.is_in(tried[schema.ERROR_CODE], value_set=_POISONS)))
@@ -110,7 +110,7 @@ def _measure(sample: pa.Table, identity: Identity) -> float | None:
     decoded = decode_rows(rows, settings)
     decode_s = (time.perf_counter() - started) / num_cores
     # On this machine, whatever it has: the GPUs that are wanted may be on others.
-    predictor = Predictor(replace(identity.predict, device="auto", decode=None), num_threads=num_cores)
+    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=num_cores)
     predictor(decoded)
     started = time.perf_counter()
     predictor(decoded)

@@ -6,6 +6,7 @@ A plain callable that knows nothing of Ray.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,14 +14,12 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
-from locray.labelling.encoded import Unanswered, decode_encoded
 from locray.labelling.identity import PredictorSettings
-from locray.models import int8, nvjpeg
+from locray.models import int8
 from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
 from locray.models.compiled import Wanted
@@ -31,6 +30,13 @@ from locray.models.inference import Network
 from locray.models.precision import dtype_for
 
 
+class _Unanswered(NamedTuple):
+    """Why the model has no answer for an image that could be decoded."""
+
+    code: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Answers:
     """What the model says of the rows that it has an answer for, and why it has none for the others."""
@@ -39,10 +45,10 @@ class _Answers:
     boxes_xyxy_px: NDArray[np.float64]
     scores: NDArray[np.float32]
     label_ids: NDArray[np.int64]
-    without: dict[int, Unanswered]
+    without: dict[int, _Unanswered]
 
     @classmethod
-    def none(cls, without: dict[int, Unanswered]) -> "_Answers":
+    def none(cls, without: dict[int, _Unanswered]) -> "_Answers":
         """There is an answer for no row."""
         boxes_xyxy_px, scores, label_ids = np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64)
         return cls(np.zeros(0, np.intp), boxes_xyxy_px, scores, label_ids, without)
@@ -61,8 +67,6 @@ class Predictor:
         self._device = device = _device(settings.device)
         if device.type == "cpu":
             keep_freed_memory()
-        if settings.decode is not None:
-            nvjpeg.check_works(device)
         dtype = dtype_for(settings.precision, device)
         if artifact.info.int8_ranges is not None:
             int8.check_runs_on(device)
@@ -79,7 +83,7 @@ class Predictor:
         """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.
 
         Args:
-            decoded: Of `schema.decoded_schema` or `schema.ENCODED_SCHEMA`.
+            decoded: Of `schema.decoded_schema`.
             deaths: How many processes have died over it.
         """
         self._use_threads()
@@ -89,13 +93,7 @@ class Predictor:
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         if not len(rows):
             return self._as_table(decoded, _Answers.none({}))
-        if schema.IS_ENCODED not in decoded.column_names:
-            return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._input_size_px), rows))
-        assert self._settings.decode is not None
-        images, without = decode_encoded(decoded, self._settings.decode, self._device, in_child=deaths > 0)
-        answers = self._predict(images, np.setdiff1d(rows, list(without)))
-        answers.without.update(without)
-        return self._as_table(decoded, answers)
+        return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._input_size_px), rows))
 
     def _use_threads(self) -> None:
         # OpenMP has a number for each thread that calls it, and Ray calls from more than one. What torch computes
@@ -103,9 +101,9 @@ class Predictor:
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
 
-    def _predict(self, images: NDArray[np.uint8] | Tensor, rows: NDArray[np.intp]) -> _Answers:
+    def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Answers:
         batch_size = self._settings.batch_size
-        failed: dict[int, Unanswered] = {}
+        failed: dict[int, _Unanswered] = {}
         parts: list[tuple[NDArray[np.intp], PredictedBoxes]] = []
         choices = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         batches = self._batches(images, choices)
@@ -123,7 +121,7 @@ class Predictor:
                         raise
                     except Exception as error:  # noqa: BLE001
                         told = next(iter(str(error).splitlines()), type(error).__name__)
-                        failed[int(row)] = Unanswered(ErrorCode.MODEL_ERROR, told)
+                        failed[int(row)] = _Unanswered(ErrorCode.MODEL_ERROR, told)
         if not parts:
             return _Answers.none(failed)
         self._network.wait()
@@ -132,19 +130,12 @@ class Predictor:
         boxes_px = boxes_px.astype(np.float64)
         finite = np.isfinite(boxes_px).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
         for row in answered[~finite]:
-            failed[int(row)] = Unanswered(ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
+            failed[int(row)] = _Unanswered(ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
         return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
 
-    def _batches(self, images: NDArray[np.uint8] | Tensor, choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
+    def _batches(self, images: NDArray[np.uint8], choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
         """The chosen rows of images (n, S, S, 3), filled up to batches of a shape that the network likes."""
         missing = [self._network.places(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
-        if isinstance(images, Tensor):
-            order = torch.from_numpy(np.concatenate(choices)).to(images.device)
-            on_device = torch.split(order, [len(rows) for rows in choices])
-            return (
-                functional.pad(images[rows], (0, 0) * 3 + (0, more))
-                for rows, more in zip(on_device, missing, strict=True)
-            )
         return self._network.uploaded(
             np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]
             for rows, more in zip(choices, missing, strict=True)
@@ -164,7 +155,7 @@ class Predictor:
             names = (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)
             changed = {name: decoded[name].to_pylist() for name in names}
             for row, why in answers.without.items():
-                changed[schema.STATUS][row] = why.status
+                changed[schema.STATUS][row] = schema.STATUS_FAILED
                 changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = str(why.code), why.message
             columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
         columns[schema.DETECTIONS] = self._detections(decoded, answers)

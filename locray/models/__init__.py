@@ -1,9 +1,5 @@
 """The networks, their parts, and the artifact that holds one. Called by training, labelling and evaluation."""
 
-# isort: off
-from locray.models import lean_torchvision  # noqa: F401 (before all that imports torchvision)
-# isort: on
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol

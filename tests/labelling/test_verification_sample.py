@@ -16,7 +16,6 @@ from PIL import Image
 
 from locray import schema
 from locray.config import Prediction, VerifyConfig
-from locray.config.common import JpegDecoder
 from locray.errors import ExitCode, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
@@ -64,8 +63,8 @@ def table(images: Path, artifact: str, tmp_path: Path) -> Path:
     return labelled(images, artifact, tmp_path / "table")
 
 
-def labelled(images: Path, artifact: str, table: Path, jpeg_decoder: JpegDecoder = "cpu") -> Path:
-    identity = Identity.of(artifact, Prediction(precision="fp32", jpeg_decoder=jpeg_decoder))
+def labelled(images: Path, artifact: str, table: Path) -> Path:
+    identity = Identity.of(artifact, Prediction(precision="fp32"))
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     unit = InlineWorklist.of(listed, len(listed)).read_unit(0)
     predictor = Predictor(replace(identity.predict, device="cpu"), num_threads=1)
@@ -90,29 +89,6 @@ def test_single_images_agree_with_batches(table: Path, images: Path, artifact: s
     assert found.exit_code is ExitCode.DONE
     assert verified(table, model=artifact, sample=5).compared == 5
     assert verified(table, model=f"{found.model_id}/{found.config_hash}", images=str(images)).sampled == 0
-
-
-def test_jpegs_that_were_left_to_the_network_are_decoded_by_a_child(
-    images: Path, artifact: str, tmp_path: Path
-) -> None:
-    """And what that child refuses, as a GPU's decoder may not have done, is left out of the comparison."""
-    table = labelled(images, artifact, tmp_path / "table", "gpu")
-    options = {"model": artifact, "jpeg_decoder": "gpu", "images": str(images)}
-    found = verified(table, **options)
-    assert (found.faults, found.pending, found.notes, found.compared) == ({}, {}, {}, 12)
-
-    (file,) = DeltaTable(table).file_uris()
-    stored = pq.ParquetFile(file).read()
-    rows = stored.to_pylist()
-    whole = next(row for row in rows if row[schema.STATUS] == schema.STATUS_OK)
-    broken = next(row for row in rows if row[schema.STATUS] == schema.STATUS_FAILED)
-    kept = {schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES, schema.LAST_MODIFIED}
-    broken |= {name: value for name, value in whole.items() if name not in kept}
-    pq.write_table(pa.Table.from_pylist(rows, schema=stored.schema), file)
-    found = verified(table, **options)
-    assert (Check.PREDICTION in found.faults, found.compared) == (False, 12)
-    (told,) = found.notes[Check.NOT_COMPARED].first
-    assert told.startswith(broken[schema.IMAGE_URI])
 
 
 def change_label(row: dict[str, Any]) -> None:

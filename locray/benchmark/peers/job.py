@@ -28,10 +28,7 @@ class Job:
     model: str
     output: Path
     tuned: bool = False
-    """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes.
-
-    Of locray itself, which does all that by itself: JPEGs are left to the GPU.
-    """
+    """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes."""
 
     @classmethod
     def from_arguments(cls) -> "Job":

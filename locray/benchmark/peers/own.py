@@ -1,7 +1,4 @@
-"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's.
-
-Tuned, it leaves JPEGs to the GPU.
-"""
+"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's."""
 
 import sys
 
@@ -37,7 +34,6 @@ def main() -> None:
         model=job.model,
         table=str(job.output / ROWS),
         unit_size=unit_size,
-        jpeg_decoder="gpu" if job.tuned else "cpu",
     )
     exit_code = label(config, _NotingConsole(Ticks(job.output)))
     cluster.stop_ray()

@@ -112,7 +112,6 @@ def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
         score_threshold=config.score_threshold,
         batch_size=1,
         precision=config.precision,
-        jpeg_decoder=config.jpeg_decoder,
     )
     identity = Identity.of(config.model, prediction)
     return Owner(identity.model_id, identity.config_hash), identity

@@ -75,8 +75,8 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
     assert identity.predict.batch_size == 1
     if not len(rows):
         return 0
-    settings = replace(identity.decode, keep_jpegs=False)
-    predict = replace(identity.predict, device="auto", decode=None)
+    settings = identity.decode
+    predict = replace(identity.predict, device="auto")
     predictor = Predictor(predict, num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
     compared = 0
@@ -92,9 +92,7 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
 def _compare(row: dict[str, Any], again: dict[str, Any], identity: Identity, findings: Findings) -> bool:
     """Whether the row could be compared with the new prediction of its image; what was found goes to the findings."""
     uri = row[schema.IMAGE_URI]
-    # What a GPU's decoder lets pass may be refused here.
-    is_refused = identity.decode.keep_jpegs and again[schema.STATUS] == schema.STATUS_FAILED
-    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE or is_refused:
+    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE:
         findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {again[schema.ERROR_MESSAGE]}"])
         return False
     differs = difference(row, again, identity)
