@@ -51,17 +51,12 @@ def start_ray(*, verbose: bool) -> None:
 
     if not ray.is_initialized():
         # Ray waits for its processes most of the time that it takes to start.
-        starts_its_own = "RAY_ADDRESS" not in os.environ
         importing = threading.Thread(target=_import_libraries)
         importing.start()
         with _handler_kept(signal.SIGTERM):
             ray.init(**_init_arguments(verbose=verbose))
         _is_ours = True
         importing.join()
-        if starts_its_own:
-            from locray.single_node import do_without_helpers
-
-            do_without_helpers()
     _import_libraries()
     if not verbose:
         _quiet_loggers()

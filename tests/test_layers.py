@@ -20,7 +20,7 @@ LAYERS = {
     0: {"errors", "names", "schema", "boxes", "config", "progress", "signals"},
     1: {"storage", "model_files", "sources", "images", "datasets", "metrics"},
     2: {"models"},
-    3: {"cluster", "single_node", "training", "labelling", "evaluation"},
+    3: {"cluster", "training", "labelling", "evaluation"},
     4: {"benchmark", "demo", "report", "explain", "console", "commands", "cli"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -42,7 +42,7 @@ NOT_BESIDE = {
 FIRST_LAYER_WITH_TORCH = 2
 MODULES_WITH_TORCH_BELOW = {"images.letterbox"}
 """The resizing of images: faster than Pillow's."""
-MODULES_WITH_RAY = {"cluster", "single_node", "training.loop", "labelling.pipeline"}
+MODULES_WITH_RAY = {"cluster", "training.loop", "labelling.pipeline"}
 MODULES_BESIDE_US = "benchmark.peers."
 """Programs that locray is measured against: they show what other frameworks do, so they import them."""
 MAX_LINES = 400
