@@ -27,7 +27,7 @@ format: install
 
 # With photographs of your own: make benchmark IMAGES=folder MODEL=folder DAFT=folder
 benchmark: install
-	$(BIN)/locray benchmark --output benchmark.md $(if $(IMAGES),--images $(IMAGES)) $(if $(MODEL),--model $(MODEL)) $(if $(DAFT),--daft $(DAFT))
+	$(BIN)/python -m benchmarks labelling --output benchmark.md $(if $(IMAGES),--images $(IMAGES)) $(if $(MODEL),--model $(MODEL)) $(if $(DAFT),--daft $(DAFT))
 
 install: $(INSTALLED)
 

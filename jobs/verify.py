@@ -2,7 +2,7 @@
 
 import sys
 
-from locray.cli import main
+from locray.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["verify", *sys.argv[1:]]))

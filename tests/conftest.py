@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from s3_server import (
+
+from tests.helpers.s3_server import (
     PORT_OPTIONS,
     S3Bucket,
     S3Server,
@@ -108,9 +109,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small network with random weights: one detection an image."""
     import torch
 
-    from locray.model_files import ArtifactInfo
-    from locray.models import build_model
+    from locray.models.architectures import build_model
     from locray.models.artifact import save_artifact
+    from locray.models.files import ArtifactInfo
 
     torch.manual_seed(0)
     folder = str(tmp_path_factory.mktemp("artifact"))

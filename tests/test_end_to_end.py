@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from commands import locray
 from deltalake import DeltaTable
-from s3_server import S3Bucket
 
 from locray import schema, storage
 from locray.datasets import read_dataset
+from tests.helpers.commands import locray
+from tests.helpers.s3_server import S3Bucket
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 

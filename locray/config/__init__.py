@@ -16,8 +16,6 @@ from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, Stat
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationUse,
-    BenchmarkConfig,
-    BenchmarkTrainingConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -31,8 +29,6 @@ __all__ = [
     "ENVIRONMENT_PREFIX",
     "Answers",
     "AugmentationUse",
-    "BenchmarkConfig",
-    "BenchmarkTrainingConfig",
     "CommandConfig",
     "DatasetUse",
     "DemoConfig",

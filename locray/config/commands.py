@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
-    BenchmarkConfig,
-    BenchmarkTrainingConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -27,8 +25,6 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "nightly": NightlyConfig,
     "status": StatusConfig,
     "verify": VerifyConfig,
-    "benchmark": BenchmarkConfig,
-    "benchmark-training": BenchmarkTrainingConfig,
 }
 
 

@@ -1,4 +1,4 @@
-"""The demo, from nothing to a page of labelled pictures: the whole story in one function. Called by commands.py."""
+"""The demo, from nothing to a page of labelled pictures: the whole story in one function. Called by cli/commands.py."""
 
 import json
 import shutil
@@ -17,9 +17,9 @@ from locray.evaluation.run import EvaluationSummary, evaluate
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.labelling.run import label
 from locray.labelling.summary import LabelSummary
-from locray.labelling.table import open_table
 from locray.progress import Report
 from locray.report.page import Box, Failure, Page, Picture, render
+from locray.table.open import open_table
 from locray.training.run import train
 
 DATASET_COUNTS = {"train": 640, "val": 96, "test": 160}

@@ -14,7 +14,7 @@ from locray.evaluation.same_image import file_name, match_uris
 from locray.evaluation.truth import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
 from locray.labelling.identity import Identity, named_identity
-from locray.labelling.table import open_table
+from locray.table.open import open_table
 
 _COLUMNS = (
     schema.IMAGE_URI,

@@ -20,11 +20,11 @@ import obstore
 
 from locray.errors import DeferralCause, ErrorCode, StoreError
 from locray.images.decode import ImageFailure
-from locray.images.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
 from locray.images.waiting import ByteBudget, Room
 from locray.storage.archive_directory import MemberError, MemberTrouble
 from locray.storage.archives import read_member
 from locray.storage.files import file_etag
+from locray.storage.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
 from locray.storage.s3 import Retries, bare_etag, client, quoted_etag, store
 from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from locray import schema
 from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
-from locray.labelling.fates import Fates
-from locray.labelling.writer import TableWriter
+from locray.labelling.outcomes import Fates
+from locray.table.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
 """Deferred images that a summary names; `fates` knows of all."""

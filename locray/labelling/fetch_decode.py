@@ -24,7 +24,7 @@ from locray.images.decode import (
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
-from locray.labelling.deaths import MAX_DEATHS
+from locray.labelling.crashes import MAX_DEATHS
 from locray.labelling.worklist import Worklist
 
 _PIXELS_THAT_REPAY_TORCH = 1500 * 224**2

@@ -7,7 +7,7 @@ from locray import storage
 from locray.config import Device, Precision, Prediction
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
-from locray.model_files import read_artifact_info, read_weights
+from locray.models.files import read_artifact_info, read_weights
 
 _NAMED = re.compile(r"([A-Za-z0-9_.-]+@[0-9a-f]{12})(?:/([0-9a-f]{12}))?")
 

@@ -16,12 +16,13 @@ from typing import Any, cast
 
 import pyarrow as pa
 
-from locray import cluster, schema
+from locray import schema
 from locray.errors import LocrayError, StoreError, WorkersFailedError
-from locray.labelling.deaths import MAX_DEATHS, given_up
+from locray.labelling.crashes import MAX_DEATHS, given_up
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
+from locray.ray_runtime.start import check_gpus, map_blocks, start_ray
 
 UNITS_A_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
@@ -51,7 +52,7 @@ class Pipeline:
 
     def start(self) -> None:
         """Starts Ray, or connects to it, ahead of `rows`: it gets ready while the driver does something else."""
-        cluster.start_ray(verbose=self.verbose)
+        start_ray(verbose=self.verbose)
 
     def rows(self, worklist: Worklist) -> Generator[pa.Table]:
         """Predicted rows (`schema.PREDICTED_SCHEMA`) of all units, in whatever order they are done.
@@ -98,7 +99,7 @@ class Pipeline:
         settings = replace(self.predict, num_images=left // layout.num_predictors)
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
-        predicted = cluster.map_blocks(
+        predicted = map_blocks(
             decoded,
             _PredictStage,
             max_rows_per_block=worklist.unit_size,
@@ -247,7 +248,7 @@ def _ending_with_the_gpu() -> Iterator[None]:
     except LocrayError:
         raise
     except Exception as error:
-        from locray.models.cuda import NO_FAULT_OF_AN_IMAGE
+        from locray.inference.cuda import NO_FAULT_OF_AN_IMAGE
 
         if isinstance(error, NO_FAULT_OF_AN_IMAGE):
             traceback.print_exc()
@@ -280,7 +281,7 @@ class _Layout:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         num_cpus, num_gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
         device = predict.device
-        cluster.check_gpus(device, num_gpus)
+        check_gpus(device, num_gpus)
         if device == "gpu":
             return cls(num_cpus, num_predictors or max(1, num_gpus), 1, 1, None)
         if device == "auto" and num_gpus:

@@ -1,4 +1,4 @@
-"""What a labelling run would do, without doing it: counts, and an estimate from a sample. Called by commands.py."""
+"""What a labelling run would do, without doing it: counts, and an estimate from a sample. Called by cli/commands.py."""
 
 import os
 import time
@@ -15,10 +15,10 @@ from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
-from locray.labelling.table import Outside, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
+from locray.table.open import Outside, check_apart, holds_rows, open_table
 
 SECONDS_AN_HOUR = 3600
 _POISONS = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))

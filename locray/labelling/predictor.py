@@ -18,16 +18,16 @@ from torch import Tensor
 from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
+from locray.inference import int8
+from locray.inference.allocator import keep_freed_memory
+from locray.inference.compiled import Wanted
+from locray.inference.compiling import Compiler
+from locray.inference.cuda import NO_FAULT_OF_AN_IMAGE
+from locray.inference.network import Network
+from locray.inference.precision import dtype_for
 from locray.labelling.identity import PredictorSettings
-from locray.models import int8
-from locray.models.allocator import keep_freed_memory
 from locray.models.artifact import load_artifact
-from locray.models.compiled import Wanted
-from locray.models.compiling import Compiler
-from locray.models.contract import PredictedBoxes
-from locray.models.cuda import NO_FAULT_OF_AN_IMAGE
-from locray.models.inference import Network
-from locray.models.precision import dtype_for
+from locray.models.interface import PredictedBoxes
 
 
 class _Unanswered(NamedTuple):

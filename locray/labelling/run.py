@@ -11,19 +11,19 @@ from datetime import UTC, datetime
 from locray import schema, storage
 from locray.config import LabelConfig
 from locray.errors import DeferralCause, StoreError
+from locray.labelling.abort_policy import Judge, why_none
+from locray.labelling.canary import Control
 from locray.labelling.committer import Committer
-from locray.labelling.control import Control
+from locray.labelling.deferred_list import begin_deferred, write_deferred
 from locray.labelling.identity import Identity
-from locray.labelling.image_list import begin_deferred, write_deferred
-from locray.labelling.judge import Judge, why_none
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
-from locray.labelling.table import Outside, check_apart, holds_rows, open_table
 from locray.labelling.worklist import Difference, Worklist
-from locray.labelling.writer import TableWriter
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
+from locray.table.open import Outside, check_apart, holds_rows, open_table
+from locray.table.writer import TableWriter
 
 
 def label(

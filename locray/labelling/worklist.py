@@ -18,10 +18,10 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import ErrorCode
-from locray.labelling.data_files import scan_texts
-from locray.labelling.scratch import create_from, scratch_database
 from locray.progress import Report, ignore, telling
 from locray.sources import Source
+from locray.storage.scratch_database import create_from, scratch_database
+from locray.table.data_files import scan_texts
 
 UNITS_A_FILE = 64
 DRAWN_IMAGES = 256

@@ -1,4 +1,4 @@
-"""Networks to and from an artifact's files (`locray.model_files`). Called by all that train or predict.
+"""Networks to and from an artifact's files (`locray.models.files`). Called by all that train or predict.
 
 Loading never unpickles: an artifact from a stranger is data, not code.
 """
@@ -15,7 +15,8 @@ from torch import nn
 
 from locray import storage
 from locray.errors import UsageError
-from locray.model_files import (
+from locray.models.architectures import build_model
+from locray.models.files import (
     INFO_FILE,
     WEIGHTS_FILE,
     ArtifactDescription,
@@ -24,8 +25,7 @@ from locray.model_files import (
     read_artifact_info,
     read_weights,
 )
-from locray.models import build_model
-from locray.models.contract import LabelModel
+from locray.models.interface import LabelModel
 
 
 @dataclass(frozen=True, slots=True)

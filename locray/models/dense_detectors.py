@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from locray.models.contract import LOSS, Normalise, PredictedBoxes, Targets
+from locray.models.backbones import Trunk
 from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
+from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
 from locray.models.pyramids import CoarserMaps, Pyramid
-from locray.models.trunks import Trunk
 
 MAX_DETECTIONS = 100
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from locray.models.contract import NO_OBJECT, PredictedBoxes, Targets
+from locray.models.interface import NO_OBJECT, PredictedBoxes, Targets
 
 MAX_CANDIDATES = 1000
 """Candidates of an image that go into the suppression."""

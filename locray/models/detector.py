@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from locray.errors import UsageError
-from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, LabelModel, Normalise
+from locray.models.backbones import build_trunk, split
 from locray.models.dense_detectors import Fcos, RetinaNet, SsdLite
 from locray.models.faster_rcnn import FasterRcnn
+from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, LabelModel, Normalise
 from locray.models.pyramids import CoarserMaps, Pyramid
 from locray.models.small_detectors import SMALL_DETECTORS
-from locray.models.trunks import build_trunk, split
 from locray.models.weights import fill, is_file, read_state, torchvision_state
 from locray.names import did_you_mean
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from locray.models.contract import LOSS, Normalise, PredictedBoxes, Targets
+from locray.models.backbones import Trunk
 from locray.models.dense_detectors import MAX_DETECTIONS, anchors_xyxy_px
 from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
+from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
 from locray.models.pyramids import Pyramid
-from locray.models.trunks import Trunk
 
 _PARTS = {
     "loss_classifier": "class_loss",

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locray.errors import UsageError
-from locray.models.contract import IMAGENET_MEAN, IMAGENET_STD, LOSS, LabelModel, Normalise, Targets
+from locray.models.backbones import Trunk, build_trunk
+from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, LOSS, LabelModel, Normalise, Targets
 from locray.models.single_object import SingleObject, box_loss, classification_loss
-from locray.models.trunks import Trunk, build_trunk
 
 DEFAULT_INPUT_SIZE_PX = 224
 _STRIDE = 16

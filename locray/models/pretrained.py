@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from locray.models.contract import TRUNK
-from locray.models.trunks import Trunk
+from locray.models.backbones import Trunk
+from locray.models.interface import TRUNK
 
 
 def pretrained_stages(model: nn.Module) -> list[list[nn.Parameter]]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import generalized_box_iou_loss
 
-from locray.models.contract import NO_OBJECT, PredictedBoxes
+from locray.models.interface import NO_OBJECT, PredictedBoxes
 
 
 class SingleObject(nn.Module):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from locray.errors import UsageError
-from locray.models.contract import LOSS, LabelModel, Normalise, Targets
+from locray.models.interface import LOSS, LabelModel, Normalise, Targets
 from locray.models.single_object import SingleObject, box_loss, boxes_of_logits, classification_loss
 
 DEFAULT_INPUT_SIZE_PX = 32

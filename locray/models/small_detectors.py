@@ -18,8 +18,8 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import MultiScaleRoIAlign
 
+from locray.models.backbones import Trunk
 from locray.models.pyramids import CoarserMaps, Pyramid, coarser_maps, group_norm, small_pyramid
-from locray.models.trunks import Trunk
 
 _STRIDES = (8, 16, 32)
 _CHANNELS = 128

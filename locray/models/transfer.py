@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from locray.errors import UsageError
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import LoadedArtifact, load_artifact
-from locray.models.contract import TRUNK, LabelModel
+from locray.models.interface import TRUNK, LabelModel
 
 _NAMED = 3
 

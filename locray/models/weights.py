@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from locray import storage
 from locray.errors import UsageError
-from locray.model_files import has_artifact
+from locray.models.files import has_artifact
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 # Checkpoints of torchvision before 0.2, and those with frozen batch norms, lack this counter; only cumulative

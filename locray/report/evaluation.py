@@ -1,4 +1,4 @@
-"""The page of an evaluation, one offline HTML file. Called by commands.py; training's page shows its parts as well."""
+"""The page of an evaluation, one offline HTML file. Training's page shows its parts as well."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
-"""The page of a night: what was done, what was found, and the nights before it. Called by commands.py."""
+"""The page of a night: what was done, what was found, and the nights before it. Called by cli/commands.py."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from locray import schema, storage
 from locray.errors import ExitCode
-from locray.labelling.nightly.records import page_uri, read_records
-from locray.labelling.nightly.run import Night
-from locray.labelling.verification.findings import MEANING, Finding
+from locray.nightly.records import page_uri, read_records
+from locray.nightly.run import Night
 from locray.report.charts import Chart, Line, line_chart
 from locray.report.html import render_template
+from locray.verification.findings import MEANING, Finding
 
 MOST_NIGHTS = 60
 NIGHTS_IN_A_TABLE = 14

@@ -17,7 +17,7 @@ from locray.datasets import Dataset, read_dataset
 from locray.datasets.records import LeftOut
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.models.contract import NO_OBJECT
+from locray.models.interface import NO_OBJECT
 from locray.progress import Progress, Report
 from locray.report.figures import Box, Picture, figure, hues
 from locray.report.html import render_template

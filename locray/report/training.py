@@ -1,4 +1,4 @@
-"""The page of a training: its curves, and the new model on the validation split. Called by commands.py."""
+"""The page of a training: its curves, and the new model on the validation split. Called by cli/commands.py."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from locray.models.contract import NO_OBJECT
+from locray.models.interface import NO_OBJECT
 from locray.training.checkpoints import Place
 from locray.training.plan import TrainPlan
 from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES, Batch, BatchMaker

@@ -14,13 +14,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from locray import cluster, storage
+from locray import storage
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
-from locray.models import build_model
-from locray.models.contract import LabelModel
-from locray.models.precision import dtype_for
+from locray.inference.precision import dtype_for
+from locray.models.architectures import build_model
+from locray.models.interface import LabelModel
 from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
+from locray.ray_runtime.start import check_gpus, start_ray
 from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.determinism import repeat_exactly
@@ -29,8 +30,8 @@ from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.placement import placement
 from locray.training.plan import TrainPlan
+from locray.training.process_group import Team
 from locray.training.supervision import supervise
-from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
 # Left alone, glibc gives the memory of each large tensor back to the system, and takes it page by page for the next.
@@ -95,7 +96,7 @@ def _tell_damaged(latest: Latest, report: Callable[[Progress], object], known: S
 
 
 def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, latest: Latest, report: Report) -> None:
-    cluster.start_ray(verbose=plan.verbose)
+    start_ray(verbose=plan.verbose)
     import ray
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -104,7 +105,7 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
     assert isinstance(model, torch.nn.Module)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
-    cluster.check_gpus(plan.device, sum(node.get("GPU", 0) for node in resources))
+    check_gpus(plan.device, sum(node.get("GPU", 0) for node in resources))
     scaling = placement(plan, resources)
     on_gpus = scaling.get("use_gpu", False)
     report(Progress(f"training on {'GPUs' if on_gpus else 'processors'}"))

@@ -10,7 +10,7 @@ from locray.metrics.calibration import best_cut, judge
 from locray.metrics.detection import mean_average_precision
 from locray.metrics.localization import localization
 from locray.metrics.results import ImageResult
-from locray.models.contract import NO_OBJECT, PredictedBoxes
+from locray.models.interface import NO_OBJECT, PredictedBoxes
 from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES
 
 CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY = "class_accuracy", "mean_iou", "localization_accuracy"

@@ -11,7 +11,7 @@ from locray.config import Device, Precision, TrainConfig
 from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.models import default_input_size_px
+from locray.models.architectures import default_input_size_px
 from locray.training.augment import Augmentation
 from locray.training.optimise import OptimiserSettings
 from locray.training.samples import OUTCOME_NAMES, OUTCOMES, BatchMaker, Order, Packed

@@ -10,8 +10,8 @@ from locray import __version__, storage
 from locray.config import TrainConfig
 from locray.datasets.records import LeftOut
 from locray.errors import UsageError
-from locray.model_files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
 from locray.models.artifact import save_artifact
+from locray.models.files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
 from locray.progress import Progress, Report
 from locray.training.history import read_history, settle_history
 from locray.training.loop import Fitted, fit

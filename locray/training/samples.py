@@ -18,7 +18,7 @@ from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decod
 from locray.images.exif import boxes_in_upright_frame
 from locray.images.fetch import Deferred
 from locray.images.letterbox import decoded_side_px, letterbox_image
-from locray.models.contract import NO_OBJECT
+from locray.models.interface import NO_OBJECT
 from locray.schema import STATUS_DEFERRED
 from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
 from locray.training.gathering import Outcome, gather

@@ -5,8 +5,8 @@ import torch
 from locray import storage
 from locray.config import TrainConfig
 from locray.errors import UsageError
-from locray.models import build_model
-from locray.models.contract import LabelModel
+from locray.models.architectures import build_model
+from locray.models.interface import LabelModel
 from locray.models.pretrained import pretrained_stages
 from locray.models.transfer import take_over
 from locray.models.weights import is_artifact

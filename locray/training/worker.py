@@ -21,8 +21,8 @@ from locray.training.history import PRECISION_BITS, WORKERS, best_of, is_over, w
 from locray.training.learner import Learner
 from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
+from locray.training.process_group import Signal, Team
 from locray.training.samples import BatchMaker
-from locray.training.team import Signal, Team
 
 _SECONDS_BETWEEN_POSTS = 2.0
 _SECONDS_BETWEEN_SAVES = 600.0

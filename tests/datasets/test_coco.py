@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from annotated import annotations, close, corners, images, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
 from locray.datasets.coco import parse_coco, write_coco
 from locray.datasets.records import Described
 from locray.errors import UsageError
+from tests.helpers.annotated import annotations, close, corners, images, names_below, write
 
 CATEGORIES = [{"id": 7, "name": "cow"}, {"id": 90, "name": "ant", "supercategory": "insect"}]
 

@@ -4,7 +4,6 @@ import posixpath
 import zipfile
 
 import pytest
-from annotated import write
 
 from locray.datasets import list_splits, read_dataset
 from locray.datasets.coco import write_coco
@@ -14,6 +13,7 @@ from locray.datasets.records import Described
 from locray.datasets.regions import write_regions
 from locray.datasets.voc import write_voc
 from locray.datasets.yolo import write_data_yaml, write_yolo
+from tests.helpers.annotated import write
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 import pytest
-from annotated import names_below, write
 
 from locray.datasets import Annotation, list_splits, read_dataset
 from locray.datasets.folders import places_of
 from locray.errors import UsageError
+from tests.helpers.annotated import names_below, write
 
 
 def places(*paths):

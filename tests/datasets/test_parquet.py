@@ -1,7 +1,6 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from annotated import annotations, corners, images, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +9,7 @@ from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
 from locray.datasets.parquet import parse_table, read_table, to_table, write_parquet
 from locray.datasets.records import Described
 from locray.errors import UsageError
+from tests.helpers.annotated import annotations, corners, images, names_below, write
 
 COW = Annotation("cow", (1, 2, 3, 4))
 

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-from annotated import images, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +8,7 @@ from locray.datasets import Annotation, list_splits, read_dataset
 from locray.datasets.records import Described
 from locray.datasets.regions import parse_regions, write_regions
 from locray.errors import UsageError
+from tests.helpers.annotated import images, names_below, write
 
 
 @given(images(sides=st.integers(1, 5000), min_objects=1))

@@ -1,13 +1,13 @@
 from collections import Counter
 
 import pytest
-from annotated import images
 from hypothesis import given
 
 from locray.datasets import list_splits, read_dataset
 from locray.datasets.records import Annotation, Described
 from locray.datasets.voc import parse_voc, write_voc
 from locray.errors import UsageError
+from tests.helpers.annotated import images
 
 BOX = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3.5</xmax><ymax>4</ymax></bndbox>"
 COW = f"<object><name> cow </name>{BOX}</object>"

@@ -1,5 +1,4 @@
 import pytest
-from annotated import annotations, names_below, write
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -7,6 +6,7 @@ from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
 from locray.datasets.records import Described
 from locray.datasets.yolo import parse_yolo, write_data_yaml, write_yolo
 from locray.errors import UsageError
+from tests.helpers.annotated import annotations, names_below, write
 
 CLASSES = ["cow", "ant"]
 LINE = "1 0.5 0.5 0.5 0.25\n"

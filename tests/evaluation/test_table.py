@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from test_cli import locray, refused
 
 from locray import schema
 from locray.config import EvaluateConfig
@@ -21,11 +20,12 @@ from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
-from locray.labelling.writer import TableWriter
-from locray.model_files import ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
+from locray.models.files import ArtifactInfo
 from locray.progress import ignore
+from locray.table.writer import TableWriter
+from tests.cli.test_cli import locray, refused
 
 MODEL_ID, CONFIG = "small_cnn@0123456789ab", "ba9876543210"
 

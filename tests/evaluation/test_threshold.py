@@ -7,13 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
-from evaluation.test_table import write
-from in_process import InProcess, without_ray
-from models.test_detectors import make_lively
-from one_thread import one_thread
 
 from locray import schema
 from locray.config import EvaluateConfig
+from locray.convert.export_check import check_images
 from locray.datasets.csv_boxes import write_csv
 from locray.datasets.records import Annotation, Described
 from locray.demo.images import write_dataset
@@ -21,11 +18,14 @@ from locray.evaluation.figures import Figures
 from locray.evaluation.run import evaluate
 from locray.labelling.identity import Identity
 from locray.labelling.worklist import InlineWorklist
-from locray.model_files import ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
-from locray.models.export_check import check_images
+from locray.models.files import ArtifactInfo
 from locray.progress import ignore
+from tests.evaluation.test_table import write
+from tests.helpers.in_process import InProcess, without_ray
+from tests.helpers.one_thread import one_thread
+from tests.models.test_detectors import make_lively
 
 __all__ = ["one_thread", "without_ray"]
 

@@ -5,9 +5,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from faults.commit_path import Place, Templates, made_images, made_templates
-from s3_proxy import S3Proxy, s3_proxy
-from s3_server import S3Bucket, S3Server, new_bucket, new_client
+
+from tests.helpers.commit_path import Place, Templates, made_images, made_templates
+from tests.helpers.s3_proxy import S3Proxy, s3_proxy
+from tests.helpers.s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 
 @pytest.fixture(scope="session")

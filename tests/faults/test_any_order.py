@@ -13,19 +13,19 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
-from faults.commit_path import assert_whole
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
-from labelling.rows import predicted
 
 from locray import schema, storage
 from locray.errors import DeferralCause, ErrorCode, FencedError, StoreError
 from locray.labelling import worklist
-from locray.labelling import writer as writing
 from locray.labelling.committer import Committer
 from locray.labelling.worklist import Difference, InlineWorklist, num_units
-from locray.labelling.writer import TableWriter
+from locray.table import writer as writing
+from locray.table.writer import TableWriter
+from tests.helpers.commit_path import assert_whole
+from tests.helpers.rows import predicted
 
 MODEL_ID = "net@0123456789ab"
 CONFIG_HASH = "c0ffee"

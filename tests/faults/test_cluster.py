@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import start_locray
 from deltalake import DeltaTable
-from faults.images import Versions, check_whole, fill_folder, summary_of
-from processes import children_of, raylet_pid, title_of, wait_for
+
+from tests.helpers.commands import start_locray
+from tests.helpers.fault_images import Versions, check_whole, fill_folder, summary_of
+from tests.helpers.processes import children_of, raylet_pid, title_of, wait_for
 
 pytestmark = pytest.mark.ray
 

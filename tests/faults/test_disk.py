@@ -11,15 +11,23 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from commands import killed_at_the_end, locray
-from faults.images import Versions, check_sound, check_whole, fill_bucket, fill_folder, label, summary_of
-from processes import DEADLINE_S
-from s3_proxy import Answer, Forward, Request, S3Proxy, honest
-from s3_server import S3Bucket
-from small_disk import Disk, small_disk
 
 from locray.errors import StoreError
-from locray.labelling.scratch import scratch_database
+from locray.storage.scratch_database import scratch_database
+from tests.helpers.commands import killed_at_the_end, locray
+from tests.helpers.fault_images import (
+    Versions,
+    check_sound,
+    check_whole,
+    fill_bucket,
+    fill_folder,
+    label,
+    summary_of,
+)
+from tests.helpers.processes import DEADLINE_S
+from tests.helpers.s3_proxy import Answer, Forward, Request, S3Proxy, honest
+from tests.helpers.s3_server import S3Bucket
+from tests.helpers.small_disk import Disk, small_disk
 
 NUM_IMAGES = 240
 OPTIONS = ("--unit-size", "8", "--commit-rows", "8")

@@ -9,19 +9,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from faults.commit_path import assert_whole, listing_of
-from faults.made_up import MENDED, MadeUpPipeline
 
 from locray.config import LabelConfig
 from locray.errors import FencedError, StoreError
-from locray.labelling import run, writer
-from locray.labelling.fates import Bitmap
-from locray.labelling.table import create_table, open_table
-from locray.labelling.verification.findings import Check
-from locray.labelling.verification.table import check_table
+from locray.labelling import run
+from locray.labelling.outcomes import Bitmap
 from locray.labelling.worklist import Worklist
-from locray.labelling.writer import TableWriter
 from locray.progress import ignore
+from locray.table import writer
+from locray.table.open import create_table, open_table
+from locray.table.writer import TableWriter
+from locray.verification.findings import Check
+from locray.verification.table import check_table
+from tests.helpers.commit_path import assert_whole, listing_of
+from tests.helpers.made_up import MENDED, MadeUpPipeline
 
 guarded = pytest.mark.parametrize("guard", [True, False], ids=["with the guard", "without"])
 

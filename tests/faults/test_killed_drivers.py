@@ -7,7 +7,9 @@ A driver that is killed before a request leaves what one leaves that is killed a
 import signal
 
 import pytest
-from faults.commit_path import (
+
+from locray.errors import ExitCode
+from tests.helpers.commit_path import (
     AFTER_A_CRASH,
     FIRST_NIGHT,
     RETRY,
@@ -27,8 +29,6 @@ from faults.commit_path import (
     named,
     request_lost,
 )
-
-from locray.errors import ExitCode
 
 FIRST_COMMIT = FIRST_NIGHT.mutations.index("commit")
 

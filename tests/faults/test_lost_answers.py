@@ -4,7 +4,9 @@ So it does where only the last request, which tidies up, is refused.
 """
 
 import pytest
-from faults.commit_path import (
+
+from locray import storage
+from tests.helpers.commit_path import (
     AFTER_A_CRASH,
     FIRST_NIGHT,
     RETRY,
@@ -21,9 +23,7 @@ from faults.commit_path import (
     named,
     request_lost,
 )
-from s3_proxy import Answer, Forward
-
-from locray import storage
+from tests.helpers.s3_proxy import Answer, Forward
 
 pytestmark = pytest.mark.s3
 

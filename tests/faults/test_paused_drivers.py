@@ -3,7 +3,9 @@
 import threading
 
 import pytest
-from faults.commit_path import (
+
+from locray.errors import ExitCode
+from tests.helpers.commit_path import (
     FIRST_NIGHT,
     RETRY,
     SECOND_NIGHT,
@@ -21,10 +23,8 @@ from faults.commit_path import (
     paused_after,
     paused_before,
 )
-from faults.made_up import ENDS_WITHIN_S
-from s3_proxy import Answer, Forward, Request
-
-from locray.errors import ExitCode
+from tests.helpers.made_up import ENDS_WITHIN_S
+from tests.helpers.s3_proxy import Answer, Forward, Request
 
 pytestmark = pytest.mark.s3
 

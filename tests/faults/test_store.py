@@ -18,16 +18,25 @@ from urllib.parse import parse_qs, quote
 from uuid import uuid4
 
 import pytest
-from commands import locray
 from deltalake import DeltaTable
-from faults.images import Done, Versions, check_sound, check_whole, fill_bucket, label, picture, summary_of
-from faults.made_up import without_ray
-from s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, honest, s3_proxy
-from s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 from locray import schema, storage
-from locray.labelling.control import CONTROL_IMAGES
-from locray.labelling.table import open_table
+from locray.labelling.canary import CONTROL_IMAGES
+from locray.table.open import open_table
+from tests.helpers.commands import locray
+from tests.helpers.fault_images import (
+    Done,
+    Versions,
+    check_sound,
+    check_whole,
+    fill_bucket,
+    label,
+    picture,
+    summary_of,
+)
+from tests.helpers.made_up import without_ray
+from tests.helpers.s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, honest, s3_proxy
+from tests.helpers.s3_server import S3Bucket, S3Server, new_bucket, new_client
 
 pytestmark = pytest.mark.s3
 

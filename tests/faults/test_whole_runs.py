@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from commands import start_locray
-from faults.commit_path import (
+
+from locray.errors import ExitCode
+from locray.verification.findings import Check
+from tests.helpers.commands import start_locray
+from tests.helpers.commit_path import (
     AtMutation,
     Deed,
     Place,
@@ -20,11 +23,8 @@ from faults.commit_path import (
     over_in_any_case,
     paused_before,
 )
-from faults.images import Done, Versions, check_sound, check_whole, fill_folder, summary_of
-from faults.made_up import ENDS_WITHIN_S, stop
-
-from locray.errors import ExitCode
-from locray.labelling.verification.findings import Check
+from tests.helpers.fault_images import Done, Versions, check_sound, check_whole, fill_folder, summary_of
+from tests.helpers.made_up import ENDS_WITHIN_S, stop
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from orientations import ALL, AS_STORED, ORIENTATION, exif_block, stored, upright_picture
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -18,6 +17,7 @@ from locray.images.exif import (
     orientation_of_jpeg,
     to_upright,
 )
+from tests.helpers.orientations import ALL, AS_STORED, ORIENTATION, exif_block, stored, upright_picture
 
 LIMITS = DecodeLimits(max_bytes=50_000_000, max_pixels=64_000_000)
 

@@ -14,15 +14,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from s3_proxy import BUSY, Answer, Forward, Request, honest, s3_proxy
-from s3_server import S3Bucket, S3Server, free_ports
 
 from locray.errors import DeferralCause, ErrorCode
 from locray.images.decode import ImageFailure
 from locray.images.fetch import Deferred, Fetched, FetchRequest, Outcome, fetch_images
-from locray.images.retries import A_SUCCESS, RetryBudget
 from locray.storage import local_uri
+from locray.storage.retries import A_SUCCESS, RetryBudget
 from locray.storage.s3 import Retries
+from tests.helpers.s3_proxy import BUSY, Answer, Forward, Request, honest, s3_proxy
+from tests.helpers.s3_server import S3Bucket, S3Server, free_ports
 
 LIMIT_BYTES = 1000
 FEW_RETRIES = Retries(max_retries=2, first_backoff_s=0.01, max_backoff_s=0.02, total_s=10)

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import PROJECT_ROOT
 from PIL import Image
-from poison import install_broken_decoder, poison
 
 from locray.images import isolated
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.isolated import IsolatedDecoder
+from tests.helpers.commands import PROJECT_ROOT
+from tests.helpers.poison import install_broken_decoder, poison
 
 LIMITS = DecodeLimits(max_bytes=10_000_000, max_pixels=1_000_000)
 SHORT_S = 0.5

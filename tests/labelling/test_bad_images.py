@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from commands import locray
 from deltalake import DeltaTable
-from orientations import ALL, exif_block, stored
 from PIL import Image, ImageOps
-from processes import peak_memory_bytes, raylet_pid
-from s3_server import S3Server, new_bucket, new_client
 
 from locray import schema, storage
-from locray.labelling.verification.table import check_table
+from locray.verification.table import check_table
+from tests.helpers.commands import locray
+from tests.helpers.orientations import ALL, exif_block, stored
+from tests.helpers.processes import peak_memory_bytes, raylet_pid
+from tests.helpers.s3_server import S3Server, new_bucket, new_client
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 

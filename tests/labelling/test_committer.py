@@ -8,9 +8,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from faults.made_up import MadeUpPipeline
-from labelling.rows import predicted
-from processes import wait_for
 
 from locray import schema
 from locray.config import LabelConfig
@@ -18,8 +15,11 @@ from locray.errors import ErrorCode, FencedError
 from locray.labelling import run
 from locray.labelling.committer import Committer
 from locray.labelling.worklist import Worklist
-from locray.labelling.writer import TableWriter
 from locray.progress import ignore
+from locray.table.writer import TableWriter
+from tests.helpers.made_up import MadeUpPipeline
+from tests.helpers.processes import wait_for
+from tests.helpers.rows import predicted
 
 DENIED = ErrorCode.ACCESS_DENIED
 MODEL_ID = "net@0123456789ab"

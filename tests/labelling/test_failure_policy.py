@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
-from faults.made_up import without_ray
 from PIL import Image
-from s3_proxy import Answer, Forward, Request, s3_proxy
-from s3_server import S3Bucket, S3Server
 
 from locray import schema
+from tests.helpers.made_up import without_ray
+from tests.helpers.s3_proxy import Answer, Forward, Request, s3_proxy
+from tests.helpers.s3_server import S3Bucket, S3Server
 
 pytestmark = pytest.mark.s3
 

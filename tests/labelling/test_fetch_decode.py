@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from commands import PROJECT_ROOT
-from poison import install_broken_decoder, poison
 
 from locray import schema
 from locray.errors import StoreAccessError, StoreError
 from locray.images.decode import DecodeLimits
-from locray.labelling.deaths import MAX_DEATHS
+from locray.labelling.crashes import MAX_DEATHS
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode, decode_rows
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
+from tests.helpers.commands import PROJECT_ROOT
+from tests.helpers.poison import install_broken_decoder, poison
 
 SETTINGS = DecodeSettings(
     32, DecodeLimits(max_bytes=50_000_000, max_pixels=10_000_000), concurrent_gets=16, timeout_s=60

@@ -1,4 +1,4 @@
-"""Labelling where Ray has GPUs: declared ones, so that any machine runs this. CUDA is in tests/test_cuda.py."""
+"""Labelling where Ray has GPUs: declared ones run on any machine. CUDA is in tests/inference/test_cuda.py."""
 
 import os
 import subprocess
@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import PROJECT_ROOT
 from deltalake import DeltaTable
 from PIL import Image
 
 from locray import schema
-from locray.cluster import check_gpus
 from locray.errors import UsageError
+from locray.ray_runtime.start import check_gpus
+from tests.helpers.commands import PROJECT_ROOT
 
 
 def test_a_machine_alone_that_has_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_a_cluster_may_have_some_later(monkeypatch: pytest.MonkeyPatch) -> None:
 LABELS = """
 import sys
 import ray
-from locray import cluster
+from locray.ray_runtime import start
 from locray.config import LabelConfig
 from locray.labelling import pipeline
 from locray.labelling.run import label
@@ -40,7 +40,7 @@ from locray.progress import ignore
 
 images, artifact, table, fallback = sys.argv[1:]
 if fallback:
-    cluster._MAP_WHOLE_BLOCKS = ()
+    start._MAP_WHOLE_BLOCKS = ()
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 config = LabelConfig(images=images, model=artifact, table=table, unit_size=64)
 blocks = []

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from labelling.rows import predicted
 
 from locray import schema
 from locray.errors import StoreError
-from locray.labelling.nightly.listing import KeptSource
+from locray.nightly.listing import KeptSource
 from locray.sources import open_source
+from tests.helpers.rows import predicted
 
 
 class Failing:

@@ -7,9 +7,9 @@ from collections.abc import Generator
 
 import pyarrow as pa
 import pytest
-from commands import PROJECT_ROOT
 
 from locray.labelling.pipeline import _ending_for_good
+from tests.helpers.commands import PROJECT_ROOT
 
 RUNS = """
 import sys, threading, time

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from commands import PROJECT_ROOT, locray
 from deltalake import DeltaTable
-from faults.images import Done, summary_of
-from faults.made_up import BROKEN_DECODER, without_ray
-from poison import install_broken_decoder, install_broken_network, plain_picture, poison
 
 from locray import schema
-from locray.labelling.deaths import MAX_DEATHS
+from locray.labelling.crashes import MAX_DEATHS
+from tests.helpers.commands import PROJECT_ROOT, locray
+from tests.helpers.fault_images import Done, summary_of
+from tests.helpers.made_up import BROKEN_DECODER, without_ray
+from tests.helpers.poison import install_broken_decoder, install_broken_network, plain_picture, poison
 
 
 class Accident:

@@ -15,9 +15,9 @@ from locray.boxes import Letterbox
 from locray.errors import UsageError
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
-from locray.model_files import ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
+from locray.models.files import ArtifactInfo
 
 SIZE = 64
 FRAMES = [(64, 64), (128, 64), (32, 60)]

@@ -18,14 +18,14 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 import safetensors.numpy
-from commands import locray
 from deltalake import DeltaTable
-from faults.made_up import without_ray
 from PIL import Image
-from s3_server import S3Bucket
 
 from locray import schema, storage
-from locray.model_files import INFO_FILE, WEIGHTS_FILE
+from locray.models.files import INFO_FILE, WEIGHTS_FILE
+from tests.helpers.commands import locray
+from tests.helpers.made_up import without_ray
+from tests.helpers.s3_server import S3Bucket
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

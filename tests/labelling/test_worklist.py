@@ -8,16 +8,16 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from labelling.rows import predicted
-from s3_proxy import Answer, s3_proxy
-from s3_server import S3Bucket, S3Server
 
 from locray import schema
 from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
 from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
-from locray.labelling.writer import TableWriter
 from locray.progress import Progress
+from locray.table.writer import TableWriter
+from tests.helpers.rows import predicted
+from tests.helpers.s3_proxy import Answer, s3_proxy
+from tests.helpers.s3_server import S3Bucket, S3Server
 
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")

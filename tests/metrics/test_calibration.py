@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from metrics.results import BOX, FAR, result
 
 from locray.metrics.calibration import Judged, best_cut, calibration, judge
+from tests.helpers.metric_results import BOX, FAR, result
 
 
 def test_error_by_hand() -> None:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from metrics.results import BOX, FAR, HALF, result
 
 from locray.metrics.classification import class_metrics, confusion_matrix
 from locray.metrics.detection import detection
 from locray.metrics.results import ImageResult
+from tests.helpers.metric_results import BOX, FAR, HALF, result
 
 
 def table(results: list[ImageResult]) -> dict[str, tuple[float | None, ...]]:

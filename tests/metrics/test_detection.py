@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from metrics.random_images import LABELS, random_image
-from metrics.results import BOX, FAR, HALF, result
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from locray.metrics.detection import detection, mean_average_precision
 from locray.metrics.results import ImageResult
+from tests.helpers.metric_results import BOX, FAR, HALF, result
+from tests.helpers.random_images import LABELS, random_image
 
 
 def test_a_perfect_and_a_useless_detector() -> None:

@@ -1,9 +1,9 @@
 """Localization on cases whose answers are known by hand."""
 
 import pytest
-from metrics.results import BOX, FAR, HALF, result
 
 from locray.metrics.localization import localization
+from tests.helpers.metric_results import BOX, FAR, HALF, result
 
 
 def test_localization_by_hand() -> None:

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from metrics.random_images import random_image
-from metrics.results import BOX, FAR, HALF, result
 
 from locray.metrics.classification import class_metrics, confusion_matrix
 from locray.metrics.detection import detection
 from locray.metrics.matching import NOTHING, match, one_object_each
+from tests.helpers.metric_results import BOX, FAR, HALF, result
+from tests.helpers.random_images import random_image
 
 
 def test_an_object_is_found_once_by_the_best_score_of_its_class() -> None:

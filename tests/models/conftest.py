@@ -1,5 +1,5 @@
 """What tests of this folder share."""
 
-from one_thread import one_thread
+from tests.helpers.one_thread import one_thread
 
 __all__ = ["one_thread"]

@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 
 from locray.errors import UsageError
-from locray.model_files import INFO_FILE, WEIGHTS_FILE, ArtifactInfo, has_artifact, read_artifact_info
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
+from locray.models.files import INFO_FILE, WEIGHTS_FILE, ArtifactInfo, has_artifact, read_artifact_info
 
 INFO = ArtifactInfo(
     architecture="localizer/mobilenet_v3_small",

@@ -7,8 +7,8 @@ from torch import nn
 from torchvision.models import detection
 
 from locray.errors import UsageError
-from locray.models import build_model
-from locray.models.contract import TRUNK
+from locray.models.architectures import build_model
+from locray.models.interface import TRUNK
 
 pytestmark = pytest.mark.slow
 

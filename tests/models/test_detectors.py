@@ -9,10 +9,10 @@ from torch import nn
 from torchvision.models import detection
 
 from locray.errors import UsageError
-from locray.models import build_model, default_input_size_px
-from locray.models.contract import LOSS, NO_OBJECT, Targets
+from locray.models.architectures import build_model, default_input_size_px
 from locray.models.detections import Candidates, suppress, target_lists
 from locray.models.detector import DETECTORS
+from locray.models.interface import LOSS, NO_OBJECT, Targets
 from locray.models.pretrained import freeze_trunk, pretrained_stages, training_mode
 
 SMALL = [f"detector/{name}/resnet18" for name in DETECTORS]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from locray.errors import UsageError
-from locray.models import build_model, default_input_size_px
-from locray.models.contract import LOSS, NO_OBJECT, Targets
+from locray.models.architectures import build_model, default_input_size_px
+from locray.models.interface import LOSS, NO_OBJECT, Targets
 
 NETWORKS = [("small_cnn", 32), ("small_resnet", 32), ("localizer/resnet18", 64), ("localizer/mobilenet_v2", 64)]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from locray.errors import UsageError
-from locray.model_files import WEIGHTS_FILE, ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
+from locray.models.files import WEIGHTS_FILE, ArtifactInfo
 from locray.models.transfer import take_over
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from metrics.results import BOX, FAR, HALF, result
 from PIL import Image
 
 from locray.datasets.records import Dataset, Record
@@ -17,6 +16,7 @@ from locray.images.decode import DecodeLimits
 from locray.metrics.results import ImageResult
 from locray.report.evaluation import MOST_CLASSES, evaluation_parts, write_evaluation_page
 from locray.report.evaluation_pictures import worst_pictures
+from tests.helpers.metric_results import BOX, FAR, HALF, result
 
 LIMITS = DecodeLimits(max_bytes=2**24, max_pixels=2**24)
 

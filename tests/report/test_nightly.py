@@ -8,14 +8,14 @@ import pytest
 
 from locray import schema
 from locray.errors import ExitCode
-from locray.labelling.nightly.compaction import Compaction
-from locray.labelling.nightly.deleted import Deleted
-from locray.labelling.nightly.records import write_record
-from locray.labelling.nightly.run import Night
 from locray.labelling.summary import LabelSummary
-from locray.labelling.verification.findings import Check, Finding
-from locray.labelling.verification.run import Verification
+from locray.nightly.compaction import Compaction
+from locray.nightly.deleted import Deleted
+from locray.nightly.records import write_record
+from locray.nightly.run import Night
 from locray.report.nightly import charts, write_night_page
+from locray.verification.findings import Check, Finding
+from locray.verification.run import Verification
 
 
 def night_of(table: Path, day: int, *, faults: dict[Check, Finding] | None = None) -> Night:

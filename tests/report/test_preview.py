@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from report.test_page import Elements
 
-from locray.cli import main
+from locray.cli.main import main
 from locray.demo.images import write_dataset
+from tests.report.test_page import Elements
 
 NUM_VERSIONS = 6
 

@@ -5,21 +5,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from in_process import InProcess, without_ray
-from one_thread import one_thread
-from report.test_evaluation import Page
 
 from locray.config import TrainConfig
 from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.labelling.identity import PredictorSettings
-from locray.model_files import ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
+from locray.models.files import ArtifactInfo
 from locray.progress import ignore
 from locray.report.training import write_training_page
 from locray.training.history import write_history
+from tests.helpers.in_process import InProcess, without_ray
+from tests.helpers.one_thread import one_thread
+from tests.report.test_evaluation import Page
 
 __all__ = ["one_thread", "without_ray"]
 

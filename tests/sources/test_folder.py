@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from listings import listed, uris
 
 from locray.errors import StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
 from locray.sources import open_source
 from locray.sources.glob import matches
 from locray.sources.source import BATCH_ROWS
+from tests.helpers.listings import listed, uris
 
 NAMES = [
     "a.jpg",

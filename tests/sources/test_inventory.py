@@ -13,14 +13,14 @@ from urllib.parse import quote_plus
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from faults.images import label
-from listings import listed, uris
-from s3_server import S3Bucket
 
 from locray.errors import ExitCode, StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
 from locray.sources import open_source
 from locray.sources.source import BATCH_ROWS
+from tests.helpers.fault_images import label
+from tests.helpers.listings import listed, uris
+from tests.helpers.s3_server import S3Bucket
 
 ODD_KEYS = ["a b+c%20.JPG", "ünï/日本", "new\nline", '"quoted", with comma', "NULL", "x" * 1024, "no-ending", "/a//b"]
 MODIFIED = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from listings import uris
-from s3_server import S3Bucket, S3Server
 
 from locray.errors import StoreAccessError, UsageError
 from locray.sources import open_source
+from tests.helpers.listings import uris
+from tests.helpers.s3_server import S3Bucket, S3Server
 
 pytestmark = pytest.mark.s3
 

@@ -4,8 +4,6 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from listings import listed, uris
-from s3_server import S3Bucket, S3Server
 
 from locray.errors import StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
@@ -14,6 +12,8 @@ from locray.sources.object_listing import ObjectListing
 from locray.sources.object_ranges import KeyRange, cuts
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.steps import Step, run_steps
+from tests.helpers.listings import listed, uris
+from tests.helpers.s3_server import S3Bucket, S3Server
 
 pytestmark = pytest.mark.s3
 

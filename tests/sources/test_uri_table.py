@@ -9,12 +9,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from listings import listed, uris
-from s3_server import S3Bucket
 
 from locray.errors import StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
 from locray.sources import open_source
+from tests.helpers.listings import listed, uris
+from tests.helpers.s3_server import S3Bucket
 
 ODD_URIS = ["s3://b/a b#%20.JPG", "s3://b/new\nline", 's3://b/"quoted", with comma', "s3://b/ünï", "s3://b//x/../y/"]
 

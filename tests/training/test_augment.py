@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import BACKGROUND, draw, extent_of, pixels_of, scenes, share_inside
 from torchvision.transforms import v2
 
 from locray import boxes
@@ -15,6 +14,7 @@ from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
 from locray.training.augment.canvas import flipped, rotated, shifted, turned_boxes
 from locray.training.augment.colour import ColourChange
 from locray.training.augment.placing import Placement, random_tile, random_window, whole
+from tests.helpers.scenes import BACKGROUND, draw, extent_of, pixels_of, scenes, share_inside
 
 SIDE = 64
 NOTHING = Augmentation(crop=0, rotation_degrees=0, flip="none", colour=0)

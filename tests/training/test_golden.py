@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from training_golden import GOLDEN, RUNS, losses
+
+from tests.helpers.training_golden import GOLDEN, RUNS, losses
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 import torch
 
-from locray.models import build_model
-from locray.models.contract import NO_OBJECT, PredictedBoxes
-from locray.models.precision import fastest_dtype
+from locray.inference.precision import fastest_dtype
+from locray.models.architectures import build_model
+from locray.models.interface import NO_OBJECT, PredictedBoxes
 from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.metrics import image_results, summarise

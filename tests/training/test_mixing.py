@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import COLOURS, draw, extent_of, pixels_of, scenes
 
 from locray import boxes
 from locray.training.augment import Mix, Objects, Scene
 from locray.training.augment.mixing import MOST_COVERED, draw_mosaic, paste_objects
+from tests.helpers.scenes import COLOURS, draw, extent_of, pixels_of, scenes
 
 SIDE = 96
 AREA = (0, 0, SIDE, SIDE)

@@ -4,11 +4,11 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import start_locray
 
 from locray.demo.images import write_dataset
 from locray.models.artifact import load_artifact
 from locray.training.history import read_history
+from tests.helpers.commands import start_locray
 
 pytestmark = pytest.mark.ray
 

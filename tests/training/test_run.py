@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import locray, start_locray
 
 from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
@@ -18,6 +17,7 @@ from locray.images.decode import DecodeLimits
 from locray.models.artifact import load_artifact
 from locray.training.metrics import image_results, summarise
 from locray.training.samples import IMAGES, BatchMaker, Order, Packed
+from tests.helpers.commands import locray, start_locray
 
 pytestmark = pytest.mark.ray
 

@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
-from scenes import COLOURS, draw, extent_of
 
 from locray.datasets.records import Annotation, Record
 from locray.images.decode import DecodeLimits
-from locray.models.contract import NO_OBJECT
+from locray.models.interface import NO_OBJECT
 from locray.training.augment import Augmentation
 from locray.training.samples import (
     BOXES,
@@ -23,6 +22,7 @@ from locray.training.samples import (
     Order,
     Packed,
 )
+from tests.helpers.scenes import COLOURS, draw, extent_of
 
 LIMITS = DecodeLimits(2**24, 2**24)
 EXIF_ORIENTATION = 0x112

@@ -10,9 +10,9 @@ import torchvision
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
-from locray.model_files import INFO_FILE, ArtifactInfo
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
+from locray.models.files import INFO_FILE, ArtifactInfo
 from locray.progress import ignore
 from locray.training.plan import make_plan
 from locray.training.run import train

@@ -8,12 +8,12 @@ import torch.distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from locray.models import build_model
+from locray.models.architectures import build_model
 from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.optimise import OptimiserSettings
+from locray.training.process_group import Team
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
-from locray.training.team import Team
 
 pytestmark = pytest.mark.slow
 

@@ -8,16 +8,16 @@ import torch
 
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
-from locray.models.precision import dtype_for
+from locray.inference.precision import dtype_for
 from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress
 from locray.training.checkpoints import CheckpointStore, Place
 from locray.training.history import read_history
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import make_plan
+from locray.training.process_group import Team
 from locray.training.samples import LABEL_IDS
 from locray.training.start import initial_model
-from locray.training.team import Team
 from locray.training.worker import WorkerRun
 
 pytestmark = pytest.mark.slow

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from training.test_worker import Rehearsal, data, impatient, same
 
 from locray.models.pretrained import pretrained_stages
 from locray.training.checkpoints import Place
 from locray.training.history import PRECISION_BITS, read_history
 from locray.training.metrics import BEST_CUT
+from tests.training.test_worker import Rehearsal, data, impatient, same
 
 pytestmark = pytest.mark.slow
 

@@ -1,0 +1,1 @@
+"""Measured speed beside what people would use instead."""

@@ -1,0 +1,44 @@
+"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's."""
+
+import sys
+
+from benchmarks.peers.job import BATCH_SIZE, ROWS, Job, Ticks
+from locray.cli.commands import label
+from locray.cli.console import Console
+from locray.config import LabelConfig
+from locray.progress import Progress
+from locray.ray_runtime.start import stop_ray
+
+MOST_IMAGES_A_UNIT = 256
+UNITS_TO_SEE_PROGRESS = 8
+
+
+class _NotingConsole(Console):
+    def __init__(self, ticks: Ticks) -> None:
+        super().__init__()
+        self._ticks = ticks
+
+    def report(self, progress: Progress) -> None:
+        if progress.stage == "labelling":
+            self._ticks.reached(progress.done)
+
+
+def main() -> None:
+    """The script."""
+    job = Job.from_arguments()
+    # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
+    batches_a_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
+    unit_size = min(MOST_IMAGES_A_UNIT, max(1, batches_a_unit) * BATCH_SIZE)
+    config = LabelConfig(
+        images=str(job.images),
+        model=job.model,
+        table=str(job.output / ROWS),
+        unit_size=unit_size,
+    )
+    exit_code = label(config, _NotingConsole(Ticks(job.output)))
+    stop_ray()
+    sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

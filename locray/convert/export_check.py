@@ -1,0 +1,110 @@
+"""Whether an exported network gives the answers of its artifact: images to ask about, and what differs.
+
+Called by `export`. Detections are compared as sets: where scores are tied, another runtime may order them otherwise.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from locray.errors import ExportError
+from locray.models.interface import PredictedBoxes
+
+BOX_BOUND_PX = 0.05
+SCORE_BOUND = 1e-3
+_TIED = 1e-5
+_PATCHES = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The largest differences between two answers to the same images; not a number where an answer is none."""
+
+    box_px: float
+    score: float
+    compared: int
+    """Detections of the artifact that have a counterpart."""
+    unmatched: int
+    """Those that have no counterpart of the same label, and of the same score but for `SCORE_BOUND`."""
+
+    @property
+    def is_within_bounds(self) -> bool:
+        """Whether the two are the same answer in float32."""
+        return self.box_px <= BOX_BOUND_PX and self.score <= SCORE_BOUND and self.unmatched == 0
+
+    def __str__(self) -> str:
+        return (
+            f"boxes differ by up to {self.box_px:.3g} px (allowed: {BOX_BOUND_PX}), scores by up to {self.score:.3g} "
+            f"(allowed: {SCORE_BOUND}), and {self.unmatched} detections have no counterpart"
+        )
+
+
+def check_images(input_size_px: int, count: int = 8) -> Tensor:
+    """Images (count, S, S, 3) uint8, always the same: noise, flat ones, and coloured patches on slopes."""
+    random = torch.Generator().manual_seed(0)
+    size = (input_size_px, input_size_px, 3)
+    slope = torch.linspace(0, 255, input_size_px).round().to(torch.uint8)
+    images = []
+    for index in range(count):
+        if index == 0:
+            image = torch.randint(256, size, generator=random, dtype=torch.uint8)
+        elif index == 1:
+            image = torch.zeros(size, dtype=torch.uint8)
+        else:
+            image = (slope[:, None] if index % 2 else slope[None, :])[..., None].expand(size).clone()
+            for _ in range(_PATCHES):
+                left, top, width, height = torch.randint(1, input_size_px // 2 + 1, (4,), generator=random).tolist()
+                colour = torch.randint(256, (3,), generator=random, dtype=torch.uint8)
+                image[top : top + height, left : left + width] = colour
+        images.append(image)
+    return torch.stack(images)
+
+
+def largest_difference(expected: PredictedBoxes, found: PredictedBoxes) -> Difference:
+    """Compares two answers to the same images.
+
+    Raises:
+        ExportError: they differ in shape or type.
+    """
+    for name, wanted, given in zip(PredictedBoxes._fields, expected, found, strict=True):
+        if wanted.shape != given.shape or wanted.dtype != given.dtype:
+            raise ExportError(
+                f"the exported network gives {name} as {given.dtype} {tuple(given.shape)}, and not as {wanted.dtype} "
+                f"{tuple(wanted.shape)}. No file was written"
+            )
+    box_px, compared, unmatched = 0.0, 0, 0
+    for index in range(len(expected.scores)):
+        distances, missing = _matched(_of_image(expected, index), _of_image(found, index))
+        box_px = max([box_px, *distances])
+        compared += len(distances)
+        unmatched += missing
+    score = (expected.scores - found.scores).abs().amax().item()
+    finite = torch.stack([values.isfinite().all() for values in (found.boxes_xyxy_px, found.scores)]).all()
+    return Difference(*((box_px, score) if finite else (torch.nan, torch.nan)), compared, unmatched)
+
+
+def _of_image(answer: PredictedBoxes, index: int) -> PredictedBoxes:
+    return PredictedBoxes(*(values[index] for values in answer))
+
+
+def _matched(expected: PredictedBoxes, found: PredictedBoxes) -> tuple[list[float], int]:
+    """Of one image: how far apart the detections are that belong together, and how many have no counterpart."""
+    apart = (expected.boxes_xyxy_px[:, None] - found.boxes_xyxy_px[None, :]).abs().amax(dim=2)
+    same_label = expected.label_ids[:, None] == found.label_ids[None, :]
+    same_score = (expected.scores[:, None] - found.scores[None, :]).abs() <= SCORE_BOUND
+    apart = torch.where(same_label & same_score, apart, torch.inf)
+    lowest = expected.scores[-1].item()
+    distances, missing = [], 0
+    for place, score in enumerate(expected.scores.tolist()):
+        if score == 0:
+            break
+        nearest = int(apart[place].argmin())
+        distance = apart[place, nearest].item()
+        if distance < torch.inf:
+            distances.append(distance)
+            apart[:, nearest] = torch.inf
+        elif place == 0 or score - lowest > _TIED:
+            missing += 1
+        # else it is tied with the last place: which of them found one is chance
+    return distances, missing

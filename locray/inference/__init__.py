@@ -1,0 +1,1 @@
+"""Trained networks made ready to label, on processors and GPUs."""

@@ -1,0 +1,1 @@
+"""Starting, reaching and quieting Ray: the only place for its private names."""

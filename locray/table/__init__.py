@@ -1,0 +1,1 @@
+"""The predictions table in Delta."""

@@ -1,0 +1,117 @@
+"""A verification, from configuration to findings: the whole story in one function. Called by the command line."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from locray import storage
+from locray.config import Prediction, VerifyConfig
+from locray.errors import ExitCode
+from locray.labelling.identity import Identity, named_identity
+from locray.labelling.summary import Clock
+from locray.progress import Progress, Report
+from locray.sources import Source, open_source
+from locray.table.open import Outside, holds_rows, open_table
+from locray.verification.findings import Check, Finding, plain
+from locray.verification.sample import predict_again
+from locray.verification.table import Owner, check_table
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a verification found, as `--json` prints it."""
+
+    table: str
+    version: int
+    files: int
+    rows: int
+    model_id: str | None
+    config_hash: str | None
+    listed: int | None
+    sampled: int
+    compared: int
+    """Of the sampled rows; the image of each other one can't be had any more."""
+    faults: dict[Check, Finding]
+    pending: dict[Check, Finding]
+    notes: dict[Check, Finding]
+    wall_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded for reading."""
+        found = {name: plain(getattr(self, name)) for name in ("faults", "pending", "notes")}
+        return {name: found.get(name, value) for name, value in asdict(self).items()} | {
+            "wall_s": round(self.wall_s, 3)
+        }
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What to tell the shell: a fault weighs more than images that the next labelling run takes up."""
+        if self.faults:
+            return ExitCode.UNSOUND
+        return ExitCode.DEFERRED if self.pending else ExitCode.DONE
+
+
+def verify(config: VerifyConfig, report: Report, source: Source | None = None) -> Verification:
+    """Checks a predictions table; against the images' listing and against its model where they are given.
+
+    Args:
+        config: what to check.
+        report: is told how far it is.
+        source: what `config.images` names, where a run has labelled from it just now: its model may have no rows.
+
+    Raises:
+        UsageError: the table, the source or the model is not what it should be, or not the one of the table.
+        StoreError: the store does not answer.
+    """
+    clock = Clock()
+    report(Progress("checking"))
+    table_uri = storage.normalise(config.table)
+    was_labelled = source is not None
+    if source is None and config.images is not None:
+        source = open_source(config.images, config.uri_column)
+    if source is not None:
+        source.check(may_be_empty=holds_rows(open_table(table_uri)))
+    owner, identity = _whose_rows(config)
+    check = check_table(
+        table_uri,
+        None if source is None else Outside(source, table_uri).listing(),
+        owner=owner,
+        sample=config.sample if identity else 0,
+        seed=config.seed,
+        may_lack_rows=was_labelled,
+        report=report,
+    )
+    compared = predict_again(check.sample, identity, check.findings, report) if identity else 0
+    return Verification(
+        table=table_uri,
+        version=check.version,
+        files=check.num_files,
+        rows=check.num_rows,
+        model_id=None if check.owner is None else check.owner.model_id,
+        config_hash=None if check.owner is None else check.owner.config_hash,
+        listed=check.num_listed,
+        sampled=len(check.sample),
+        compared=compared,
+        faults=check.findings.faults,
+        pending=check.findings.pending,
+        notes=check.findings.notes,
+        wall_s=clock.wall_s,
+    )
+
+
+def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
+    """The rows that are meant, and how they were made where `--model` is an artifact."""
+    if config.model is None:
+        return None, None
+    named = named_identity(config.model)
+    if named is not None:
+        return Owner(*named), None
+    # One image a batch: were results to depend on the batch, this is where it would show.
+    prediction = Prediction(
+        max_bytes=config.max_bytes,
+        max_pixels=config.max_pixels,
+        score_threshold=config.score_threshold,
+        batch_size=1,
+        precision=config.precision,
+    )
+    identity = Identity.of(config.model, prediction)
+    return Owner(identity.model_id, identity.config_hash), identity

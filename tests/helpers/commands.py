@@ -1,0 +1,69 @@
+"""Runs locray's command line in a process of its own, as a user would."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PROJECT_ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def start_locray(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    """A command under way, in a process group of its own, which ends with the block.
+
+    LOCRAY_ variables of the caller don't reach it.
+    """
+    with _start("-m", "locray", *arguments, **environment) as process:
+        yield process
+
+
+@contextmanager
+def _start(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LOCRAY_")}
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        env=clean | environment,
+        cwd=PROJECT_ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with killed_at_the_end(process):
+        yield process
+
+
+@contextmanager
+def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """However the block ends, the process, and those of its group, don't outlive it: to wait for them has an end."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def locray(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """A command run to its end."""
+    with start_locray(*arguments, **environment) as process:
+        return _ended(process, arguments)
+
+
+def locray_job(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The same command by its script in jobs/, as a submitted job runs it."""
+    with _start(f"jobs/{verb}.py", *arguments) as process:
+        return _ended(process, arguments)
+
+
+def _ended(process: "subprocess.Popen[str]", arguments: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
+    stdout, stderr = process.communicate(timeout=500)
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)

@@ -1,0 +1,354 @@
+"""The way of a run through the store, mutation by mutation, and what must hold after whatever happened on it."""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+from uuid import uuid4
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from locray import schema, storage
+from locray.table.open import create_table
+from locray.verification.findings import Check
+from locray.verification.table import check_table
+from tests.helpers.made_up import BROKEN, ENDS_WITHIN_S, MENDED, Driver
+from tests.helpers.s3_proxy import CLOSED, Answer, Forward, Request, S3Proxy
+from tests.helpers.s3_server import S3Bucket
+
+# The date is given: midnight may come between the night before and this one.
+_OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--run-date", "2026-01-02", "--json")
+LABEL = ("label", *_OPTIONS)
+NIGHTLY = ("nightly", *_OPTIONS, "--sample", "0")
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command that meets a table as another has left it."""
+
+    name: str
+    mutations: tuple[str, ...]
+    """The kinds of requests that change the store, in the order of an undisturbed run."""
+    command: tuple[str, ...] = LABEL
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether failed rows are replaced."""
+        return "--retry-failed" in self.command
+
+    def __str__(self) -> str:
+        return self.name
+
+
+FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "scratch"))
+AFTER_A_CRASH = Scenario("after a crash", ("claim", "deletion", "scratch", "worklist", "file", "commit", "scratch"))
+RETRY = Scenario(
+    "retry",
+    ("claim", "worklist", "file", "file", "file", "commit", "scratch"),
+    (*LABEL, "--retry-failed"),
+    {MENDED: "1"},
+)
+WITH_CHECKPOINTS = Scenario(
+    "with checkpoints",
+    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
+)
+SECOND_NIGHT = Scenario(
+    "second night",
+    (
+        *("claim", "worklist", "file", "file", "commit", "scratch"),
+        *("list", "deletion", "deletion", "deletion", "file", "commit", "record", "page"),
+    ),
+    (*NIGHTLY, "--retry-failed", "--retention-hours", "0"),
+    {MENDED: "1"},
+)
+"""Labels, lists deleted images, deletes what commits have removed, makes two files into one, and writes itself down."""
+SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS, SECOND_NIGHT)
+
+Point = tuple[Scenario, int]
+"""A request of a scenario, by its place among those that change the store."""
+
+
+def each(scenario: Scenario, *kinds: str) -> list[Point]:
+    """All requests of these kinds; where none is named, all."""
+    return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
+
+
+def last(scenario: Scenario, *kinds: str) -> list[Point]:
+    """The last request of each of these kinds; where none is named, of each kind."""
+    found = {scenario.mutations[index]: (scenario, index) for _, index in each(scenario, *kinds)}
+    return list(found.values())
+
+
+def named(value: object) -> str:
+    return str(getattr(value, "__name__", value)).replace(" ", "-")
+
+
+_KINDS = {
+    r"PUT .*/_locray/nights/.*/deleted": "list",
+    r"PUT .*/_locray/nights/.*\.json": "record",
+    r"PUT .*/_locray/nights/.*\.html": "page",
+    r"DELETE .*/_locray/.*": "scratch",
+    r"PUT .*/_locray/.*": "worklist",
+    r"PUT .*/_delta_log/_last_checkpoint": "last checkpoint",
+    r"PUT .*/_delta_log/.*\.checkpoint.*": "checkpoint",
+    r"PUT .*/_delta_log/0+\.json": "table",
+    r"PUT .*/_delta_log/\d+\.json": "commit",
+    r"PUT .*\.parquet": "file",
+    r"DELETE .*\.parquet": "deletion",
+}
+
+
+def kind_of(request: Request) -> str | None:
+    """What the request changes in the folder of a table; None if nothing."""
+    if not request.changes_the_store:
+        return None
+    said = f"{request.method} {request.path}"
+    kind = next((kind for pattern, kind in _KINDS.items() if re.fullmatch(pattern, said)), said)
+    return "claim" if kind == "commit" and b'"add"' not in request.body else kind
+
+
+class Victim(Protocol):
+    """A process that things happen to."""
+
+    def kill(self) -> None: ...
+
+    def pause(self) -> None: ...
+
+    def ask_to_stop(self) -> None: ...
+
+
+class AtMutation:
+    """A fault of the proxy: what is to happen at one of the requests that change the store; honest otherwise.
+
+    `driver` is the process that it happens to.
+    """
+
+    def __init__(self, index: int, deed: "Deed") -> None:
+        self.driver: Future[Victim] = Future()
+        self.kinds: list[str] = []
+        self.happened = threading.Event()
+        self.over = threading.Event()
+        self._index = index
+        self._deed = deed
+        self._lock = threading.Lock()
+
+    @property
+    def hit(self) -> str | None:
+        """The kind of the request that it happens at; None before that has come."""
+        return self.kinds[self._index] if len(self.kinds) > self._index else None
+
+    def __call__(self, request: Request, forward: Forward) -> Answer:
+        kind = kind_of(request)
+        with self._lock:
+            if kind:
+                self.kinds.append(kind)
+            is_it = kind is not None and len(self.kinds) == self._index + 1
+        if not is_it:
+            return forward()
+        try:
+            return self._deed(self, forward)
+        finally:
+            self.happened.set()
+
+
+Deed = Callable[[AtMutation, Forward], Answer]
+
+
+def killed_before(fault: AtMutation, _: Forward) -> Answer:
+    fault.driver.result().kill()
+    return CLOSED
+
+
+def killed_when_applied(fault: AtMutation, forward: Forward) -> Answer:
+    forward()
+    fault.driver.result().kill()
+    return CLOSED
+
+
+def paused_before(fault: AtMutation, forward: Forward) -> Answer:
+    """The request is on its way while the driver is paused, and arrives when all is over."""
+    fault.driver.result().pause()
+    fault.happened.set()
+    assert fault.over.wait(ENDS_WITHIN_S)
+    return forward()
+
+
+def paused_after(fault: AtMutation, forward: Forward) -> Answer:
+    answer = forward()
+    fault.driver.result().pause()
+    return answer
+
+
+def asked_to_stop(fault: AtMutation, forward: Forward) -> Answer:
+    fault.driver.result().ask_to_stop()
+    return forward()
+
+
+def answer_lost(_: AtMutation, forward: Forward) -> Answer:
+    forward()
+    return CLOSED
+
+
+def request_lost(_: AtMutation, __: Forward) -> Answer:
+    return CLOSED
+
+
+@dataclass
+class Place:
+    """Images, a table of theirs in a bucket, and the proxy before the bucket."""
+
+    images: Path
+    model: str
+    bucket: S3Bucket
+    proxy: S3Proxy
+    logs: Path
+    name: str = field(default_factory=lambda: uuid4().hex[:8])
+    _number: Iterator[int] = field(default_factory=count)
+
+    @property
+    def table(self) -> str:
+        return f"{self.bucket.uri}/{self.name}"
+
+    @property
+    def scratch(self) -> Path:
+        """The folder for temporary files of all drivers."""
+        return self.logs / "scratch"
+
+    def put(self, files: dict[str, bytes]) -> None:
+        """Puts what a table consists of where this one is."""
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(self.bucket.put, [f"{self.name}/{name}" for name in files], files.values()))
+
+    def start(self, scenario: Scenario, **environment: str) -> Driver:
+        """A driver that reaches the bucket without the proxy, unless the environment says otherwise."""
+        where = ("--images", str(self.images), "--model", self.model, "--table", self.table)
+        log = self.logs / f"log-{next(self._number)}"
+        self.scratch.mkdir(exist_ok=True)
+        environment |= {"TMPDIR": str(self.scratch), **scenario.environment}
+        return Driver(log, *scenario.command, *where, **environment)
+
+    def start_with(self, fault: AtMutation, scenario: Scenario) -> Driver:
+        self.proxy.fault = fault
+        driver = self.start(scenario, AWS_ENDPOINT_URL=self.proxy.endpoint_url)
+        fault.driver.set_result(driver)
+        return driver
+
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows of the table, whole, by image; none where there is no table yet."""
+        options = storage.delta_storage_options(self.table)
+        if not DeltaTable.is_deltatable(self.table, storage_options=options):
+            return []
+        rows = DeltaTable(self.table, storage_options=options).to_pyarrow_dataset().to_table().to_pylist()
+        return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
+
+    def finish(self, scenario: Scenario) -> None:
+        """Runs the command to its end, cleaning up; the table is whole then."""
+        driver = self.start(scenario)
+        assert driver.wait() == 0, driver.log.read_text()
+        self.check()
+        assert list(self.scratch.iterdir()) == []
+
+    def do_nothing(self) -> None:
+        """Runs the command once more: no row is labelled again."""
+        rows = self.rows()
+        driver = self.start(FIRST_NIGHT)
+        assert driver.wait() == 0, driver.log.read_text()
+        assert driver.summary()["planned"] == 0
+        assert self.rows() == rows
+        self.check()
+
+    def check(self) -> None:
+        """Every image has exactly one row, the folder holds only what the table refers to, which was made once."""
+        assert_whole(self.table, listing_of(self.images))
+        log = DeltaTable(self.table, storage_options=storage.delta_storage_options(self.table)).history()
+        assert [entry["operation"] for entry in log].count("CREATE TABLE") == 1
+
+
+def listing_of(folder: Path) -> pa.RecordBatch:
+    """What lies in a folder, found without locray's own listing."""
+    files = [(path, path.stat()) for path in sorted(folder.iterdir())]
+    rows = [
+        {
+            schema.IMAGE_URI: str(path),
+            schema.ETAG: f"{status.st_mtime_ns}-{status.st_size}",
+            schema.SIZE_BYTES: status.st_size,
+        }
+        for path, status in files
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=schema.LISTING_SCHEMA)
+
+
+def assert_whole(table: str, listing: pa.RecordBatch) -> None:
+    """The invariants: each image one row, sound files, and no file that the table does not, or did not, consist of."""
+    check = check_table(table, [listing])
+    assert not check.findings.faults
+    assert not check.findings.pending
+    assert set(check.findings.notes) <= {Check.FILE_REMOVED}, check.findings.notes
+    assert check.num_rows == check.num_listed == len(listing)
+
+
+def assert_kept(before: Iterable[dict[str, Any]], after: Iterable[dict[str, Any]], *, also_failed: bool = True) -> None:
+    """No row that was committed is lost or changed; where failed images are tried again, no other one."""
+    kept = list(after)
+    for row in before:
+        assert row in kept or (row[schema.STATUS] == schema.STATUS_FAILED and not also_failed), row
+
+
+def made_images(folder: Path) -> Path:
+    """Six files, of which the first and the last can't be labelled: by commits of four, one in each of two files."""
+    folder.mkdir()
+    for number in range(6):
+        name = f"{number}-{BROKEN}.jpg" if number in {0, 5} else f"{number}.jpg"
+        (folder / name).write_bytes(b"x" * (number + 1))
+    return folder
+
+
+Templates = dict[str, dict[str, bytes]]
+"""Tables, file by file, as the scenarios meet them."""
+
+
+def made_templates(folder: Path, images: Path, model: str) -> Templates:
+    """Made in local folders: the files are the same everywhere."""
+    halfway, labelled, checkpoints = (str(folder / name) for name in ("halfway", "labelled", "checkpoints"))
+
+    def run(table: str, *command: str) -> dict[str, bytes]:
+        driver = Driver(folder / "log", *command, "--images", str(images), "--model", model, "--table", table)
+        assert driver.wait() == 0, driver.log.read_text()
+        return _files_of(table)
+
+    create_table(checkpoints).alter.set_table_properties({"delta.checkpointInterval": "2"})
+    files = {
+        FIRST_NIGHT.name: {},
+        AFTER_A_CRASH.name: run(halfway, *LABEL, "--limit", "4"),
+        RETRY.name: run(labelled, *LABEL),
+        WITH_CHECKPOINTS.name: _files_of(checkpoints),
+        SECOND_NIGHT.name: run(labelled, *NIGHTLY),
+    }
+    partition = next(name for name in files[AFTER_A_CRASH.name] if name.endswith(".parquet")).rpartition("/")[0]
+    model_id = partition.split("/")[0].removeprefix(f"{schema.MODEL_ID}=")
+    files[AFTER_A_CRASH.name] |= {
+        f"{partition}/part-{'0' * 32}.parquet": b"never committed",
+        f"_locray/{model_id}/run/worklist-000000": b"of a crashed run",
+    }
+    return files
+
+
+def _files_of(folder: str) -> dict[str, bytes]:
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@contextmanager
+def over_in_any_case(fault: AtMutation) -> Iterator[None]:
+    """However the test ends, no thread of the proxy waits on."""
+    try:
+        yield
+    finally:
+        fault.over.set()

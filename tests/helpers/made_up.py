@@ -1,0 +1,195 @@
+"""Commands that label, with made-up rows in the place of Ray and the network; all that touches the table is real."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver, get_context
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import locray.cli.commands
+import locray.labelling.plan
+import locray.nightly.run
+import locray.report.nightly  # noqa: F401 (these four before the fork)
+from locray import schema
+from locray.cli.main import main as cli
+from locray.labelling import run
+from locray.labelling.fetch_decode import FetchDecode
+from locray.labelling.predictor import Predictor
+from locray.labelling.worklist import Worklist, num_units
+from tests.helpers.poison import break_decoder
+
+BROKEN, MENDED = "broken", "TEST_ALL_IMAGES_ARE_MENDED"
+BROKEN_DECODER = "TEST_FOLDER_OF_BROKEN_DECODER"
+ENDS_WITHIN_S = 120
+STDOUT = ".stdout"
+IMPORTED_IN = os.getpid()
+
+
+@dataclass
+class MadeUpPipeline:
+    """Stands in for `Pipeline`: one box an image, or a failure where its name says that it is broken.
+
+    Units come last first, and one of them twice, as when a node is lost.
+    """
+
+    decode: Any = None
+    predict: Any = None
+    num_predictors: int | None = None
+    verbose: bool = False
+
+    def start(self) -> None:
+        """There is no Ray to start."""
+
+    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+        units = range(num_units(worklist))
+        for unit in [*reversed(units), *units[-1:]]:
+            yield made_up_rows(worklist.read_unit(unit))
+
+
+def made_up_rows(images: pa.Table) -> pa.Table:
+    """Rows of `schema.PREDICTED_SCHEMA` for images of a worklist."""
+    box = {schema.LABEL_ID: 0, schema.LABEL: "disc", schema.SCORE: 0.5}
+    box |= {schema.XMIN: 1.0, schema.YMIN: 2.0, schema.XMAX: 3.0, schema.YMAX: 4.0}
+    ok = {
+        schema.WIDTH: 10,
+        schema.HEIGHT: 10,
+        schema.FORMAT: "jpeg",
+        schema.STATUS: schema.STATUS_OK,
+        schema.DETECTIONS: [box],
+    }
+    failed = {schema.STATUS: schema.STATUS_FAILED, schema.ERROR_CODE: "corrupt", schema.ERROR_MESSAGE: "made up"}
+    mended = MENDED in os.environ
+    rows = [
+        row | (failed if BROKEN in os.path.basename(row[schema.IMAGE_URI]) and not mended else ok)
+        for row in images.to_pylist()
+    ]
+    return pa.Table.from_pylist(rows, schema=schema.PREDICTED_SCHEMA)
+
+
+@dataclass
+class InProcess(MadeUpPipeline):
+    """Stands in for `Pipeline`, too: the stages themselves, one after the other in the driver's process."""
+
+    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
+        fetch_decode, predictor = FetchDecode(worklist, self.decode), Predictor(self.predict, num_threads=1)
+        for unit in range(num_units(worklist)):
+            yield predictor(fetch_decode(unit))
+
+
+def run_command(
+    pipeline: type[MadeUpPipeline], arguments: Sequence[str], environment: dict[str, str], log: str
+) -> None:
+    """What the process does; it ends with the exit code of the command."""
+    assert os.getpid() != IMPORTED_IN, "forked from a server that has not imported this module"
+    for descriptor, name in ((1, log + STDOUT), (2, log)):
+        with open(name, "ab") as output:
+            os.dup2(output.fileno(), descriptor)
+    os.environ.update(environment)
+    if BROKEN_DECODER in environment:
+        break_decoder(environment[BROKEN_DECODER])
+    run.Pipeline = pipeline  # type: ignore[misc, assignment]
+    sys.exit(cli.main(arguments))
+
+
+_processes = get_context("forkserver")
+_processes.set_forkserver_preload([__name__, "faults.frozen"])
+
+
+def ensure_server() -> None:
+    """Starts what drivers are forked from. Python 3.11 gives it no `sys.path`, and passes over what it can't import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
+
+
+class Driver:
+    """A command in a process of its own, without Ray. It is forked from one that has imported everything: in no time.
+
+    What it tells is in the file `log`.
+    """
+
+    def __init__(
+        self, log: Path, *arguments: str, pipeline: type[MadeUpPipeline] = MadeUpPipeline, **environment: str
+    ) -> None:
+        aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+        self.log = log
+        log.write_bytes(b"")
+        ensure_server()
+        self._process = _processes.Process(
+            target=run_command, args=(pipeline, arguments, aws | environment, str(log)), daemon=True
+        )
+        self._process.start()
+        self._joining = threading.Lock()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid
+        return self._process.pid
+
+    def wait(self) -> int:
+        """Its exit code; minus the signal's number where one has ended it."""
+        with self._joining:  # its end can be read once, in one thread
+            self._process.join(ENDS_WITHIN_S)
+        assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
+        return self._process.exitcode
+
+    def summary(self) -> dict[str, Any]:
+        """What it has printed at its end, with `--json`."""
+        return dict(json.loads(self.stdout().splitlines()[-1]))
+
+    def stdout(self) -> str:
+        """What it has printed."""
+        return Path(f"{self.log}{STDOUT}").read_text()
+
+    def kill(self) -> None:
+        """Ends it at once; returns when it is no more."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait()
+
+    def ask_to_stop(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def pause(self) -> None:
+        """Stops it; returns when not one of its threads runs."""
+        stop(self.pid)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def without_ray(
+    *arguments: str, pipeline: type[MadeUpPipeline] = InProcess, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """A command run to its end, as `commands.locray` runs it with Ray."""
+    with tempfile.TemporaryDirectory() as folder:
+        driver = Driver(Path(folder) / "log", *arguments, pipeline=pipeline, **environment)
+        return subprocess.CompletedProcess(arguments, driver.wait(), driver.stdout(), driver.log.read_text())
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, and waits until all threads of the process stand still."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + ENDS_WITHIN_S
+    while _states_of_threads(pid) != {"T"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def _states_of_threads(pid: int) -> set[str]:
+    states = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError):  # it has ended meanwhile
+            states.add((task / "stat").read_text().rsplit(") ", 1)[1][0])
+    return states

@@ -1,0 +1,115 @@
+"""What runs on a GPU gives what it gives on processors, and the same when it is asked to repeat it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+
+from locray import schema
+from locray.config import TrainConfig
+from locray.demo.images import write_dataset
+from locray.images.decode import DecodeLimits
+from locray.inference.network import Network
+from locray.labelling.fetch_decode import DecodeSettings, decode_rows
+from locray.labelling.identity import PredictorSettings
+from locray.labelling.predictor import Predictor
+from locray.labelling.worklist import InlineWorklist
+from locray.models.architectures import build_model
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
+
+pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn")
+    write_dataset(folder, {"train": 16, "val": 4}, seed=0)
+    return folder
+
+
+def test_a_training_takes_the_same_course(data: Path, tmp_path: Path) -> None:
+    config = TrainConfig(data=str(data), format="csv", output=str(tmp_path), model="small_cnn", batch_size=16)
+    plan = make_plan(config)
+    batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
+    courses = []
+    for device in (torch.device("cpu"), torch.device("cuda")):
+        model = initial_model(config, plan)
+        assert isinstance(model, torch.nn.Module)
+        model.to(device)
+        learner = Learner(model, LearnerSettings(plan.optimiser, plan.num_steps, 1, torch.float32), device)
+        losses = []
+        for step in range(5):
+            torch.manual_seed(step)
+            losses.append(learner.compute(batch))
+            learner.apply(step)
+        courses.append(losses)
+    assert courses[1] == pytest.approx(courses[0], rel=0.01)
+
+
+def test_images_are_labelled_the_same(data: Path, artifact: str) -> None:
+    uris = sorted(map(str, (data / "images").iterdir()))
+    unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
+    listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
+    settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30)
+    decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), settings)
+    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "gpu"))(decoded)
+    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "cpu"))(decoded)
+    for one, other in zip(*(rows[schema.DETECTIONS].to_pylist() for rows in (on_gpu, on_cpu)), strict=True):
+        assert len(one) == len(other) == 1
+        for name, value in other[0].items():
+            assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("localizer/resnet18", 64), ("detector/fcos/resnet18", 64)])
+def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(architecture: str, size: int) -> None:
+    torch.manual_seed(0)
+    model = build_model(architecture, 3, size)
+    assert isinstance(model, torch.nn.Module)
+    model.eval()
+    batches = [torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8) for _ in range(5)]
+    with torch.no_grad():
+        plain = [model.predict(batch.permute(0, 3, 1, 2)).scores for batch in batches]
+    network = Network(model, torch.device("cuda"), torch.bfloat16)
+    found = [network.predict(batch).scores.cpu() for batch in network.uploaded(batch.numpy() for batch in batches)]
+    for one, other in zip(found, plain, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+REPEATED = """
+import hashlib, sys, torch
+from locray.config import TrainConfig
+from locray.training.determinism import repeat_exactly
+from locray.training.learner import Learner, LearnerSettings
+from locray.training.plan import make_plan
+from locray.training.start import initial_model
+
+repeat_exactly()
+data, output, model, device = sys.argv[1:]
+config = TrainConfig(data=data, format="csv", output=output, model=model, input_size=64, batch_size=16)
+plan = make_plan(config)
+network = initial_model(config, plan).to(device)
+learner = Learner(network, LearnerSettings(plan.optimiser, 8, 1, torch.float32), torch.device(device))
+batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
+for step in range(8):
+    torch.manual_seed(step)
+    learner.compute(batch)
+    learner.apply(step)
+weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in network.state_dict().values())
+print(hashlib.sha256(weights).hexdigest())
+"""
+"""A training in a process of its own: cuBLAS must not have been used before."""
+
+
+@pytest.mark.parametrize("model", ["small_cnn", "localizer/resnet18", "detector/fcos/resnet18"])
+def test_a_training_that_is_repeated_gives_the_same_weights_to_the_last_bit(
+    model: str, data: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", REPEATED, str(data), str(tmp_path), model, "cuda"]
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(found) == 1

@@ -1,0 +1,532 @@
+"""The Delta table and its one writer, on a local folder."""
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pytest
+from deltalake import DeltaTable, Field
+from deltalake.schema import PrimitiveType
+
+from locray import schema, storage
+from locray.errors import ErrorCode, FencedError, StoreAccessError, StoreError, UsageError
+from locray.labelling.committer import Committer
+from locray.table.open import create_table, open_table
+from locray.table.writer import TableWriter
+from tests.helpers.rows import predicted
+from tests.helpers.s3_server import S3Bucket, S3Server
+
+MODEL_ID = "net@0123456789ab"
+RUN_DATE = date(2026, 1, 2)
+
+
+def committer(writer: TableWriter, *, num_images: int = 100, commit_rows: int = 1000, **options: Any) -> Committer:
+    return Committer(
+        writer,
+        num_images,
+        stamp={schema.CONFIG_HASH: "c0ffee", schema.RUN_ID: "run"},
+        run_date=RUN_DATE,
+        commit_rows=commit_rows,
+        **options,
+    )
+
+
+def rows_of(uri: str) -> pa.Table:
+    return (
+        DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
+        .to_pyarrow_dataset()
+        .to_table()
+        .sort_by(schema.IMAGE_URI)
+    )
+
+
+def test_rows_come_back_as_they_were_with_the_documented_schema(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([3, 1]))
+    commits.add(predicted([2], status=schema.STATUS_FAILED))
+    commits.flush()
+    found = rows_of(uri)
+    assert found[schema.IMAGE_URI].to_pylist() == [f"s3://bucket/{n:06d}.jpg" for n in (1, 2, 3)]
+    assert found[schema.DETECTIONS].to_pylist()[1] is None
+    assert found[schema.DETECTIONS].to_pylist()[0][0][schema.LABEL] == "disc"
+    assert set(found[schema.MODEL_ID].to_pylist()) == {MODEL_ID}
+    assert set(found[schema.RUN_DATE].to_pylist()) == {RUN_DATE}
+    assert found.schema.field(schema.LABELLED_AT).type == schema.TIMESTAMP
+    assert sorted(found.column_names) == sorted(schema.PREDICTIONS_SCHEMA.names)
+    assert (commits.ok, commits.failed, commits.commits, dict(commits.errors)) == (2, 1, 1, {"corrupt": 1})
+
+
+def test_a_filter_on_any_column_finds_the_rows(tmp_path: Path) -> None:
+    """File statistics let readers skip files; wrong ones make rows invisible."""
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([1, 2]))
+    commits.flush()
+    commits.add(predicted([3], status=schema.STATUS_FAILED))
+    commits.flush()
+    predictions = DeltaTable(uri).to_pyarrow_dataset()
+    for name in set(schema.PREDICTIONS_SCHEMA.names) - {schema.DETECTIONS}:
+        values = predictions.to_table(columns=[name])[name]
+        for value in values.unique():
+            column = ds.field(name)
+            wanted = column == value if value.is_valid else column.is_null()
+            expected = sum(other == value for other in values) if value.is_valid else values.null_count
+            assert predictions.to_table(filter=wanted).num_rows == expected, (name, value)
+
+
+def test_a_row_that_comes_twice_is_committed_once(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID), commit_rows=3)
+    for ordinals in ([0, 1, 2], [2, 3, 3], [0, 4, 5]):
+        commits.add(predicted(ordinals))
+    commits.flush()
+    assert rows_of(uri).num_rows == 6
+    assert commits.ok == 6
+
+
+def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0]))
+    commits.add(predicted([1, 2], status=schema.STATUS_DEFERRED, code="throttled"))
+    commits.flush()
+    assert rows_of(uri).num_rows == 1
+    assert (commits.deferred, commits.deferred_causes) == (2, {"throttled": 2})
+    uris = [f"s3://bucket/{n:06d}.jpg" for n in (1, 2)]
+    assert commits.deferred_examples == dict.fromkeys(uris, "something is wrong")
+
+
+def test_images_without_a_name_are_no_examples(tmp_path: Path) -> None:
+    """Of a unit whose worklist could not be read, only the ordinals are known."""
+    commits = committer(TableWriter.claim(str(tmp_path / "table"), MODEL_ID))
+    unread = predicted(list(range(20)), status=schema.STATUS_DEFERRED, code="store")
+    place = unread.schema.get_field_index(schema.IMAGE_URI)
+    names = pa.array([""] * 20, unread.schema.field(place).type)
+    commits.add(unread.set_column(place, unread.schema.field(place), names))
+    commits.add(predicted([20], status=schema.STATUS_DEFERRED, code="throttled"))
+    assert commits.deferred == 21
+    assert commits.deferred_examples == {"s3://bucket/000020.jpg": "something is wrong"}
+
+
+def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    old = committer(TableWriter.claim(uri, MODEL_ID))
+    old.add(predicted([0]))
+    old.flush()
+    new = committer(TableWriter.claim(uri, MODEL_ID))
+    old.add(predicted([1]))
+    with pytest.raises(FencedError, match="another run"):
+        old.flush()
+    new.add(predicted([2]))
+    new.flush()
+    assert rows_of(uri)[schema.IMAGE_URI].to_pylist() == ["s3://bucket/000000.jpg", "s3://bucket/000002.jpg"]
+
+
+def test_a_claim_between_a_commit_and_its_refresh_is_noticed(tmp_path: Path) -> None:
+    """The refreshed snapshot holds the other's claim, so Delta alone would let the next commit pass."""
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real_commit = writer.table
+
+    class ClaimedMeanwhile:
+        def __getattr__(self, name: str) -> object:
+            return getattr(real_commit, name)
+
+        def update_incremental(self) -> None:
+            TableWriter.claim(uri, MODEL_ID)
+            real_commit.update_incremental()
+
+    writer.table = ClaimedMeanwhile()  # type: ignore[assignment]
+    old = committer(writer)
+    old.add(predicted([0]))
+    with pytest.raises(FencedError):
+        old.flush()
+
+
+def test_writers_of_different_models_do_not_disturb_each_other(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writers = [committer(TableWriter.claim(uri, model_id)) for model_id in ("a@000000000000", "b@000000000000")]
+    for round_ in range(3):
+        for writer in writers:
+            writer.add(predicted([round_]))
+            writer.flush()
+    assert rows_of(uri).num_rows == 6
+
+
+def test_a_commit_whose_answer_was_lost_counts_as_done(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real = writer.table
+
+    class AnswerLost:
+        """The store applied the commit, its answer was lost, the client's own retry met a conflict with itself."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(real, name)
+
+        def create_write_transaction(self, *args: object, **kwargs: object) -> None:
+            stale = DeltaTable(uri)
+            real.create_write_transaction(*args, **kwargs)
+            stale.create_write_transaction(*args, **kwargs)
+
+    writer.table = AnswerLost()  # type: ignore[assignment]
+    commits = committer(writer)
+    commits.add(predicted([0, 1]))
+    commits.flush()
+    assert rows_of(uri).num_rows == 2
+
+
+class Flaky:
+    """A table of a store that applies a commit, and then does not answer some requests."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        self.table, self.is_out = table, False
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.table, name)
+
+    def create_write_transaction(self, *args: object, **kwargs: object) -> None:
+        self.table.create_write_transaction(*args, **kwargs)  # type: ignore[arg-type]
+        self.is_out = True
+
+    def update_incremental(self) -> None:
+        if self.is_out:
+            self.is_out = False
+            raise OSError("no answer")
+        self.table.update_incremental()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_writer_knows_a_commit_of_its_own_that_it_could_not_see(tmp_path: Path, replace: bool) -> None:
+    """No other run is there: nobody has overtaken it, and it can go on."""
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([0, 1, 2], status=schema.STATUS_FAILED))
+    first.flush()
+    writer = TableWriter.claim(uri, MODEL_ID)
+    flaky = Flaky(writer.table)
+    writer.table = flaky  # type: ignore[assignment]
+    commits = committer(writer, replace=replace)
+    commits.add(predicted([0 if replace else 3]))
+    with pytest.raises(StoreError):
+        commits.flush()
+    writer.check_claim()
+    writer.table = flaky.table
+    commits.add(predicted([1 if replace else 4]))
+    commits.close()
+    assert rows_of(uri).num_rows == (3 if replace else 5)
+    TableWriter.claim(uri, MODEL_ID)
+    with pytest.raises(FencedError):
+        writer.check_claim()
+
+
+def test_a_claim_on_top_of_a_commit_in_doubt_is_another_run_s(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    real = writer.table
+    writer.table = Flaky(real)  # type: ignore[assignment]
+    commits = committer(writer)
+    commits.add(predicted([0]))
+    with pytest.raises(StoreError):
+        commits.flush()
+    writer.table = real
+    TableWriter.claim(uri, MODEL_ID)
+    with pytest.raises(FencedError):
+        writer.check_claim()
+    commits.add(predicted([1]))
+    with pytest.raises(FencedError):
+        commits.flush()
+    assert rows_of(uri).num_rows == 1
+
+
+def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "table")
+    writer = TableWriter.claim(uri, MODEL_ID)
+    asked: list[None] = []
+    real_commit, real_latest = TableWriter._try_commit, TableWriter._latest
+
+    def answer_lost(writer: TableWriter, *arguments: Any) -> None:
+        real_commit(writer, *arguments)
+        raise StoreError("no answer")
+
+    def latest(writer: TableWriter) -> DeltaTable:
+        asked.append(None)
+        if len(asked) == 1:
+            raise StoreError("no answer either")
+        return real_latest(writer)
+
+    monkeypatch.setattr(TableWriter, "_try_commit", answer_lost)
+    monkeypatch.setattr(TableWriter, "_latest", latest)
+    commits = committer(writer)
+    commits.add(predicted([0]))
+    commits.flush()
+    assert (len(asked), commits.ok, rows_of(uri).num_rows) == (2, 1, 1)
+
+
+def test_a_refusal_that_is_no_other_run_s_doing_says_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a change of the table's columns by somebody else."""
+    monkeypatch.setattr("locray.table.writer._PAUSES_S", ())
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    DeltaTable(uri).alter.add_columns([Field("remark", PrimitiveType("string"))])
+    commits.add(predicted([0]))
+    with pytest.raises(StoreError, match=r"was refused: .*[Mm]etadata"):
+        commits.flush()
+    assert rows_of(uri).num_rows == 0
+
+
+def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    other = committer(TableWriter.claim(uri, "other@000000000000"))
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    for writer in (other, commits):
+        writer.add(predicted([0]))
+        writer.flush()
+    partition = tmp_path / "table" / f"{schema.MODEL_ID}={MODEL_ID}" / f"{schema.RUN_DATE}={RUN_DATE}"
+    orphan = partition / f"part-{'0' * 32}.parquet"
+    orphan.write_bytes(b"never committed")
+    someone_elses = tmp_path / "table" / f"{schema.MODEL_ID}=other@000000000000" / f"part-{'0' * 32}.parquet"
+    someone_elses.write_bytes(b"being written")
+    scratch = tmp_path / "table" / "_locray" / MODEL_ID / "run" / "worklist-000000"
+    scratch.parent.mkdir(parents=True)
+    scratch.write_bytes(b"of a crashed run")
+    assert TableWriter.claim(uri, MODEL_ID).clean_up() == 2
+    assert not orphan.exists()
+    assert not scratch.parent.exists()
+    assert someone_elses.exists()
+    assert rows_of(uri).num_rows == 2
+
+
+def test_who_was_overtaken_cleans_nothing_up(tmp_path: Path) -> None:
+    """It was paused after its claim, and wakes between a file of the newer run and its commit."""
+    uri = str(tmp_path / "table")
+    paused = TableWriter.claim(uri, MODEL_ID)
+    TableWriter.claim(uri, MODEL_ID)
+    partition = tmp_path / "table" / f"{schema.MODEL_ID}={MODEL_ID}" / f"{schema.RUN_DATE}={RUN_DATE}"
+    partition.mkdir(parents=True)
+    written = partition / f"part-{'0' * 32}.parquet"
+    written.write_bytes(b"about to be committed")
+    with pytest.raises(FencedError):
+        paused.clean_up()
+    assert written.exists()
+
+
+def test_replaced_rows_take_the_place_of_the_old_ones(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([0]))
+    first.add(predicted([1, 2], status=schema.STATUS_FAILED))
+    first.flush()
+    again = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
+    again.add(predicted([1]))
+    again.add(predicted([3]))
+    again.flush()
+    found = rows_of(uri)
+    assert found[schema.STATUS].to_pylist() == ["ok", "ok", "failed", "ok"]
+    TableWriter.claim(uri, MODEL_ID).clean_up()
+    assert rows_of(uri).num_rows == 4
+
+
+def test_a_fenced_writer_replaces_nothing(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([1], status=schema.STATUS_FAILED))
+    first.flush()
+    old = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
+    TableWriter.claim(uri, MODEL_ID)
+    old.add(predicted([1]))
+    with pytest.raises(FencedError):
+        old.flush()
+    assert rows_of(uri)[schema.STATUS].to_pylist() == ["failed"]
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no predictions table"):
+        open_table(str(tmp_path))
+
+
+def test_another_delta_table_is_refused(tmp_path: Path) -> None:
+    DeltaTable.create(str(tmp_path / "sales"), schema=pa.schema([("price", pa.float64())]))
+    with pytest.raises(UsageError, match="no column image_uri"):
+        open_table(str(tmp_path / "sales"))
+
+
+def test_no_table_yet(tmp_path: Path) -> None:
+    assert open_table(str(tmp_path / "absent")) is None
+
+
+def test_a_file_where_the_table_should_be(tmp_path: Path) -> None:
+    (tmp_path / "table").write_bytes(b"mine")
+    with pytest.raises(StoreAccessError, match="is a file"):
+        open_table(str(tmp_path / "table"))
+
+
+def test_a_table_with_a_damaged_log_is_told_in_one_line(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    TableWriter.claim(uri, MODEL_ID)
+    next((tmp_path / "table" / "_delta_log").glob("*1.json")).write_text("not json")
+    with pytest.raises(StoreAccessError, match="_delta_log") as told:
+        open_table(uri)
+    assert "\n" not in str(told.value)
+
+
+def test_a_folder_that_may_not_be_written_to(unprivileged_folder: Path) -> None:
+    (unprivileged_folder / "closed").mkdir(mode=0o500)
+    with pytest.raises(StoreAccessError, match="closed"):
+        TableWriter.claim(str(unprivileged_folder / "closed" / "table"), MODEL_ID)
+
+
+@pytest.mark.s3
+def test_a_bucket_that_is_not_there_or_denied_or_may_only_be_read(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StoreAccessError, match="no bucket s3://not-there"):
+        open_table("s3://not-there/table")
+    TableWriter.claim(f"{s3_bucket.uri}/table", MODEL_ID)
+    for name, value in s3_server.reader.items():
+        monkeypatch.setenv(name, value)
+    assert open_table(f"{s3_bucket.uri}/table") is not None
+    for table in ("table", "new"):
+        with pytest.raises(StoreAccessError, match="PutObject"):
+            TableWriter.claim(f"{s3_bucket.uri}/{table}", MODEL_ID)
+    for name, value in s3_server.stranger.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreAccessError, match="denied"):
+        open_table(f"{s3_bucket.uri}/table")
+
+
+def use_keys(monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]) -> None:
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.s3
+def test_keys_that_change_in_mid_run_are_taken_up(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table is opened with keys that may not write to it, as keys that have run out may not."""
+    uri = f"{s3_bucket.uri}/table"
+    number = TableWriter.claim(uri, MODEL_ID).number
+    use_keys(monkeypatch, s3_server.reader)
+    table = open_table(uri)
+    assert table is not None
+    writer = TableWriter(uri, MODEL_ID, number, table, storage.delta_storage_options(uri))
+    assert "secret" not in repr(writer)
+    use_keys(monkeypatch, s3_server.owner)
+    for replace in (False, True):
+        commits = committer(writer, replace=replace)
+        commits.add(predicted([int(replace)]))
+        commits.flush()
+    assert rows_of(uri).num_rows == 2
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("replace", [False, True])
+def test_new_keys_do_not_hide_the_claim_of_another_run(
+    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    uri = f"{s3_bucket.uri}/table"
+    old = TableWriter.claim(uri, MODEL_ID)
+    TableWriter.claim(uri, MODEL_ID)
+    use_keys(monkeypatch, s3_server.successor)
+    commits = committer(old, replace=replace)
+    commits.add(predicted([0]))
+    with pytest.raises(FencedError):
+        commits.flush()
+    assert rows_of(uri).num_rows == 0
+
+
+STORE, MODEL = "access_denied", "non_finite"
+
+
+def test_failures_that_may_be_ours_wait_for_an_image_that_clears_us(tmp_path: Path) -> None:
+    """Written too early, they would never be tried again."""
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0], status=schema.STATUS_FAILED, code=STORE))
+    commits.flush()
+    commits.add(predicted([1], status=schema.STATUS_FAILED, code=MODEL))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE]  # the second one could be fetched
+    commits.add(predicted([2], status=schema.STATUS_FAILED, code="corrupt"))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE, "corrupt"]
+    commits.add(predicted([3]))
+    commits.flush()
+    assert rows_of(uri)[schema.ERROR_CODE].to_pylist() == [STORE, MODEL, "corrupt", None]
+    assert (commits.ok, commits.failed, commits.deferred, commits.commits) == (1, 3, 0, 3)
+
+
+def test_failures_that_nothing_clears_us_of_are_deferred(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted(list(range(12)), status=schema.STATUS_FAILED, code=STORE))
+    commits.close()
+    assert rows_of(uri).num_rows == 0
+    assert (commits.ok, commits.failed, commits.deferred, commits.commits) == (0, 0, 12, 0)
+    assert (commits.errors, commits.deferred_causes) == ({}, {STORE: 12})
+    assert list(commits.deferred_examples.values()) == ["something is wrong"] * 10
+
+
+def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    said: list[ErrorCode | None] = [ErrorCode.ACCESS_DENIED, None, ErrorCode.ACCESS_DENIED]
+    asked: list[ErrorCode | None] = []
+
+    def vouch() -> ErrorCode | None:
+        asked.append(said[len(asked)])
+        return asked[-1]
+
+    commits = committer(TableWriter.claim(uri, MODEL_ID), vouch=vouch)
+    commits.add(predicted([0]))
+    commits.flush()
+    assert not asked
+    commits.add(predicted([1], status=schema.STATUS_FAILED, code=STORE))
+    commits.flush()
+    assert commits.doubt is ErrorCode.ACCESS_DENIED
+    assert rows_of(uri).num_rows == 1
+    commits.flush()
+    assert commits.doubt is None
+    assert rows_of(uri).num_rows == 2
+    commits.add(predicted([2, 3], status=schema.STATUS_FAILED, code=STORE))
+    commits.close()
+    assert (commits.ok, commits.failed, commits.deferred, len(asked)) == (1, 1, 2, 3)
+    assert rows_of(uri).num_rows == 2
+
+
+def test_what_could_not_be_committed_is_deferred(tmp_path: Path) -> None:
+    uri = str(tmp_path / "table")
+    commits = committer(TableWriter.claim(uri, MODEL_ID))
+    commits.add(predicted([0]))
+    commits.flush()
+    TableWriter.claim(uri, MODEL_ID)
+    commits.add(predicted([1, 2]))
+    commits.add(predicted([3], status=schema.STATUS_FAILED))
+    with pytest.raises(FencedError):
+        commits.close()
+    assert (commits.ok, commits.failed, commits.deferred, commits.errors) == (1, 0, 3, {})
+    assert commits.deferred_causes == {"not_committed": 3}
+    assert rows_of(uri).num_rows == 1
+
+
+def test_a_table_that_another_run_makes_at_this_moment_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for a table and the look for what else lies there."""
+    uri = str(tmp_path / "table")
+    list_uris = storage.list_uris
+
+    def after_another_run(folder: str) -> list[str]:
+        create_table(uri)
+        return list_uris(folder)
+
+    monkeypatch.setattr(storage, "list_uris", after_another_run)
+    table = open_table(uri)
+    assert table is not None
+    assert table.version() == 0
