@@ -22,7 +22,7 @@ from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.table.writer import TableWriter
 
-MOST_IMAGES = 64
+MAX_IMAGES = 64
 _MS = 1000
 
 
@@ -41,7 +41,7 @@ def breakdown(folder: Path, model: str, images_per_s_steady: float | None) -> di
         files = sorted(map(str, folder.iterdir()))
         settings = identity.decode.for_run(len(files), cores)
         predictor = Predictor(identity.predict, cores)
-        paths = files[:MOST_IMAGES]
+        paths = files[:MAX_IMAGES]
         unknown = [pa.nulls(len(paths), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
         listing = pa.table([pa.array(paths), *unknown], schema=schema.LISTING_SCHEMA)
         rows = InlineWorklist.of(listing, len(paths)).read_unit(0)

@@ -92,7 +92,7 @@ class LabellingSpeed:
     images: Mapping[str, int]
     results: list[Result]
     ratios: Mapping[str, float | None]
-    left_out: Mapping[str, str]
+    skipped: Mapping[str, str]
     one_image_s: Mapping[str, list[float]]
     breakdown_ms: Mapping[str, Mapping[str, float]]
     """By tier and step: milliseconds of a core for each image."""
@@ -108,7 +108,7 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
     Raises:
         UsageError: the images, the model or an option is not what it should be, or a contender failed.
     """
-    contenders, left_out = _contenders(config)
+    contenders, skipped = _contenders(config)
     if config.model is not None:
         load_artifact(config.model)  # a damaged one is told at once
     with _folder() as folder:
@@ -119,7 +119,7 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
         model = storage.normalise(config.model or trained_network(folder))
         if not config.no_compile:
             report(Progress("compiling, as a night before has done"))
-            left_out |= compile_beforehand(model)
+            skipped |= compile_beforehand(model)
         wanted = {tier.name: reference(tier.folder, model) for tier in tiers}
         results: dict[tuple[str, str], Result] = {}
         turns = [(tier, contender) for _ in range(config.rounds) for tier in tiers for contender in contenders]
@@ -136,7 +136,7 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
         }
     found = list(results.values())
     counts = {tier.name: tier.count for tier in tiers}
-    return LabellingSpeed(_machine(), locray.__version__, counts, found, ratios(found), left_out, one, steps)
+    return LabellingSpeed(_machine(), locray.__version__, counts, found, ratios(found), skipped, one, steps)
 
 
 @contextmanager
@@ -154,10 +154,10 @@ def _folder() -> Any:
 
 
 def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str]]:
-    left_out, names = {}, [RAY, DAFT, LOADER]
+    skipped, names = {}, [RAY, DAFT, LOADER]
     if config.daft is None and importlib.util.find_spec("daft") is None:
         names.remove(DAFT)
-        left_out[DAFT] = "not installed; see --daft"
+        skipped[DAFT] = "not installed; see --daft"
     elif config.daft is not None and not (config.daft / "daft").is_dir():
         raise UsageError(f"{config.daft} holds no daft: pip install --target {config.daft} daft 'pyarrow<26'")
     modules = {RAY: RAY, DAFT: "daft_frame", LOADER: LOADER}
@@ -173,7 +173,7 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
     own = Contender(LOCRAY, "own", False, read_table)
     if config.contenders is None:
         # So few images as are the default are labelled before a compiled network has saved anything to see.
-        return [*(one for one in others if one.name != FIRST_NIGHT), own], left_out
+        return [*(one for one in others if one.name != FIRST_NIGHT), own], skipped
     wanted = {name.strip() for name in config.contenders.split(",")}
     unknown = sorted(wanted - {one.name for one in [*others, own]})
     if unknown:

@@ -31,7 +31,7 @@ def as_markdown(speed: LabellingSpeed) -> str:
     for tier, steps in speed.breakdown_ms.items():
         shown = ", ".join(f"{step} {milliseconds:.2f}" for step, milliseconds in steps.items())
         lines.append(f"- where the time goes, {tier}, milliseconds of a core for each image: {shown}")
-    lines += [f"- left out: {name} ({why})" for name, why in speed.left_out.items()]
+    lines += [f"- left out: {name} ({why})" for name, why in speed.skipped.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from locray.errors import UsageError
 _BETWEEN_LOOKS_S = 0.25
 _SHARE_FOR_MEMORY = 0.02
 """Of the time: to look at the memory of many large processes takes a core for tens of milliseconds."""
-_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 _ERROR_TAIL = 2000
 
@@ -107,4 +107,4 @@ class _Tree:
 
     def cpu_s(self) -> float:
         """Processor time of all who were ever seen."""
-        return sum(self._ticks.values()) / _TICKS_A_SECOND
+        return sum(self._ticks.values()) / _TICKS_PER_SECOND

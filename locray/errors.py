@@ -24,7 +24,7 @@ class ExitCode(IntEnum):
     FAILURE_RATE = 3
     DEFERRED = 4
     FENCED = 5
-    UNSOUND = 6
+    CORRUPT = 6
     """Of `verify` and `nightly`: the table or its files are damaged, or rows contradict themselves or their model."""
 
 

@@ -9,7 +9,7 @@ Batch = TypeVar("Batch", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a run is: `done` of `planned`, and what else is worth telling."""
+    """How far a run is: `done` of `planned`, and what else is worth with_progress."""
 
     stage: str
     done: int = 0
@@ -25,7 +25,7 @@ def ignore(_: Progress) -> None:
     """A report that goes nowhere."""
 
 
-def telling(listing: Iterable[Batch], report: Report) -> Iterator[Batch]:
+def with_progress(listing: Iterable[Batch], report: Report) -> Iterator[Batch]:
     """The same batches; with each, how many images are listed so far is told."""
     listed = 0
     for batch in listing:

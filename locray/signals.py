@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def heard_once(hear: Callable[[signal.Signals], object]) -> Iterator[None]:
+def on_first_signal(hear: Callable[[signal.Signals], object]) -> Iterator[None]:
     """Until the block ends, the first SIGTERM or Ctrl-C goes to `hear`; the second is what it always was.
 
     In another thread than the main one, where Python allows no handlers, nothing is heard. A signal that is ignored,

@@ -9,7 +9,7 @@ from locray.config import LabelConfig
 from locray.progress import Progress
 from locray.ray_runtime.start import stop_ray
 
-MOST_IMAGES_A_UNIT = 256
+MAX_IMAGES_PER_UNIT = 256
 UNITS_TO_SEE_PROGRESS = 8
 
 
@@ -27,8 +27,8 @@ def main() -> None:
     """The script."""
     job = Job.from_arguments()
     # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
-    batches_a_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
-    unit_size = min(MOST_IMAGES_A_UNIT, max(1, batches_a_unit) * BATCH_SIZE)
+    batches_per_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
+    unit_size = min(MAX_IMAGES_PER_UNIT, max(1, batches_per_unit) * BATCH_SIZE)
     config = LabelConfig(
         images=str(job.images),
         model=job.model,

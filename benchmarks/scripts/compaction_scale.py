@@ -20,7 +20,7 @@ from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 
 MODEL_ID = "net@0123456789ab"
-ROWS_A_FILE = 20_000
+ROWS_PER_FILE = 20_000
 
 
 def varied(rows: pa.Table, start: int) -> pa.Table:
@@ -45,13 +45,13 @@ def varied(rows: pa.Table, start: int) -> pa.Table:
 
 def write(uri: str, num_rows: int) -> None:
     """The table. Only in a process of its own: its memory is not the compaction's."""
-    rows = predicted([0]).take([0] * ROWS_A_FILE).drop_columns([schema.ORDINAL])
+    rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     stamp = {schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run", schema.LABELLED_AT: now}
     for name, value in stamp.items():
-        rows = rows.append_column(name, pa.repeat(value, ROWS_A_FILE))
+        rows = rows.append_column(name, pa.repeat(value, ROWS_PER_FILE))
     writer = TableWriter.claim(uri, MODEL_ID)
-    for start in range(0, num_rows, ROWS_A_FILE):
+    for start in range(0, num_rows, ROWS_PER_FILE):
         writer.append(varied(rows, start), date(2026, 1, 2))
 
 
@@ -66,7 +66,7 @@ def main(num_rows: int) -> None:
         done = compact(writer, 2**40, ignore)
         wall_s = time.perf_counter() - started
         used = resource.getrusage(resource.RUSAGE_SELF)
-    assert (done.files_before, done.files_after, done.rows_rewritten) == (num_rows // ROWS_A_FILE, 1, num_rows)
+    assert (done.files_before, done.files_after, done.rows_rewritten) == (num_rows // ROWS_PER_FILE, 1, num_rows)
     print(
         f"{num_rows:,} rows, {size_bytes / num_rows:.0f} bytes each: {wall_s:.1f} s, "
         f"{used.ru_utime + used.ru_stime:.1f} s of processor time, peak {used.ru_maxrss / 1024:.0f} MiB, "

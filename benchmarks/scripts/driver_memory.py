@@ -12,7 +12,7 @@ from datetime import date
 import pyarrow as pa
 
 from locray import schema
-from locray.labelling.abort_policy import Judge
+from locray.labelling.abort_policy import AbortPolicy
 from locray.labelling.committer import Committer
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
@@ -52,11 +52,11 @@ def main(num_images: int) -> None:
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
         )
-        judge, started, processor_s = Judge(), time.perf_counter(), 0.0
+        judge, started, processor_s = AbortPolicy(), time.perf_counter(), 0.0
         for first in range(0, num_images, UNIT_SIZE):
             rows, before = unit(first, template), time.process_time()
             committer.add(rows)
-            assert judge.verdict(committer, time.monotonic()) is None
+            assert judge.abort_reason(committer, time.monotonic()) is None
             processor_s += time.process_time() - before
             if committer.answered % COMMIT_ROWS == 0:
                 print(f"{committer.answered:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")

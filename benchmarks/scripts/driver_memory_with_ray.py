@@ -41,7 +41,7 @@ class BlackPictures:
     worklist: Worklist
     settings: DecodeSettings
 
-    def __call__(self, unit: int, deaths: int) -> pa.Table:  # noqa: ARG002 (the shape of a stage)
+    def __call__(self, unit: int, crashes: int) -> pa.Table:  # noqa: ARG002 (the shape of a stage)
         rows, side = self.worklist.read_unit(unit), self.settings.input_size_px
         pixels = pa.array(np.zeros(len(rows) * side * side * 3, dtype=np.uint8))
         same = {schema.WIDTH: 64, schema.HEIGHT: 48, schema.FORMAT: "jpeg", schema.STATUS: schema.STATUS_OK}

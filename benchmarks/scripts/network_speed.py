@@ -81,13 +81,13 @@ def suppression() -> None:
     label_ids = torch.randint(0, len(CLASSES), (32, 1000), generator=generator)
     for used in (30, 200, 1000):
         found = detections.Candidates(boxes.clamp(0, 320), scores * (torch.arange(1000) < used), label_ids)
-        for detections._BOXES_A_CALL in (1024, 2048, 4096, 16384):
+        for detections._BOXES_PER_CALL in (1024, 2048, 4096, 16384):
             seconds = []
             for _ in range(4):
                 start = time.perf_counter()
                 detections.suppress(found, 0.6, 100, 320)
                 seconds.append(time.perf_counter() - start)
-            result = {"boxes_a_call": detections._BOXES_A_CALL, "used": used, "ms": round(1000 * min(seconds), 1)}
+            result = {"boxes_per_call": detections._BOXES_PER_CALL, "used": used, "ms": round(1000 * min(seconds), 1)}
             print(json.dumps(result), flush=True)
 
 

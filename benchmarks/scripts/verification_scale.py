@@ -18,27 +18,27 @@ from locray.table.writer import TableWriter
 from locray.verification.table import check_table
 from tests.helpers.rows import predicted
 
-ROWS_A_FILE = 100_000
+ROWS_PER_FILE = 100_000
 LISTED_AT_ONCE = 10_000
 
 
 def versions(start: int, count: int) -> list[pa.Array]:
     """URIs and etags as long as those of a bucket are."""
     numbers = range(start, start + count)
-    uris = [f"s3://bucket/photos/2026/{n // ROWS_A_FILE:04d}/{n % ROWS_A_FILE:08d}.jpg" for n in numbers]
+    uris = [f"s3://bucket/photos/2026/{n // ROWS_PER_FILE:04d}/{n % ROWS_PER_FILE:08d}.jpg" for n in numbers]
     return [pa.array(uris), pa.array([f"{n:032x}" for n in numbers])]
 
 
 def write(uri: str, num_rows: int) -> None:
     """The table. Only in a process of its own: its memory is not the verification's."""
-    rows = predicted([0]).take([0] * ROWS_A_FILE).drop_columns([schema.ORDINAL])
+    rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     stamp = {schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run", schema.LABELLED_AT: now}
     for name, value in stamp.items():
-        rows = rows.append_column(name, pa.repeat(value, ROWS_A_FILE))
+        rows = rows.append_column(name, pa.repeat(value, ROWS_PER_FILE))
     writer = TableWriter.claim(uri, "net@0123456789ab")
-    for start in range(0, num_rows, ROWS_A_FILE):
-        for name, column in zip((schema.IMAGE_URI, schema.ETAG), versions(start, ROWS_A_FILE), strict=True):
+    for start in range(0, num_rows, ROWS_PER_FILE):
+        for name, column in zip((schema.IMAGE_URI, schema.ETAG), versions(start, ROWS_PER_FILE), strict=True):
             rows = rows.set_column(rows.column_names.index(name), name, column)
         writer.append(rows, date(2026, 1, 2))
 

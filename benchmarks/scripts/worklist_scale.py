@@ -21,7 +21,7 @@ from locray.table.open import open_table
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 
-ROWS_A_FILE = 90_000
+ROWS_PER_FILE = 90_000
 LISTED_AT_ONCE = 10_000
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "0123456789ab"
 
@@ -34,10 +34,10 @@ def versions(numbers: list[int]) -> list[pa.Array]:
 
 def write_table(uri: str, num_images: int) -> None:
     """Rows of all images but every tenth."""
-    rows = predicted([0]).take([0] * ROWS_A_FILE).drop_columns([schema.ORDINAL])
+    rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     for name, value in {schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run", schema.LABELLED_AT: now}.items():
-        rows = rows.append_column(name, pa.repeat(value, ROWS_A_FILE))
+        rows = rows.append_column(name, pa.repeat(value, ROWS_PER_FILE))
     writer = TableWriter.claim(uri, MODEL_ID)
     for start in range(0, num_images, 100_000):
         done = [n for n in range(start, start + 100_000) if n % 10]

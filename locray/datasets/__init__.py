@@ -9,7 +9,7 @@ from locray import storage
 from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
 from locray.datasets.files import USUAL_SPLITS, MissingSplitError, below, list_files
 from locray.datasets.predictions import PredictionsFormat
-from locray.datasets.records import Annotation, Dataset, LeftOut, Record
+from locray.datasets.records import Annotation, Dataset, Record, SkipReason
 from locray.errors import UsageError
 from locray.names import did_you_mean
 
@@ -18,8 +18,8 @@ __all__ = [
     "Annotation",
     "Dataset",
     "DatasetFormat",
-    "LeftOut",
     "Record",
+    "SkipReason",
     "list_splits",
     "read_dataset",
     "split_for_validation",
@@ -65,7 +65,7 @@ _USUAL_NAMES = {
 }
 """What the splits of other tools are called for ours; taken where the data has none of our name."""
 
-_ASKED_FOR = frozenset({LeftOut.LOW_SCORE})
+_ASKED_FOR = frozenset({SkipReason.LOW_SCORE})
 """What is left out by an option, not because it can't be used: no reason for `strict` to stop."""
 
 
@@ -107,7 +107,7 @@ def _read_split(chosen: DatasetFormat, root: str, split: str) -> Dataset:
 
 
 def _check_nothing_left_out(dataset: Dataset) -> None:
-    counts = {reason: count for reason, count in dataset.left_out.items() if reason not in _ASKED_FOR}
+    counts = {reason: count for reason, count in dataset.skipped.items() if reason not in _ASKED_FOR}
     if not counts:
         return
     reason, places = next(pair for pair in dataset.left_out_places.items() if pair[0] in counts)
@@ -190,7 +190,7 @@ def split_for_validation(dataset: Dataset, fraction: float) -> tuple[Dataset, Da
     return (
         replace(dataset, records=training),
         replace(
-            dataset, split=VALIDATION_SPLIT, records=validation, left_out={}, left_out_places={}, num_clipped_boxes=0
+            dataset, split=VALIDATION_SPLIT, records=validation, skipped={}, left_out_places={}, num_clipped_boxes=0
         ),
     )
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from locray.datasets.records import Box, Dataset, Described, LeftOut, Record
+from locray.datasets.records import Box, Dataset, Described, Record, SkipReason
 from locray.errors import UsageError
 
 _MOST_PLACES = 3
@@ -32,7 +32,7 @@ class DatasetBuilder:
     def add(self, image_uri: str, described: Described) -> None:
         """Takes up an image that exists, once; of its objects those whose box has an area inside the frame."""
         if image_uri in self._uris:
-            self.leave_out(LeftOut.DUPLICATE_ID, f"{described.where or self.data_uri}: {image_uri} again")
+            self.leave_out(SkipReason.DUPLICATE_ID, f"{described.where or self.data_uri}: {image_uri} again")
             return
         self._uris.add(image_uri)
         width_px, height_px = described.width_px, described.height_px
@@ -51,19 +51,19 @@ class DatasetBuilder:
                 objects.append(replace(annotation, box_xyxy_px=box))
         self._records.append(Record(image_uri, tuple(objects), width_px, height_px, described.where))
 
-    def leave_out(self, reason: LeftOut, place: str) -> None:
+    def leave_out(self, reason: SkipReason, place: str) -> None:
         """Counts what can't be taken up at all; `place` names file and entry."""
         self._left_out[reason] += 1
         places = self._places.setdefault(str(reason), [])
         if len(places) < _MOST_PLACES:
             places.append(place)
 
-    def leave_out_all(self, left_out: Iterable[tuple[LeftOut, str]]) -> None:
+    def leave_out_all(self, skipped: Iterable[tuple[SkipReason, str]]) -> None:
         """Counts what a parser could not take up."""
-        for reason, place in left_out:
+        for reason, place in skipped:
             self.leave_out(reason, place)
 
-    def _leave_out_box(self, reason: LeftOut, image_uri: str, described: Described, index: int) -> None:
+    def _leave_out_box(self, reason: SkipReason, image_uri: str, described: Described, index: int) -> None:
         self._left_out[reason] += 1
         places = self._places.setdefault(str(reason), [])
         if len(places) < _MOST_PLACES:
@@ -89,7 +89,7 @@ class DatasetBuilder:
             split=self.split,
             records=tuple(self._records),
             classes=tuple(classes),
-            left_out={str(reason): count for reason, count in sorted(self._left_out.items())},
+            skipped={str(reason): count for reason, count in sorted(self._left_out.items())},
             num_clipped_boxes=self._num_clipped_boxes,
             left_out_places={reason: tuple(places) for reason, places in self._places.items()},
         )
@@ -111,7 +111,7 @@ def _is_cut(before: Box, after: Box, width_px: int | None, height_px: int | None
     )
 
 
-def cut_to_frame(box_xyxy_px: Box, width_px: int | None, height_px: int | None) -> tuple[LeftOut | None, Box]:
+def cut_to_frame(box_xyxy_px: Box, width_px: int | None, height_px: int | None) -> tuple[SkipReason | None, Box]:
     """The part of a finite box that lies in its frame, or the reason why nothing can be made of it.
 
     A frame of unknown size still begins at 0, 0. (Plain numbers: an array a box would cost ten times as much.)
@@ -121,11 +121,11 @@ def cut_to_frame(box_xyxy_px: Box, width_px: int | None, height_px: int | None) 
     """
     xmin, ymin, xmax, ymax = box_xyxy_px
     if xmin > xmax or ymin > ymax:
-        return LeftOut.INVERTED_BOX, box_xyxy_px
+        return SkipReason.INVERTED_BOX, box_xyxy_px
     if xmin == xmax or ymin == ymax:
-        return LeftOut.EMPTY_BOX, box_xyxy_px
+        return SkipReason.EMPTY_BOX, box_xyxy_px
     width, height = width_px or math.inf, height_px or math.inf
     inside = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, width), min(ymax, height))
     if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        return LeftOut.OUTSIDE_BOX, box_xyxy_px
+        return SkipReason.OUTSIDE_BOX, box_xyxy_px
     return None, inside

@@ -26,7 +26,7 @@ from locray.datasets.fields import (
     shown,
 )
 from locray.datasets.files import ImageFinder, below, ending_of, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, LeftOut, Parsed
+from locray.datasets.records import Annotation, Dataset, Described, Parsed, SkipReason
 from locray.errors import UsageError
 from locray.schema import HEIGHT, WIDTH
 
@@ -63,11 +63,11 @@ def read(data_uri: str, split: str) -> Dataset:
     folder_uris = [file_uri.rpartition("/")[0], *(storage.join(data_uri, *place) for place in places)]
     builder = DatasetBuilder(data_uri, split, object_noun="annotation")
     parsed = parse_coco(storage.read_bytes(file_uri), file_uri)
-    builder.leave_out_all(parsed.left_out)
+    builder.leave_out_all(parsed.skipped)
     for described in parsed.images:
         image_uri = images.locate(folder_uris, described.filename or "")
         if image_uri is None:
-            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
+            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
         else:
             builder.add(image_uri, described)
     return builder.build()
@@ -88,18 +88,18 @@ def parse_coco(data: bytes, where: str) -> Parsed:
     """
     document = json_object(data, where)
     labels = _labels(json_list(document, "categories", where), where)
-    left_out: list[tuple[LeftOut, str]] = []
+    skipped: list[tuple[SkipReason, str]] = []
     images: dict[Hashable, tuple[Mapping[str, Any], str]] = {}
     for index, image in enumerate(json_list(document, "images", where)):
         image_id = _id_of(image, f"{where}, images[{index}]")
         place = f"{where}, image {image_id}"
         if image_id in images:
-            left_out.append((LeftOut.DUPLICATE_ID, place))
+            skipped.append((SkipReason.DUPLICATE_ID, place))
         else:
             images[image_id] = (image, place)
-    objects = _objects(json_list(document, "annotations", where), labels, images.keys(), where, left_out)
+    objects = _objects(json_list(document, "annotations", where), labels, images.keys(), where, skipped)
     described = [_described(image, place, objects.get(image_id, [])) for image_id, (image, place) in images.items()]
-    return Parsed(described, left_out)
+    return Parsed(described, skipped)
 
 
 def write_coco(images: Iterable[Described]) -> bytes:
@@ -161,9 +161,9 @@ def _objects(
     labels: Mapping[Hashable, str],
     image_ids: Iterable[Hashable],
     where: str,
-    left_out: list[tuple[LeftOut, str]],
+    skipped: list[tuple[SkipReason, str]],
 ) -> dict[Hashable, list[tuple[int, Annotation]]]:
-    """The annotations by the id of their image, each with its own id; adds to `left_out`."""
+    """The annotations by the id of their image, each with its own id; adds to `skipped`."""
     objects: dict[Hashable, list[tuple[int, Annotation]]] = {image_id: [] for image_id in image_ids}
     seen: set[Hashable] = set()
     for index, entry in enumerate(annotations):
@@ -174,11 +174,11 @@ def _objects(
         image_id = _id_of(entry, place, "image_id")
         category_id = _id_of(entry, place, "category_id")
         if annotation_id in seen:
-            left_out.append((LeftOut.DUPLICATE_ID, place))
+            skipped.append((SkipReason.DUPLICATE_ID, place))
         elif image_id not in objects:
-            left_out.append((LeftOut.UNKNOWN_IMAGE, f"{place}: image {image_id}"))
+            skipped.append((SkipReason.UNKNOWN_IMAGE, f"{place}: image {image_id}"))
         elif category_id not in labels:
-            left_out.append((LeftOut.UNKNOWN_CLASS, f"{place}: category {category_id}"))
+            skipped.append((SkipReason.UNKNOWN_CLASS, f"{place}: category {category_id}"))
         else:
             number = annotation_id if isinstance(annotation_id, int) else index
             objects[image_id].append((number, _annotation(entry, labels[category_id], place)))

@@ -17,7 +17,7 @@ from locray import storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.fields import decoded, number, plain, side_px
 from locray.datasets.files import ImageFinder, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut
+from locray.datasets.records import Annotation, Box, Dataset, Described, SkipReason
 from locray.errors import UsageError
 from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
 
@@ -51,7 +51,7 @@ def read(data_uri: str, split: str) -> Dataset:
     for described in parse_csv(decoded(storage.read_bytes(files[split]), files[split]), files[split]):
         image_uri = images.locate(folder_uris, described.filename or "")
         if image_uri is None:
-            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
+            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
         else:
             builder.add(image_uri, described)
     return builder.build()

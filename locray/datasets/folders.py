@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.files import USUAL_SPLITS, below, is_image_name, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, LeftOut
+from locray.datasets.records import Annotation, Dataset, Described, SkipReason
 
 EXPECTED = "images in <split>/<class>/ or in <class>/"
 ONLY_SPLIT = "train"
@@ -38,7 +38,7 @@ def read(data_uri: str, split: str) -> Dataset:
         if found != split:
             continue
         if label is None:
-            builder.leave_out(LeftOut.NO_ANNOTATION, f"{image_uri}: lies beside the folders of the classes")
+            builder.leave_out(SkipReason.NO_ANNOTATION, f"{image_uri}: lies beside the folders of the classes")
             continue
         objects = known.setdefault(label, (Annotation(label, None),))
         builder.add(image_uri, Described(None, objects, where=image_uri))

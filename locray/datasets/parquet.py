@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from locray import schema, storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.files import ImageFinder, below, ending_of, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut, Parsed
+from locray.datasets.records import Annotation, Box, Dataset, Described, Parsed, SkipReason
 from locray.errors import UsageError
 
 ENDING = ".parquet"
@@ -53,13 +53,13 @@ def read(data_uri: str, split: str) -> Dataset:
     builder = DatasetBuilder(data_uri, split)
     for file_uri in files[split]:
         parsed = parse_table(read_table(file_uri), file_uri)
-        builder.leave_out_all(parsed.left_out)
+        builder.leave_out_all(parsed.skipped)
         folder_uris = [file_uri.rpartition("/")[0], data_uri]
         for described in parsed.images:
             name = described.filename or ""
             image_uri = name if _ABSOLUTE.match(name) else images.find(folder_uris, name)
             if image_uri is None:
-                builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no image {name!r}")
+                builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {name!r}")
             else:
                 builder.add(image_uri, described)
     return builder.build()
@@ -90,16 +90,16 @@ def parse_table(table: pa.Table, where: str) -> Parsed:
     names = _image_names(table, where)
     widths, heights = (_sides(table, name, where) for name in (schema.WIDTH, schema.HEIGHT))
     objects = _objects(table, where)
-    images, left_out = [], []
+    images, skipped = [], []
     for row, (name, width, height, of_one) in enumerate(zip(names, widths, heights, objects, strict=True)):
         place = f"{where}, row {row}"
         if not name:
             raise UsageError(f"{place}: found no name of an image.")
         if of_one is None:
-            left_out.append((LeftOut.NO_ANNOTATION, f"{place}: {schema.OBJECTS} is null"))
+            skipped.append((SkipReason.NO_ANNOTATION, f"{place}: {schema.OBJECTS} is null"))
         else:
             images.append(Described(name, tuple(of_one), width or None, height or None, place))
-    return Parsed(images, left_out)
+    return Parsed(images, skipped)
 
 
 def to_table(images: Iterable[Described]) -> pa.Table:

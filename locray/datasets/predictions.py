@@ -15,7 +15,7 @@ from locray import schema, storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.files import missing_split
 from locray.datasets.parquet import parse_table
-from locray.datasets.records import Dataset, Described, LeftOut
+from locray.datasets.records import Dataset, Described, SkipReason
 from locray.errors import UsageError
 
 SPLIT = "train"
@@ -58,9 +58,9 @@ class PredictionsFormat:
         for described, status, before in zip(parsed.images, statuses, num_detections, strict=True):
             name = described.filename or ""
             if status != schema.STATUS_OK:
-                builder.leave_out(LeftOut.FAILED_IMAGE, f"{data_uri}, image {name}")
+                builder.leave_out(SkipReason.FAILED_IMAGE, f"{data_uri}, image {name}")
             elif before and not described.objects:
-                builder.leave_out(LeftOut.LOW_SCORE, f"{data_uri}, image {name}")
+                builder.leave_out(SkipReason.LOW_SCORE, f"{data_uri}, image {name}")
             else:
                 builder.add(name, Described(name, described.objects, described.width_px, described.height_px, name))
         return builder.build()

@@ -11,7 +11,7 @@ from enum import StrEnum
 Box = tuple[float, float, float, float]
 
 
-class LeftOut(StrEnum):
+class SkipReason(StrEnum):
     """Why an annotation, or an image with all of its annotations, is not part of the data set."""
 
     EMPTY_BOX = "empty_box"
@@ -71,7 +71,7 @@ class Record:
 class Dataset:
     """The images of one split, in the order of the annotations.
 
-    `classes` are the labels that occur, sorted. `left_out` counts by reason (`LeftOut`) what the files hold and
+    `classes` are the labels that occur, sorted. `skipped` counts by reason (`SkipReason`) what the files hold and
     the data set doesn't; `left_out_places` says where the first few of each reason stand, the first of all first.
     `num_clipped_boxes` boxes reached over their frame and were cut to it.
     """
@@ -80,7 +80,7 @@ class Dataset:
     split: str
     records: tuple[Record, ...]
     classes: tuple[str, ...]
-    left_out: Mapping[str, int]
+    skipped: Mapping[str, int]
     num_clipped_boxes: int = 0
     left_out_places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -106,4 +106,4 @@ class Parsed:
     """The images of an annotation file, and what it holds that belongs to none: reason and place of each."""
 
     images: list[Described]
-    left_out: list[tuple[LeftOut, str]]
+    skipped: list[tuple[SkipReason, str]]

@@ -16,7 +16,7 @@ from locray import storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.fields import json_numbers, json_object, plain_number, shown
 from locray.datasets.files import below, is_image_name, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut
+from locray.datasets.records import Annotation, Box, Dataset, Described, SkipReason
 from locray.errors import UsageError
 
 STEM, ENDING = "regions", ".json"
@@ -51,7 +51,7 @@ def read(data_uri: str, split: str) -> Dataset:
     for described in parse_regions(storage.read_bytes(files[split]), files[split]):
         images, absent = _images_of(described, by_name)
         if absent:
-            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: {absent}")
+            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: {absent}")
         for image_uri, objects in images.items():
             builder.add(image_uri, Described(described.filename, tuple(objects), 1, 1, described.where))
     return builder.build()

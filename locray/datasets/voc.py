@@ -22,7 +22,7 @@ from locray import storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.fields import decoded, number, plain, side_px
 from locray.datasets.files import below, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, LeftOut
+from locray.datasets.records import Annotation, Dataset, Described, SkipReason
 from locray.errors import UsageError
 from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
 
@@ -55,15 +55,15 @@ def read(data_uri: str, split: str) -> Dataset:
         if image_id in found.annotation_uris:
             annotated.append(image_id)
         else:
-            builder.leave_out(LeftOut.NO_ANNOTATION, f"split {split!r} of {data_uri}: {image_id} has no annotation")
+            builder.leave_out(SkipReason.NO_ANNOTATION, f"split {split!r} of {data_uri}: {image_id} has no annotation")
         for _ in range(times - 1):
-            builder.leave_out(LeftOut.DUPLICATE_ID, f"split {split!r} of {data_uri}: {image_id} again")
+            builder.leave_out(SkipReason.DUPLICATE_ID, f"split {split!r} of {data_uri}: {image_id} again")
     texts = storage.read_all([found.annotation_uris[image_id] for image_id in annotated])
     for image_id, xml in zip(annotated, texts, strict=True):
         described = parse_voc(xml, found.annotation_uris[image_id])
         image_uri = found.image_of(image_id, described.filename)
         if image_uri is None:
-            builder.leave_out(LeftOut.NO_IMAGE, f"{described.where}: there is no such image")
+            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no such image")
         else:
             builder.add(image_uri, described)
     return builder.build()

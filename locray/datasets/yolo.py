@@ -20,7 +20,7 @@ from locray import storage
 from locray.datasets.building import DatasetBuilder
 from locray.datasets.fields import decoded, number, plain, shown
 from locray.datasets.files import ImageFinder, below, ending_of, is_image_name, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, LeftOut, Parsed
+from locray.datasets.records import Annotation, Box, Dataset, Described, Parsed, SkipReason
 from locray.errors import UsageError
 
 EXPECTED = (
@@ -65,10 +65,10 @@ def read(data_uri: str, split: str) -> Dataset:
             builder.add(image_uri, Described(None, (), 1, 1))
             continue
         parsed = parse_yolo(decoded(texts[label_uri], label_uri), classes, label_uri)
-        builder.leave_out_all(parsed.left_out)
+        builder.leave_out_all(parsed.skipped)
         builder.add(image_uri, parsed.images[0])
     for uri in _lonely_labels(data_uri, found[split], present - set(wanted)):
-        builder.leave_out(LeftOut.NO_IMAGE, f"{uri}: there is no image of this name")
+        builder.leave_out(SkipReason.NO_IMAGE, f"{uri}: there is no image of this name")
     return builder.build()
 
 
@@ -84,7 +84,7 @@ def parse_yolo(text: str, classes: Sequence[str], where: str) -> Parsed:
         UsageError: a line that can't be read; names line and field.
     """
     objects, lines = [], []
-    left_out: list[tuple[LeftOut, str]] = []
+    skipped: list[tuple[SkipReason, str]] = []
     for line, fields in enumerate(map(str.split, text.splitlines()), start=1):
         if not fields:
             continue
@@ -95,8 +95,8 @@ def parse_yolo(text: str, classes: Sequence[str], where: str) -> Parsed:
             lines.append(line)
         else:
             place = f"{where}, line {line}: class {class_number}, known are 0 to {len(classes) - 1}"
-            left_out.append((LeftOut.UNKNOWN_CLASS, place))
-    return Parsed([Described(None, tuple(objects), 1, 1, where, lines)], left_out)
+            skipped.append((SkipReason.UNKNOWN_CLASS, place))
+    return Parsed([Described(None, tuple(objects), 1, 1, where, lines)], skipped)
 
 
 def write_yolo(image: Described, classes: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from locray.metrics.calibration import BestCut, Calibration, best_cut, calibration, judge
+from locray.metrics.calibration import BestThreshold, Calibration, best_cut, calibration, judge
 from locray.metrics.classification import ClassMetrics, ConfusionMatrix, class_metrics, confusion_matrix
 from locray.metrics.detection import DetectionMetrics, detection
 from locray.metrics.localization import LocalizationMetrics, localization
@@ -22,7 +22,7 @@ class Figures:
     classes: tuple[ClassMetrics, ...]
     confusion: ConfusionMatrix
     calibration: Calibration
-    best_cut: BestCut | None
+    best_cut: BestThreshold | None
 
     @classmethod
     def of(cls, results: Sequence[ImageResult]) -> "Figures":

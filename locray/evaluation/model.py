@@ -43,7 +43,7 @@ def evaluate_dataset(
             report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
     in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
     return Evaluated(
-        identity.model_id, identity.config_hash, in_order, dict(comparison.errors), dict(comparison.left_out)
+        identity.model_id, identity.config_hash, in_order, dict(comparison.errors), dict(comparison.skipped)
     )
 
 

@@ -18,7 +18,7 @@ from locray.evaluation.table import read_table
 from locray.evaluation.truth import Evaluated
 from locray.labelling.identity import Identity
 from locray.labelling.summary import Clock
-from locray.metrics.calibration import BestCut, Calibration
+from locray.metrics.calibration import BestThreshold, Calibration
 from locray.metrics.classification import ClassMetrics
 from locray.progress import Progress, Report
 
@@ -52,13 +52,13 @@ class EvaluationSummary:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
-    best_cut: BestCut | None
+    best_cut: BestThreshold | None
     """The score threshold with the highest F1."""
     calibration: Calibration
     classes: list[ClassMetrics]
     confusion: Confusion
     errors: dict[str, int]
-    left_out: dict[str, int]
+    skipped: dict[str, int]
     wall_s: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def summarise(
             list(confusion.labels), confusion.counts.tolist(), "images" if confusion.one_object_each else "objects"
         ),
         errors=evaluated.errors,
-        left_out=dict(sorted((Counter(dataset.left_out) + Counter(evaluated.left_out)).items())),
+        skipped=dict(sorted((Counter(dataset.skipped) + Counter(evaluated.skipped)).items())),
         wall_s=wall_s,
     )
 

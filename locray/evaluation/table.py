@@ -60,7 +60,7 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
     limits = DecodeLimits(config.max_bytes, config.max_pixels)
     comparison = Comparison(limits, min_score=config.score_threshold or 0.0, strict=config.strict)
     results = [comparison.result(record, row) for record, row in zip(dataset.records, own, strict=True)]
-    return Evaluated(model_id, config_hash, results, dict(comparison.errors), dict(comparison.left_out))
+    return Evaluated(model_id, config_hash, results, dict(comparison.errors), dict(comparison.skipped))
 
 
 def _rows_named_alike(predictions: Any, dataset: Dataset) -> pa.Table:

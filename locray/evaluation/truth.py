@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from locray import boxes, schema, storage
-from locray.datasets.records import LeftOut, Record
+from locray.datasets.records import Record, SkipReason
 from locray.errors import UsageError
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.images.exif import UPRIGHT, boxes_in_upright_frame
@@ -29,7 +29,7 @@ class Evaluated:
     """In the order of the data set's records. An image that could not be labelled has no detections."""
     errors: dict[str, int]
     """Images that could not be labelled, by code."""
-    left_out: dict[str, int] = field(default_factory=dict)
+    skipped: dict[str, int] = field(default_factory=dict)
     """Objects that turned out to lie beside their image once its size was known, by reason."""
 
 
@@ -48,7 +48,7 @@ class Comparison:
         self._strict = strict
         self.errors: Counter[str] = Counter()
         """Images that could not be labelled, by code."""
-        self.left_out: Counter[str] = Counter()
+        self.skipped: Counter[str] = Counter()
         """Objects, by reason."""
 
     def result(self, record: Record, row: Mapping[str, Any]) -> ImageResult:
@@ -98,10 +98,10 @@ class Comparison:
             corners = " ".join(f"{value:g}" for value in first.box_xyxy_px or ())
             raise UsageError(
                 f"{record.where or record.image_uri}, box of {first.label!r}: {corners} in an image of "
-                f"{row[schema.WIDTH]} x {row[schema.HEIGHT]}: {LeftOut.OUTSIDE_BOX}. Expected annotations that can all "
-                "be used, as --strict asks for: correct them, or leave them out by evaluating without it."
+                f"{row[schema.WIDTH]} x {row[schema.HEIGHT]}: {SkipReason.OUTSIDE_BOX}. Expected annotations that can "
+                "all be used, as --strict asks for: correct them, or leave them out by evaluating without it."
             )
-        self.left_out[str(LeftOut.OUTSIDE_BOX)] += int((~kept).sum())
+        self.skipped[str(SkipReason.OUTSIDE_BOX)] += int((~kept).sum())
 
 
 def _in_image(

@@ -26,7 +26,7 @@ from locray.storage.archives import read_member
 from locray.storage.files import file_etag
 from locray.storage.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
 from locray.storage.s3 import Retries, bare_etag, client, quoted_etag, store
-from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, code_of, trouble_of
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:
@@ -151,11 +151,11 @@ def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> O
     except S3_ERRORS as error:
         code = code_of(error)
         match trouble_of(error):
-            case Trouble.NO_OBJECT | Trouble.NO_BUCKET:
+            case ErrorKind.NO_OBJECT | ErrorKind.NO_BUCKET:
                 return ImageFailure(ErrorCode.NOT_FOUND, f"the store answered {code}")
-            case Trouble.DENIED:
+            case ErrorKind.DENIED:
                 return ImageFailure(ErrorCode.ACCESS_DENIED, f"the store answered {code}")
-            case Trouble.CHANGED:
+            case ErrorKind.CHANGED:
                 return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
         cause = cause_of(error) or DeferralCause.STORE
         return Deferred(cause, f"the store answered {code}" if code else "the store did not answer")

@@ -30,8 +30,8 @@ _KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "T
 """All that a child gets to see of the environment, beside where modules lie. Everything else may be a secret."""
 
 _MEMORY_OF_PYTHON_BYTES = 256 * 2**20
-_MEMORY_A_FILE_BYTE = 4
-_MEMORY_A_PIXEL_BYTES = 48
+_MEMORY_PER_FILE_BYTE = 4
+_MEMORY_PER_PIXEL_BYTES = 48
 """The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
 
 _START_TIMEOUT_S = 120
@@ -264,7 +264,7 @@ def _lower(limit: int, value: int) -> None:
 def _main(arguments: Sequence[str]) -> None:
     descriptor, max_bytes, max_pixels, min_longer_side_px = map(int, arguments[:4])
     timeout_s = float(arguments[4])
-    memory_bytes = _MEMORY_OF_PYTHON_BYTES + _MEMORY_A_FILE_BYTE * max_bytes + _MEMORY_A_PIXEL_BYTES * max_pixels
+    memory_bytes = _MEMORY_OF_PYTHON_BYTES + _MEMORY_PER_FILE_BYTE * max_bytes + _MEMORY_PER_PIXEL_BYTES * max_pixels
     _lower(resource.RLIMIT_AS, memory_bytes)
     _lower(resource.RLIMIT_CORE, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from locray.errors import DeferralCause, ErrorCode
 from locray.labelling.committer import Committer
 
-PROBATION_IMAGES = 200
+MIN_IMAGES_BEFORE_ABORT = 200
 """Images to try before a run is given up because not one of them can be labelled."""
 PROBATION_UNITS = 2
 """They come from so many units at least: one may be deferred whole, for what says nothing of its images."""
@@ -27,7 +27,7 @@ _ADVICE: dict[str, str] = {
 
 
 @dataclass
-class Judge:
+class AbortPolicy:
     """Watches a run."""
 
     outage_s: float = OUTAGE_S
@@ -36,7 +36,7 @@ class Judge:
     _deferred_then: int = 0
     _settled_at_s: float | None = None
 
-    def verdict(self, committer: Committer, now_s: float) -> str | None:
+    def abort_reason(self, committer: Committer, now_s: float) -> str | None:
         """Why the run should end; None while it should go on. To be asked after each unit.
 
         Args:
@@ -48,16 +48,16 @@ class Judge:
         return None if reason is None else f"the run was given up, since {reason}"
 
     def _reason(self, committer: Committer, now_s: float) -> str | None:
-        if isinstance(committer.doubt, ErrorCode):
-            advice = _ADVICE.get(committer.doubt, "")
-            return f"images that were fetched before can't be any more ({committer.doubt}). {advice}"
-        if committer.ok == 0 and committer.answered >= PROBATION_IMAGES and self._units >= PROBATION_UNITS:
+        if isinstance(committer.quarantine, ErrorCode):
+            advice = _ADVICE.get(committer.quarantine, "")
+            return f"images that were fetched before can't be any more ({committer.quarantine}). {advice}"
+        if committer.ok == 0 and committer.answered >= MIN_IMAGES_BEFORE_ABORT and self._units >= PROBATION_UNITS:
             return why_none(committer)
         settled = committer.ok + committer.failed
         if settled > self._settled or self._settled_at_s is None:
             self._settled, self._deferred_then, self._settled_at_s = settled, committer.deferred, now_s
         num_deferred = committer.deferred - self._deferred_then
-        if num_deferred >= PROBATION_IMAGES and now_s - self._settled_at_s >= self.outage_s:
+        if num_deferred >= MIN_IMAGES_BEFORE_ABORT and now_s - self._settled_at_s >= self.outage_s:
             return f"the last {num_deferred:,} images were all deferred, for {self.outage_s:.0f} s"
         return None
 

@@ -12,14 +12,14 @@ CONTROL_IMAGES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Control:
+class CanaryImages:
     """Some small images of the run, which the driver has fetched itself; none if it could not."""
 
     images: list[FetchRequest]
     max_bytes: int
 
     @classmethod
-    def of(cls, worklist: Worklist, max_bytes: int) -> "Control":
+    def of(cls, worklist: Worklist, max_bytes: int) -> "CanaryImages":
         """Takes the smallest images of the first unit, which `Difference.write` has drawn from everywhere.
 
         To be called before the workers begin: what is lost later was there then. A driver without rights of its own

@@ -12,22 +12,22 @@ import pyarrow.compute as pc
 
 from locray import schema
 from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
-from locray.labelling.outcomes import Fates
+from locray.labelling.outcomes import ImageOutcomes
 from locray.table.writer import TableWriter
 
 DEFERRED_EXAMPLES = 10
-"""Deferred images that a summary names; `fates` knows of all."""
+"""Deferred images that a summary names; `outcomes` knows of all."""
 FEW_IMAGES = 10
-"""Fewer failures than this say nothing against a store and a model that have served the table before."""
+"""Fewer failures than this say nothing against a store and a model that have has_previous_rows the table before."""
 
 
 class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
 
     A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
-    image could be fetched, or while `vouch` says so; one of `MODEL_CODES` while the model has answered to none. At the
-    end of the worklist, a few such failures are committed where store and model have `served` before, and `vouch` says
-    nothing else: a night may have no other image.
+    image could be fetched, or while `check_store` says so; one of `MODEL_CODES` while the model has answered to none.
+    At the end of the worklist, a few such failures are committed where the table holds rows of this model already, and
+    `check_store` says nothing else: a night may have no other image.
 
     Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
 
@@ -38,9 +38,9 @@ class Committer:
         run_date: the partition of the run.
         commit_rows: rows after which a commit is made.
         replace: rows take the place of older ones with the same key.
-        served: whether the table holds rows of this model and configuration already.
-        vouch: asked before images that could not be fetched become rows: None if the store still gives what it gave
-            before, else what it gives instead.
+        has_previous_rows: whether the table holds rows of this model and configuration already.
+        check_store: asked before images that could not be fetched become rows: None if the store still gives what
+            it gave before, else what it gives instead.
     """
 
     def __init__(
@@ -52,8 +52,8 @@ class Committer:
         run_date: date,
         commit_rows: int,
         replace: bool = False,
-        served: bool = False,
-        vouch: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
+        has_previous_rows: bool = False,
+        check_store: Callable[[], ErrorCode | DeferralCause | None] = lambda: None,
     ) -> None:
         self.writer = writer
         self._write = writer.replace if replace else writer.append
@@ -61,15 +61,15 @@ class Committer:
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
-        self._served = served
-        self._vouch = vouch
+        self._served = has_previous_rows
+        self._vouch = check_store
         self._pending: list[pa.Table] = []
         self._num_pending = 0
         self._lock = threading.RLock()
         self._error: BaseException | None = None
         """What stopped a commit in the other thread, until it is raised in this one."""
         self._last_commit = time.monotonic()
-        self.fates = Fates(num_images)
+        self.outcomes = ImageOutcomes(num_images)
         self.commits = 0
         self.ok = 0
         self.failed = 0
@@ -78,8 +78,8 @@ class Committer:
         self.deferred_causes: Counter[str] = Counter()
         self.deferred_examples: dict[str, str] = {}
         """Reasons by URI, of some."""
-        self.doubt: ErrorCode | DeferralCause | None = None
-        """What `vouch` said last."""
+        self.quarantine: ErrorCode | DeferralCause | None = None
+        """What `check_store` said last."""
 
     @property
     def answered(self) -> int:
@@ -95,7 +95,7 @@ class Committer:
                 self._flush()
 
     def _add(self, rows: pa.Table) -> None:
-        rows = rows.filter(pa.array(self.fates.add(rows[schema.ORDINAL].to_numpy())))
+        rows = rows.filter(pa.array(self.outcomes.add(rows[schema.ORDINAL].to_numpy())))
         is_deferred = pc.equal(rows[schema.STATUS], schema.STATUS_DEFERRED)
         self._defer(rows.filter(is_deferred))
         rows = rows.filter(pc.invert(is_deferred))
@@ -143,7 +143,7 @@ class Committer:
             raise error
 
     def flush(self) -> None:
-        """Commits what is pending and beyond doubt: once. After an error nobody knows here whether it was committed.
+        """Commits what is pending and not quarantined, once. After an error it is not known whether it was committed.
 
         The next run does; here it counts as deferred.
         """
@@ -155,15 +155,15 @@ class Committer:
             pending = pa.concat_tables(self._pending)
             doubted_codes = pa.array(self._doubted(_codes(pending)), pa.string())
             is_doubted = pc.is_in(pending[schema.ERROR_CODE], value_set=doubted_codes)
-            rows, doubted = pending.filter(pc.invert(is_doubted)), pending.filter(is_doubted)
-            self._pending = [doubted] if len(doubted) else []
+            rows, quarantined = pending.filter(pc.invert(is_doubted)), pending.filter(is_doubted)
+            self._pending = [quarantined] if len(quarantined) else []
             if len(rows):
                 self._commit(rows)
         self._num_pending = 0
         self._last_commit = time.monotonic()
 
     def close(self) -> None:
-        """Commits what is pending and beyond doubt. What is left in doubt, also after an error, is deferred."""
+        """Commits what is pending and not quarantined. What stays quarantined, also after an error, is deferred."""
         with self._lock:
             try:
                 self._flush()
@@ -188,17 +188,17 @@ class Committer:
         """Which of these codes may be ours."""
         pending_of_the_store = STORE_CODES.intersection(codes)
         num_fetched = self.ok + self.failed - sum(self.errors[code] for code in STORE_CODES)
-        self.doubt = self._vouch() if pending_of_the_store and num_fetched else None
-        doubted = pending_of_the_store if self.doubt or not num_fetched else frozenset()
-        return sorted(doubted if self.ok else doubted | MODEL_CODES)
+        self.quarantine = self._vouch() if pending_of_the_store and num_fetched else None
+        quarantined = pending_of_the_store if self.quarantine or not num_fetched else frozenset()
+        return sorted(quarantined if self.ok else quarantined | MODEL_CODES)
 
     def _are_few_and_its_own(self) -> bool:
-        """Whether what is left in doubt is the images' fault: of a run that was cut off, nobody knows the others."""
+        """Whether what is still quarantined is the images' fault; not known of a run that was cut off."""
         if not self._served or self.answered < self._num_images or sum(map(len, self._pending)) >= FEW_IMAGES:
             return False
-        if self.doubt is None and any(STORE_CODES.intersection(_codes(rows)) for rows in self._pending):
-            self.doubt = self._vouch()
-        return self.doubt is None
+        if self.quarantine is None and any(STORE_CODES.intersection(_codes(rows)) for rows in self._pending):
+            self.quarantine = self._vouch()
+        return self.quarantine is None
 
     def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
         """Defers rows that were counted already, for this cause; None: for their own codes, where they have one."""
@@ -213,7 +213,7 @@ class Committer:
         codes = rows[schema.ERROR_CODE].to_pylist()
         causes = [str(cause or code or DeferralCause.NOT_COMMITTED) for code in codes]
         self.deferred_causes = self.deferred_causes + Counter(causes)
-        self.fates.defer(rows[schema.ORDINAL].to_numpy(), causes)
+        self.outcomes.defer(rows[schema.ORDINAL].to_numpy(), causes)
         named = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # not of a unit that could not be read
         some = named.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
         reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]

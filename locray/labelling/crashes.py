@@ -9,15 +9,15 @@ import pyarrow.compute as pc
 from locray import schema
 from locray.errors import DeferralCause
 
-MAX_DEATHS = 5
+MAX_CRASHES = 5
 """So many processes may die over a unit, by no decoder's fault, before its images are left to the next run."""
 
 
-def given_up(decoded: pa.Table, deaths: int) -> pa.Table:
+def defer_unit(decoded: pa.Table, crashes: int) -> pa.Table:
     """The unit, of `schema.decoded_schema`, with nothing left for a model: images that it would see are deferred."""
     reason = (
-        f"{deaths} model workers died over its unit: too little memory (a smaller --batch-size takes less), a crash of "
-        "the network, or a node that fails"
+        f"{crashes} model workers died over its unit: too little memory (a smaller --batch-size takes less), a crash "
+        "of the network, or a node that fails"
     )
     is_ok = pc.equal(decoded[schema.STATUS], schema.STATUS_OK)
     changed = {

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from locray import schema, storage
 from locray.errors import UsageError
-from locray.labelling.outcomes import Fates
-from locray.labelling.worklist import UNITS_A_FILE, StoredWorklist
+from locray.labelling.outcomes import ImageOutcomes
+from locray.labelling.worklist import UNITS_PER_FILE, StoredWorklist
 from locray.sources import Source
 
 
@@ -44,20 +44,20 @@ def begin_deferred(uri: str, source: Source, table_uri: str) -> None:
     write_list(uri, schema.DEFERRED_SCHEMA, ())
 
 
-def write_deferred(uri: str, worklist: StoredWorklist, fates: Fates, run_id: str) -> None:
+def write_deferred(uri: str, worklist: StoredWorklist, outcomes: ImageOutcomes, run_id: str) -> None:
     """Writes the list of the deferred images of a worklist, with the cause of each.
 
     Raises:
         StoreError: the store failed.
     """
-    write_list(storage.normalise(uri), schema.DEFERRED_SCHEMA, _deferred(worklist, fates, run_id))
+    write_list(storage.normalise(uri), schema.DEFERRED_SCHEMA, _deferred(worklist, outcomes, run_id))
 
 
-def _deferred(worklist: StoredWorklist, fates: Fates, run_id: str) -> Iterator[pa.RecordBatch]:
-    images_a_file = worklist.unit_size * UNITS_A_FILE
-    for index, first in enumerate(range(0, worklist.num_images, images_a_file)):
-        ordinals = np.arange(first, min(first + images_a_file, worklist.num_images))
-        causes = fates.causes(ordinals)
+def _deferred(worklist: StoredWorklist, outcomes: ImageOutcomes, run_id: str) -> Iterator[pa.RecordBatch]:
+    images_per_file = worklist.unit_size * UNITS_PER_FILE
+    for index, first in enumerate(range(0, worklist.num_images, images_per_file)):
+        ordinals = np.arange(first, min(first + images_per_file, worklist.num_images))
+        causes = outcomes.causes(ordinals)
         if causes.null_count == len(causes):
             continue
         images = storage.open_parquet(worklist.file_uri(index)).read([schema.IMAGE_URI, schema.ETAG])

@@ -24,7 +24,7 @@ from locray.images.decode import (
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_or_die
 from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
-from locray.labelling.crashes import MAX_DEATHS
+from locray.labelling.crashes import MAX_CRASHES
 from locray.labelling.worklist import Worklist
 
 _PIXELS_THAT_REPAY_TORCH = 1500 * 224**2
@@ -62,12 +62,12 @@ class FetchDecode:
     worklist: Worklist
     settings: DecodeSettings
 
-    def __call__(self, unit: int, deaths: int = 0) -> pa.Table:
+    def __call__(self, unit: int, crashes: int = 0) -> pa.Table:
         """The unit's images as a table of `schema.decoded_schema`, in the worklist's order.
 
         Args:
             unit: Its number.
-            deaths: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
+            crashes: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
         """
         limits, timeout_s, side_px = self.settings.limits, self.settings.timeout_s, self.settings.decoded_side_px
         try:
@@ -76,12 +76,12 @@ class FetchDecode:
             raise  # neither will any other unit be read
         except StoreError as error:
             return _defer(_unnamed_rows(self.worklist, unit), self.settings, DeferralCause.STORE, str(error))
-        if deaths == 0:
+        if crashes == 0:
             return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s, side_px))
-        if deaths < MAX_DEATHS:
+        if crashes < MAX_CRASHES:
             with IsolatedDecoder(limits, timeout_s, side_px) as decode:
                 return decode_rows(rows, self.settings, decode)
-        reason = f"{deaths} processes died over it: too little memory, or a node that fails"
+        reason = f"{crashes} processes died over it: too little memory, or a node that fails"
         return _defer(rows, self.settings, DeferralCause.WORKER, reason)
 
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from locray.errors import DeferralCause, ErrorCode
 
 _CAUSES = pa.array([None, *dict.fromkeys([*map(str, DeferralCause), *map(str, ErrorCode)])], pa.string())
-"""What a number of `Fates` stands for; 0: nothing is known."""
+"""What a number of `ImageOutcomes` stands for; 0: nothing is known."""
 _NUMBERS = {cause: number for number, cause in enumerate(_CAUSES.to_pylist())}
 
 
@@ -34,7 +34,7 @@ def _bit(ordinals: NDArray[np.int64]) -> NDArray[np.uint8]:
     return (1 << (ordinals & 7)).astype(np.uint8)
 
 
-class Fates:
+class ImageOutcomes:
     """Of each image whether it was seen, and why it was deferred, if it was."""
 
     def __init__(self, num_images: int) -> None:

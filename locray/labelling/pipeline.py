@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from locray import schema
 from locray.errors import LocrayError, StoreError, WorkersFailedError
-from locray.labelling.crashes import MAX_DEATHS, given_up
+from locray.labelling.crashes import MAX_CRASHES, defer_unit
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
 from locray.ray_runtime.start import check_gpus, map_blocks, start_ray
 
-UNITS_A_WAVE = 8192
+UNITS_PER_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
 
 _NICENESS = 10
@@ -48,7 +48,7 @@ class Pipeline:
     predict: PredictorSettings
     num_predictors: int | None
     verbose: bool = False
-    units_a_wave: int = UNITS_A_WAVE
+    units_per_wave: int = UNITS_PER_WAVE
 
     def start(self) -> None:
         """Starts Ray, or connects to it, ahead of `rows`: it gets ready while the driver does something else."""
@@ -71,8 +71,8 @@ class Pipeline:
         layout = _Layout.for_cluster(self.num_predictors, self.predict)
         total = num_units(worklist)
         try:
-            for first_unit in range(0, total, self.units_a_wave):
-                units = min(self.units_a_wave, total - first_unit)
+            for first_unit in range(0, total, self.units_per_wave):
+                units = min(self.units_per_wave, total - first_unit)
                 yield from self._wave(worklist, first_unit, units, layout)
         except OutOfDiskError as error:
             raise StoreError(
@@ -89,9 +89,9 @@ class Pipeline:
         fetch_decode = FetchDecode(worklist, self.decode.for_run(worklist.num_images, layout.num_cpus))
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
-            _stand_back()
+            _lower_priority()
             try:
-                return fetch_decode(first_unit + int(block[_UNIT][0]), _deaths())
+                return fetch_decode(first_unit + int(block[_UNIT][0]), _crashes())
             except LocrayError as error:
                 return _block_of(error)
 
@@ -103,10 +103,10 @@ class Pipeline:
             decoded,
             _PredictStage,
             max_rows_per_block=worklist.unit_size,
-            fn_constructor_args=(settings, layout.threads_a_predictor),
+            fn_constructor_args=(settings, layout.threads_per_predictor),
             batch_format="pyarrow",
-            num_cpus=layout.cpus_a_predictor,
-            num_gpus=layout.gpus_a_predictor,
+            num_cpus=layout.cpus_per_predictor,
+            num_gpus=layout.gpus_per_predictor,
             compute=ray.data.ActorPoolStrategy(size=min(layout.num_predictors, wave_units)),
         )
         blocks = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
@@ -139,7 +139,7 @@ def _ending_for_good(tables: Generator[pa.Table]) -> Iterator[Generator[pa.Table
 
 
 @functools.cache
-def _stand_back() -> None:
+def _lower_priority() -> None:
     """Lets the model worker go first, in this process from now on; decoders catch up while it waits for them.
 
     Threads of a network wait for each other after every layer: a core taken from one of them is taken from all.
@@ -147,7 +147,7 @@ def _stand_back() -> None:
     os.nice(_NICENESS)
 
 
-def _deaths() -> int:
+def _crashes() -> int:
     """How often the task that this is has been begun before: Ray starts it again, without end, when its worker dies."""
     from ray._private.worker import global_worker
 
@@ -213,10 +213,10 @@ class _PredictStage:
         import ray
 
         me = ray.get_runtime_context().get_actor_id()
-        deaths = _Attempts.begin(f"model-{me}")
-        if deaths >= MAX_DEATHS:
+        crashes = _Attempts.begin(f"model-{me}")
+        if crashes >= MAX_CRASHES:
             raise WorkersFailedError(
-                f"{deaths} processes died over loading the model: too little memory for it, or a crash of its "
+                f"{crashes} processes died over loading the model: too little memory for it, or a crash of its "
                 "libraries. Ray's log folder holds what they said last (`worker-*.err`)"
             )
         if num_threads is not None:
@@ -233,9 +233,9 @@ class _PredictStage:
         if _ERROR in decoded.column_names:
             return decoded.select([_ERROR]).filter(decoded[_ERROR].is_valid()).slice(0, 1)
         unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
-        deaths = _Attempts.begin(unit)
+        crashes = _Attempts.begin(unit)
         with _ending_with_the_gpu():
-            rows = self._label(given_up(decoded, deaths) if deaths >= MAX_DEATHS else decoded, deaths)
+            rows = self._label(defer_unit(decoded, crashes) if crashes >= MAX_CRASHES else decoded, crashes)
         _Attempts.finish(unit)
         return rows
 
@@ -266,9 +266,9 @@ class _Layout:
 
     num_cpus: int
     num_predictors: int
-    cpus_a_predictor: int
-    gpus_a_predictor: int
-    threads_a_predictor: int | None
+    cpus_per_predictor: int
+    gpus_per_predictor: int
+    threads_per_predictor: int | None
 
     @classmethod
     def for_cluster(cls, num_predictors: int | None, predict: PredictorSettings) -> "_Layout":

@@ -18,9 +18,9 @@ from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
-from locray.table.open import Outside, check_apart, holds_rows, open_table
+from locray.table.open import ExcludeTableFiles, check_apart, holds_rows, open_table
 
-SECONDS_AN_HOUR = 3600
+SECONDS_PER_HOUR = 3600
 _POISONS = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
 
 
@@ -38,7 +38,7 @@ class LabelPlan:
     retried: int
     planned: int
     sampled: int
-    sampled_bytes_an_image: float | None
+    sampled_bytes_per_image: float | None
     images_per_s: float | None
     estimated_s: float | None
     estimated_cost: float | None
@@ -58,7 +58,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     """
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = Outside(open_source(config.images, config.uri_column), table_uri)
+    source = ExcludeTableFiles(open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     table = open_table(table_uri)
     source.check(may_be_empty=holds_rows(table))
@@ -71,9 +71,9 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
         sample = difference.sample(config.sample)
     planned = min(counts.to_do, config.limit or counts.to_do)
     report(Progress("sampling", planned=len(sample)))
-    seconds_an_image = _measure(sample, identity) if len(sample) else None
-    estimated_s = None if seconds_an_image is None else seconds_an_image * planned
-    price_a_second = None if config.hourly_price is None else config.hourly_price / SECONDS_AN_HOUR
+    seconds_per_image = _measure(sample, identity) if len(sample) else None
+    estimated_s = None if seconds_per_image is None else seconds_per_image * planned
+    price_per_second = None if config.hourly_price is None else config.hourly_price / SECONDS_PER_HOUR
     return LabelPlan(
         model_id=identity.model_id,
         config_hash=identity.config_hash,
@@ -85,10 +85,10 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
         retried=counts.retried,
         planned=planned,
         sampled=len(sample),
-        sampled_bytes_an_image=_mean_bytes(sample),
-        images_per_s=None if seconds_an_image is None else 1 / seconds_an_image,
+        sampled_bytes_per_image=_mean_bytes(sample),
+        images_per_s=None if seconds_per_image is None else 1 / seconds_per_image,
         estimated_s=estimated_s,
-        estimated_cost=None if estimated_s is None or price_a_second is None else estimated_s * price_a_second,
+        estimated_cost=None if estimated_s is None or price_per_second is None else estimated_s * price_per_second,
     )
 
 

@@ -79,15 +79,15 @@ class Predictor:
             )
             self._compiler = Compiler(self._network, wanted, settings.num_images)
 
-    def __call__(self, decoded: pa.Table, deaths: int = 0) -> pa.Table:
+    def __call__(self, decoded: pa.Table, crashes: int = 0) -> pa.Table:
         """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.
 
         Args:
             decoded: Of `schema.decoded_schema`.
-            deaths: How many processes have died over it.
+            crashes: How many processes have died over it.
         """
         self._use_threads()
-        if deaths and self._device.type == "cpu":
+        if crashes and self._device.type == "cpu":
             self._compiler = None
             self._network.be_plain()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from locray import schema, storage
 from locray.config import LabelConfig
 from locray.errors import DeferralCause, StoreError
-from locray.labelling.abort_policy import Judge, why_none
-from locray.labelling.canary import Control
+from locray.labelling.abort_policy import AbortPolicy, why_none
+from locray.labelling.canary import CanaryImages
 from locray.labelling.committer import Committer
 from locray.labelling.deferred_list import begin_deferred, write_deferred
 from locray.labelling.identity import Identity
@@ -22,7 +22,7 @@ from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
-from locray.table.open import Outside, check_apart, holds_rows, open_table
+from locray.table.open import ExcludeTableFiles, check_apart, holds_rows, open_table
 from locray.table.writer import TableWriter
 
 
@@ -49,7 +49,7 @@ def label(
     clock = Clock()
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = Outside(source or open_source(config.images, config.uri_column), table_uri)
+    source = ExcludeTableFiles(source or open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
     identity = Identity.of(config.model, config)
@@ -70,8 +70,8 @@ def label(
             pipeline.start()
         worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
 
-    with writer.telling_a_takeover():
-        control = Control.of(worklist, config.max_bytes)
+    with writer.raise_if_fenced():
+        control = CanaryImages.of(worklist, config.max_bytes)
     committer = Committer(
         writer,
         worklist.num_images,
@@ -79,8 +79,8 @@ def label(
         run_date=config.run_date,
         commit_rows=config.commit_rows,
         replace=bool(config.retry_failed),
-        served=counts.already_labelled > 0,
-        vouch=control.lost,
+        has_previous_rows=counts.already_labelled > 0,
+        check_store=control.lost,
     )
     summary = LabelSummary(
         run_id=run_id,
@@ -98,7 +98,7 @@ def label(
                 worklist, pipeline, committer, config.commit_interval_s, clock, report
             )
             if config.deferred_list is not None:
-                write_deferred(config.deferred_list, worklist, committer.fates, run_id)
+                write_deferred(config.deferred_list, worklist, committer.outcomes, run_id)
         except BaseException as error:
             summary.deferred_reason = f"the run was stopped by an error: {type(error).__name__}"
             on_error(_completed(summary, committer, clock))
@@ -121,23 +121,23 @@ def _label_worklist(
 
     Returns why images were deferred, where there is one reason for it.
     """
-    judge, verdict = Judge(), None
+    judge, abort_reason = AbortPolicy(), None
     with stop_requests() as stop, closing(pipeline.rows(worklist)) as units:
         try:
-            with committer.writer.telling_a_takeover(), committer.also_every(commit_interval_s):
+            with committer.writer.raise_if_fenced(), committer.also_every(commit_interval_s):
                 for rows in stop.until_asked(units):
                     committer.add(rows)
                     clock.tick(committer.answered)
                     facts = {"failed": committer.failed, **clock.speed()}
                     report(Progress("labelling", committer.answered, worklist.num_images, facts))
-                    verdict = judge.verdict(committer, time.monotonic())
-                    if verdict is not None:
+                    abort_reason = judge.abort_reason(committer, time.monotonic())
+                    if abort_reason is not None:
                         break
         finally:
             committer.close()
     if stop.asked_by is not None:
         return f"the run was asked to stop ({stop.asked_by})"
-    return verdict or (why_none(committer) if committer.deferred and not committer.ok else None)
+    return abort_reason or (why_none(committer) if committer.deferred and not committer.ok else None)
 
 
 def _completed(summary: LabelSummary, committer: Committer, clock: Clock) -> LabelSummary:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from locray.signals import heard_once
+from locray.signals import on_first_signal
 
 Item = TypeVar("Item")
 
@@ -50,7 +50,7 @@ class StopRequest:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Until the block ends, the first SIGTERM or Ctrl-C is a wish; see `signals.heard_once`."""
+    """Until the block ends, the first SIGTERM or Ctrl-C is a wish; see `signals.on_first_signal`."""
     request = StopRequest()
-    with heard_once(request.hear):
+    with on_first_signal(request.hear):
         yield request

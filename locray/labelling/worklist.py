@@ -18,12 +18,12 @@ from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import ErrorCode
-from locray.progress import Report, ignore, telling
+from locray.progress import Report, ignore, with_progress
 from locray.sources import Source
 from locray.storage.scratch_database import create_from, scratch_database
 from locray.table.data_files import scan_texts
 
-UNITS_A_FILE = 64
+UNITS_PER_FILE = 64
 DRAWN_IMAGES = 256
 """How many images, drawn at random, a worklist begins with."""
 _VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
@@ -90,11 +90,11 @@ class StoredWorklist:
 
     def read_unit(self, unit: int) -> pa.Table:
         """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""
-        file = storage.open_parquet(self.file_uri(unit // UNITS_A_FILE))
-        return file.read_row_group(unit % UNITS_A_FILE)
+        file = storage.open_parquet(self.file_uri(unit // UNITS_PER_FILE))
+        return file.read_row_group(unit % UNITS_PER_FILE)
 
     def file_uri(self, index: int) -> str:
-        """The file that holds units `index * UNITS_A_FILE` and on. No .parquet ending: globs over the table miss it."""
+        """The file of units `index * UNITS_PER_FILE` and on. No .parquet ending: globs over the table miss it."""
         return storage.join(self.uri, f"worklist-{index:06d}")
 
 
@@ -200,14 +200,14 @@ class Difference:
         num_images = 0
         worklist = StoredWorklist(uri, 0, unit_size)
         pending: list[pa.RecordBatch] = []
-        rows_a_file = unit_size * UNITS_A_FILE
-        for batch in self.batches(limit, rows_a_file):
+        rows_per_file = unit_size * UNITS_PER_FILE
+        for batch in self.batches(limit, rows_per_file):
             pending.append(batch)
-            while sum(map(len, pending)) >= rows_a_file:
+            while sum(map(len, pending)) >= rows_per_file:
                 rows = pa.Table.from_batches(pending)
-                _write_file(worklist, rows.slice(0, rows_a_file), num_images)
-                pending = rows.slice(rows_a_file).to_batches()
-                num_images += rows_a_file
+                _write_file(worklist, rows.slice(0, rows_per_file), num_images)
+                pending = rows.slice(rows_per_file).to_batches()
+                num_images += rows_per_file
         if pending:
             rows = pa.Table.from_batches(pending)
             _write_file(worklist, rows, num_images)
@@ -223,7 +223,7 @@ def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
     statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"
-    create_from(connection, statement, schema.LISTING_SCHEMA, telling(source.listing(), report))
+    create_from(connection, statement, schema.LISTING_SCHEMA, with_progress(source.listing(), report))
 
 
 def _load_keys(
@@ -252,5 +252,5 @@ def _write_file(worklist: StoredWorklist, rows: pa.Table, first_ordinal: int) ->
     rows = rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(rows, buffer, row_group_size=worklist.unit_size, compression="zstd")
-    index = first_ordinal // (worklist.unit_size * UNITS_A_FILE)
+    index = first_ordinal // (worklist.unit_size * UNITS_PER_FILE)
     storage.write_bytes(worklist.file_uri(index), buffer.getvalue())

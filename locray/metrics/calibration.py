@@ -37,7 +37,7 @@ class Calibration:
 
 
 @dataclass(frozen=True, slots=True)
-class BestCut:
+class BestThreshold:
     """The score threshold with the highest F1 over all classes, and what is reached there."""
 
     score_threshold: float
@@ -51,8 +51,8 @@ class Judged:
     """All detections that are right or wrong, and how many there were to find."""
 
     scores: NDArray[np.float64]
-    is_right: NDArray[np.bool_]
-    num_to_find: int
+    is_true_positive: NDArray[np.bool_]
+    num_ground_truth: int
 
 
 def judge(results: Sequence[ImageResult]) -> Judged:
@@ -70,14 +70,14 @@ def judge(results: Sequence[ImageResult]) -> Judged:
         if one_each:
             shown = result.object_labels
             is_judged = np.arange(len(own_scores)) < int(bool(shown) or not result.true_is_crowd.any())
-            is_right = np.array([label in shown for label in result.labels], dtype=np.bool_)
+            is_true_positive = np.array([label in shown for label in result.labels], dtype=np.bool_)
             to_find += bool(shown)
         else:
             matching = match(result)
-            is_judged, is_right = matching.is_judged, matching.is_right
+            is_judged, is_true_positive = matching.is_judged, matching.is_true_positive
             to_find += int(matching.is_to_find.sum())
         scores.append(own_scores[is_judged])
-        right.append(is_right[is_judged])
+        right.append(is_true_positive[is_judged])
     if not scores:
         return Judged(np.zeros(0), np.zeros(0, dtype=np.bool_), 0)
     return Judged(np.concatenate(scores), np.concatenate(right), to_find)
@@ -96,25 +96,28 @@ def calibration(judged: Judged, num_bins: int = NUM_BINS) -> Calibration:
                 high=float(edges[index + 1]),
                 count=int(inside.sum()),
                 mean_score=float(judged.scores[inside].mean()),
-                accuracy=float(judged.is_right[inside].mean()),
+                accuracy=float(judged.is_true_positive[inside].mean()),
             )
         )
     distances = sum(one.count * abs(one.accuracy - one.mean_score) for one in bins)
     return Calibration(distances / max(1, len(judged.scores)), tuple(bins))
 
 
-def best_cut(judged: Judged) -> BestCut | None:
+def best_cut(judged: Judged) -> BestThreshold | None:
     """None where nothing was right."""
-    if not judged.is_right.any():
+    if not judged.is_true_positive.any():
         return None
     order = np.argsort(-judged.scores, kind="stable")
     scores = judged.scores[order]
-    right = np.cumsum(judged.is_right[order])
+    right = np.cumsum(judged.is_true_positive[order])
     said = np.arange(1, len(scores) + 1)
-    f1 = 2 * right / (said + judged.num_to_find)
+    f1 = 2 * right / (said + judged.num_ground_truth)
     # A threshold takes all detections of a score or none.
     is_last_of_its_score = np.append(scores[1:] != scores[:-1], True)
     best = int(np.where(is_last_of_its_score, f1, 0).argmax())
-    return BestCut(
-        float(scores[best]), float(f1[best]), float(right[best] / said[best]), float(right[best] / judged.num_to_find)
+    return BestThreshold(
+        float(scores[best]),
+        float(f1[best]),
+        float(right[best] / said[best]),
+        float(right[best] / judged.num_ground_truth),
     )

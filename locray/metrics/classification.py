@@ -140,7 +140,7 @@ def _judged_by_class(results: Sequence[ImageResult]) -> tuple[Counter[str], Coun
     for result in results:
         matching = match(result)
         labels, true_labels = np.array(result.labels, dtype=object), np.array(result.true_labels, dtype=object)
-        right.update(labels[matching.is_right])
+        right.update(labels[matching.is_true_positive])
         said.update(labels[matching.is_judged])
         there.update(true_labels[matching.is_to_find])
     return right, said, there

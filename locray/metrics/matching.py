@@ -18,7 +18,7 @@ class Matching:
 
     object_of: NDArray[np.intp]
     """(M,): the object that each detection lies on, `NOTHING` where on none."""
-    is_right: NDArray[np.bool_]
+    is_true_positive: NDArray[np.bool_]
     """(M,): whether it is of the detection's own class."""
     is_judged: NDArray[np.bool_]
     """(M,): false for what is neither right nor wrong: found in a crowd, or of a class that is known without a box."""
@@ -28,7 +28,7 @@ class Matching:
     @property
     def found(self) -> NDArray[np.intp]:
         """The objects that a detection of their own class lies on."""
-        return self.object_of[self.is_right]
+        return self.object_of[self.is_true_positive]
 
 
 def match(result: ImageResult) -> Matching:
@@ -43,10 +43,10 @@ def match(result: ImageResult) -> Matching:
     object_of = np.full(len(labels), NOTHING, dtype=np.intp)
     is_free = is_to_find.copy()
     _assign(np.where(same, overlaps, 0), object_of, is_free)
-    is_right = object_of != NOTHING
-    is_judged = is_right | ~(same & _is_vague(result)).any(axis=1)
+    is_true_positive = object_of != NOTHING
+    is_judged = is_true_positive | ~(same & _is_vague(result)).any(axis=1)
     _assign(np.where(is_judged[:, None], overlaps, 0), object_of, is_free)
-    return Matching(object_of, is_right, is_judged, is_to_find)
+    return Matching(object_of, is_true_positive, is_judged, is_to_find)
 
 
 def _assign(overlaps: FloatArray, object_of: NDArray[np.intp], is_free: NDArray[np.bool_]) -> None:

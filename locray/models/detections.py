@@ -17,8 +17,8 @@ MAX_CANDIDATES = 1000
 
 # The cost of a suppression grows with its boxes times those that stay. A processor gains nothing from more images a
 # call; a GPU works on all boxes at once, and waits at the end of every call.
-_BOXES_A_CALL = 1024
-_BOXES_A_CALL_ON_A_GPU = 16384
+_BOXES_PER_CALL = 1024
+_BOXES_PER_CALL_ON_GPU = 16384
 _SMALLEST_SIDE_PX = 1e-2
 _SMALLEST_OBJECT_PX = 1.0
 
@@ -77,11 +77,11 @@ def suppress(found: Candidates, iou_threshold: float, num_places: int, input_siz
         input_size_px: side of the square input.
     """
     num_images, num_candidates = found.scores.shape
-    boxes_a_call = _BOXES_A_CALL_ON_A_GPU if found.scores.is_cuda else _BOXES_A_CALL
-    images_a_call = max(1, boxes_a_call // num_candidates)
+    boxes_per_call = _BOXES_PER_CALL_ON_GPU if found.scores.is_cuda else _BOXES_PER_CALL
+    images_per_call = max(1, boxes_per_call // num_candidates)
     parts = [
-        _kept(Candidates(*(values[start : start + images_a_call] for values in found)), iou_threshold, input_size_px)
-        for start in range(0, num_images, images_a_call)
+        _kept(Candidates(*(values[start : start + images_per_call] for values in found)), iou_threshold, input_size_px)
+        for start in range(0, num_images, images_per_call)
     ]
     scores, places = torch.where(torch.cat(parts), found.scores, 0).topk(min(num_places, num_candidates), dim=1)
     used = scores > 0

@@ -27,7 +27,7 @@ _HEAD_CONVOLUTIONS = 2
 # Where FCOS begins to learn the distances to the sides of an object, in strides. torchvision cuts off distances
 # below zero; from zero half of the cells could never move.
 _FIRST_DISTANCE = 2.0
-_ANCHORS_A_LEVEL = 3
+_ANCHORS_PER_LEVEL = 3
 _SMALLEST_ANCHOR, _LARGEST_ANCHOR = 0.05, 0.8
 _RATIOS = (0.5, 1.0, 2.0)
 _SSD_COARSER_CHANNELS = (512, 256, 256, 128)
@@ -55,8 +55,8 @@ def _fcos(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyramid, 
 
 def _retinanet(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:
     neck = _pyramid(trunk)
-    anchors = _anchors(input_size_px, _ANCHORS_A_LEVEL)
-    head = RetinaNetHead(_CHANNELS, _ANCHORS_A_LEVEL * len(_RATIOS), num_classes, norm_layer=group_norm)
+    anchors = _anchors(input_size_px, _ANCHORS_PER_LEVEL)
+    head = RetinaNetHead(_CHANNELS, _ANCHORS_PER_LEVEL * len(_RATIOS), num_classes, norm_layer=group_norm)
     for part in (head.classification_head, head.regression_head):
         part.conv = part.conv[:_HEAD_CONVOLUTIONS]
     return neck, RetinaNet(neck, num_classes, anchor_generator=anchors, head=head)

@@ -19,7 +19,7 @@ from locray.table.writer import TableWriter
 from locray.verification.files import read_file
 from locray.verification.findings import Findings
 
-MOST_ROWS = 2_000_000
+MAX_ROWS = 2_000_000
 """Of a file made of several: they are sorted in memory, where two million took 1.4 GB (docs/nightly.md)."""
 
 
@@ -37,7 +37,7 @@ class Compaction:
 
 
 def groups_to_merge(
-    files: Iterable[LoggedFile], target_bytes: int, most_rows: int = MOST_ROWS
+    files: Iterable[LoggedFile], target_bytes: int, most_rows: int = MAX_ROWS
 ) -> list[list[LoggedFile]]:
     """Which files should be one: of a model and date, neighbours by image URI, as many as make the target size.
 

@@ -28,7 +28,7 @@ class KeptSource:
         self._is_whole = False
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """Nothing: no user names it."""
         return None
 

@@ -32,7 +32,7 @@ LABELLING = "label"
 """The step that the others depend on: its error is written down, and raised."""
 
 _WORST_FIRST = (
-    ExitCode.UNSOUND,
+    ExitCode.CORRUPT,
     ExitCode.USAGE,
     ExitCode.UNEXPECTED,
     ExitCode.FENCED,

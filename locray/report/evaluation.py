@@ -20,7 +20,7 @@ from locray.report.evaluation_pictures import worst_pictures
 from locray.report.figures import figure, hues_of
 from locray.report.html import render_template
 
-MOST_CLASSES = 40
+MAX_CLASSES = 40
 """Of a heat map: with more, those that are least confused are put together."""
 
 
@@ -51,7 +51,7 @@ def write_evaluation_page(uri: str, evaluation: Evaluation, limits: DecodeLimits
         summary=f"{origin} against the annotations of split {summary.split!r} of {evaluation.dataset.name}.",
         parts=parts,
         errors=summary.errors,
-        left_out=summary.left_out,
+        skipped=summary.skipped,
         config_hash=summary.config_hash,
     )
     storage.write_bytes(storage.normalise(uri), page.encode())
@@ -149,12 +149,12 @@ def _heat_map(confusion: ConfusionMatrix) -> tuple[list[str], list[list[dict[str
 
 
 def _largest(confusion: ConfusionMatrix) -> tuple[list[str], NDArray[np.int64]]:
-    """The matrix with at most `MOST_CLASSES` classes: those with the most mistakes, and the rest as one."""
+    """The matrix with at most `MAX_CLASSES` classes: those with the most mistakes, and the rest as one."""
     names, counts = [*confusion.labels, "nothing"], confusion.counts
-    if len(confusion.labels) <= MOST_CLASSES:
+    if len(confusion.labels) <= MAX_CLASSES:
         return names, counts
     wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
-    kept = sorted(np.argsort(-wrong[:-1], kind="stable")[: MOST_CLASSES - 1].tolist())
+    kept = sorted(np.argsort(-wrong[:-1], kind="stable")[: MAX_CLASSES - 1].tolist())
     others = len(confusion.labels) - len(kept)
     place_of = np.full(len(names), len(kept))
     place_of[kept] = range(len(kept))

@@ -85,7 +85,7 @@ def _of_objects(result: ImageResult) -> Mistakes:
     """Each missed object counts 1, each wrong detection its score."""
     matching = match(result)
     missed = int(matching.is_to_find.sum()) - len(matching.found)
-    is_wrong = matching.is_judged & ~matching.is_right
+    is_wrong = matching.is_judged & ~matching.is_true_positive
     return Mistakes(
         missed + float(np.array(result.scores)[is_wrong].sum()), f"{missed} missed, {int(is_wrong.sum())} wrong"
     )

@@ -11,8 +11,8 @@ from locray.report.charts import Chart, Line, line_chart
 from locray.report.html import render_template
 from locray.verification.findings import MEANING, Finding
 
-MOST_NIGHTS = 60
-NIGHTS_IN_A_TABLE = 14
+MAX_NIGHTS = 60
+MAX_NIGHTS_SHOWN = 14
 
 _OUTCOMES = {
     ExitCode.DONE: "all is well",
@@ -21,7 +21,7 @@ _OUTCOMES = {
     ExitCode.FAILURE_RATE: "too many images failed",
     ExitCode.DEFERRED: "images are left for the next night",
     ExitCode.FENCED: "another run has taken over",
-    ExitCode.UNSOUND: "the table is damaged",
+    ExitCode.CORRUPT: "the table is damaged",
 }
 _CHARTS = (
     ("Images labelled", (("ok", "c2"), ("failed", "c4"), ("deferred", "c6"))),
@@ -37,7 +37,7 @@ def write_night_page(night: Night) -> str:
         StoreError: the store failed.
     """
     uri = page_uri(night.records, night.label.run_id)
-    nights = read_records(night.records, MOST_NIGHTS)
+    nights = read_records(night.records, MAX_NIGHTS)
     page = render_template(
         "nightly.html",
         title=f"Night of {night.run_date}",
@@ -50,7 +50,7 @@ def write_night_page(night: Night) -> str:
         deleted=night.deleted,
         uri_column=schema.IMAGE_URI,
         charts=charts(nights),
-        nights=[_row(one) for one in reversed(nights[-NIGHTS_IN_A_TABLE:])],
+        nights=[_row(one) for one in reversed(nights[-MAX_NIGHTS_SHOWN:])],
     )
     storage.write_bytes(uri, page.encode())
     return uri

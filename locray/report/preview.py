@@ -14,7 +14,7 @@ from locray.config import PreviewConfig
 from locray.config.common import ImageLimits
 from locray.config.training import AugmentationUse
 from locray.datasets import Dataset, read_dataset
-from locray.datasets.records import LeftOut
+from locray.datasets.records import SkipReason
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
 from locray.models.interface import NO_OBJECT
@@ -52,7 +52,7 @@ class PreviewSummary:
     images: int
     """Of the split."""
     shown: int
-    left_out: dict[str, int]
+    skipped: dict[str, int]
     """Annotations that can't be learned from, by reason; boxes beside their image only of the images shown."""
     errors: dict[str, int]
     """Images that were to be shown and can't be used, by code."""
@@ -85,9 +85,9 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     colours = hues(dataset.classes)
     rows = _chosen(len(dataset.records), config.count, config.seed)
-    records, errors, left_out = [], Counter[str](), Counter(dataset.left_out)
+    records, errors, skipped = [], Counter[str](), Counter(dataset.skipped)
     for shown in _shown(config, dataset, rows, report):
-        left_out += Counter({str(LeftOut.OUTSIDE_BOX): shown.num_outside})
+        skipped += Counter({str(SkipReason.OUTSIDE_BOX): shown.num_outside})
         if shown.pictures:
             records.append([figure(picture, colours) for picture in shown.pictures])
         else:
@@ -97,9 +97,9 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
             f"none of {len(rows)} images of split {config.split!r} can be used ({_counted(errors)}). The first is "
             f"{dataset.records[rows[0]].image_uri}: look whether it opens in an image viewer"
         )
-    texts = _texts(config, dataset, len(records), left_out, errors)
+    texts = _texts(config, dataset, len(records), skipped, errors)
     storage.write_bytes(output, render_template("preview.html", records=records, **texts).encode())
-    return PreviewSummary(output, len(dataset.records), len(records), dict(left_out), dict(errors))
+    return PreviewSummary(output, len(dataset.records), len(records), dict(skipped), dict(errors))
 
 
 def _checked_output(name: str) -> str:
@@ -169,7 +169,7 @@ def _picture(name: str, batch: Batch, place: int, classes: Sequence[str]) -> Pic
 
 
 def _texts(
-    config: PreviewConfig, dataset: Dataset, num_shown: int, left_out: Mapping[str, int], errors: Mapping[str, int]
+    config: PreviewConfig, dataset: Dataset, num_shown: int, skipped: Mapping[str, int], errors: Mapping[str, int]
 ) -> dict[str, Any]:
     """What the page says beside the pictures."""
     objects = [found for record in dataset.records for found in record.objects]
@@ -194,7 +194,7 @@ def _texts(
         ),
         "facts": facts,
         "options": {"--" + name.replace("_", "-"): str(value) for name, value in options.items()},
-        "left_out": [(reason, count, dataset.left_out_places.get(reason, ())) for reason, count in left_out.items()],
+        "skipped": [(reason, count, dataset.left_out_places.get(reason, ())) for reason, count in skipped.items()],
         "errors": errors,
     }
 

@@ -18,7 +18,7 @@ from locray.training.history import SETTINGS, read_history
 from locray.training.plan import read_splits
 
 PAGE_FILE = "report.html"
-MOST_IMAGES = 2000
+MAX_IMAGES = 2000
 
 _EPOCH = "epoch"
 _LEARNING_RATE = "learning_rate"
@@ -48,7 +48,7 @@ def write_training_page(
         StoreError: an image can't be read, or the page can't be written.
     """
     _, validation = read_splits(config)
-    chosen = some_of(validation, MOST_IMAGES)
+    chosen = some_of(validation, MAX_IMAGES)
     # A curve of precision and recall needs what the artifact's threshold would leave out.
     prediction = Prediction(
         score_threshold=0,

@@ -41,7 +41,7 @@ def open_source(images: str, uri_column: str | None = None) -> Source:
     """
     uri = normalise(images)
     for kind in SOURCES.values():
-        source = kind.recognise(uri, uri_column)
+        source = kind.from_uri(uri, uri_column)
         if source is None:
             continue
         if uri_column is not None and not isinstance(source, UriTableSource):

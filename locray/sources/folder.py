@@ -16,7 +16,7 @@ from typing import Self
 import pyarrow as pa
 
 from locray.errors import StoreAccessError
-from locray.sources.source import BATCH_ROWS, evened, listing_batch
+from locray.sources.source import BATCH_ROWS, listing_batch, rebatch
 from locray.sources.steps import Found, Step, run_steps
 from locray.storage import check_readable_folder, is_remote, local_path, local_uri
 from locray.storage.files import file_etag
@@ -32,7 +32,7 @@ class FolderSource:
     path: str
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """A local folder that exists."""
         if is_remote(images) or not os.path.isdir(local_path(images)):
             return None
@@ -82,7 +82,7 @@ def walk(
     """
     state = _Walk(root, wanted, max_depth)
     try:
-        yield from evened(run_steps([partial(state.enter, _Folder(root, 1, frozenset()))], _NUM_THREADS))
+        yield from rebatch(run_steps([partial(state.enter, _Folder(root, 1, frozenset()))], _NUM_THREADS))
     finally:
         state.close()
 

@@ -35,7 +35,7 @@ class GlobSource:
     segments: tuple[str, ...]
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """A local path with magic in it that doesn't exist as it is written."""
         if is_remote(images) or os.path.lexists(local_path(images)):
             return None

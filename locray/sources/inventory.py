@@ -22,7 +22,7 @@ import pyarrow.csv
 
 from locray.errors import StoreError, UsageError
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
-from locray.sources.source import BATCH_ROWS, evened
+from locray.sources.source import BATCH_ROWS, rebatch
 from locray.sources.steps import Found, Step, run_steps
 from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes, scratch_folder
 from locray.storage.uris import S3_SCHEME
@@ -61,7 +61,7 @@ class InventorySource:
     uri: str
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """A name that ends in manifest.json; a local one must be a file."""
         if not images.endswith(MANIFEST_NAME) or (not is_remote(images) and not os.path.isfile(local_path(images))):
             return None
@@ -93,7 +93,7 @@ class InventorySource:
             steps: list[Step] = [
                 partial(_begin, manifest, file, Path(folder, str(number))) for number, file in enumerate(manifest.files)
             ]
-            yield from evened(run_steps(steps, _NUM_FILES))
+            yield from rebatch(run_steps(steps, _NUM_FILES))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from locray.errors import UsageError
 from locray.schema import IMAGE_URI
 from locray.sources.glob import ANY_FOLDERS, matches, split_pattern
 from locray.sources.object_store import ObjectStoreSource
-from locray.sources.source import evened
+from locray.sources.source import rebatch
 from locray.storage import check_readable_folder, folder_exists, is_remote
 from locray.storage.uris import S3_SCHEME, split_s3
 
@@ -34,7 +34,7 @@ class ObjectGlobSource:
     segments: tuple[str, ...]
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """An `s3://` URI with magic in its key."""
         if not is_remote(images):
             return None
@@ -70,7 +70,7 @@ class ObjectGlobSource:
         """
         if folder_exists(self.uri):
             return ObjectStoreSource(self.below.bucket, f"{split_s3(self.uri)[1]}/").listing()
-        return evened(self._matching())
+        return rebatch(self._matching())
 
     def _folder(self) -> str:
         return f"{S3_SCHEME}{self.below.bucket}/{self.below.prefix}".rstrip("/")

@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
 from locray.sources.object_ranges import KeyRange, cuts
-from locray.sources.source import evened, listing_batch
+from locray.sources.source import listing_batch, rebatch
 from locray.sources.steps import Found, Step, run_steps
 from locray.storage.files import is_folder_marker, list_objects
 from locray.storage.s3 import bare_etag, client, store
-from locray.storage.s3_errors import S3_ERRORS, Trouble, store_error, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, store_error, trouble_of
 from locray.storage.uris import S3_SCHEME, is_plain_key
 
 _NUM_THREADS = 16
@@ -70,7 +70,7 @@ class ObjectListing:
         Raises:
             StoreError: the listing failed, retries are spent.
         """
-        return evened(run_steps([partial(self._open, prefix, 1)], _NUM_THREADS))
+        return rebatch(run_steps([partial(self._open, prefix, 1)], _NUM_THREADS))
 
     def _open(self, prefix: str, level: int) -> Found:
         """Lists one level: its objects, and a step for each folder in it. Where it is too large: one step for all."""
@@ -205,7 +205,7 @@ class ObjectListing:
         try:
             meta = obstore.head(store(self.bucket), key)
         except S3_ERRORS as error:
-            return trouble_of(error) is not Trouble.NO_OBJECT
+            return trouble_of(error) is not ErrorKind.NO_OBJECT
         return meta["size"] == 0 and meta["last_modified"].replace(microsecond=0) == last_modified.replace(
             microsecond=0
         )

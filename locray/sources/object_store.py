@@ -28,7 +28,7 @@ class ObjectStoreSource:
     prefix: str
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """Any `s3://` URI."""
         if not is_remote(images):
             return None

@@ -14,7 +14,7 @@ class Source(Protocol):
     """A place that lists images: one class a kind of place, each in its own module, named in `SOURCES`."""
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
         """The source that a normalised `--images` names, or None where it names none of this kind.
 
         Looks at the name and at local files, and never asks a store.
@@ -59,7 +59,7 @@ def listing_batch(
     return pa.RecordBatch.from_arrays([*columns, modified], schema=LISTING_SCHEMA)
 
 
-def evened(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def rebatch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of `BATCH_ROWS`, the last one smaller: listings arrive in crumbs and in lumps."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:

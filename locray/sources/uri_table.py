@@ -19,7 +19,7 @@ import pyarrow.csv
 from locray.errors import UsageError
 from locray.names import did_you_mean
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, LISTING_SCHEMA, SIZE_BYTES
-from locray.sources.source import BATCH_ROWS, evened, listing_batch
+from locray.sources.source import BATCH_ROWS, listing_batch, rebatch
 from locray.storage import is_remote, join, local_path, normalise, open_file, open_parquet
 from locray.storage.files import file_etag
 from locray.storage.uris import split_s3
@@ -46,7 +46,7 @@ class UriTableSource:
     uri_column: str | None
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
         """A name that ends in .csv or .parquet, in any case; a local one must be a file."""
         if not images.lower().endswith(TABLE_SUFFIXES):
             return None
@@ -74,7 +74,7 @@ class UriTableSource:
             UsageError: a row names no image.
             StoreError: the table can't be read.
         """
-        return evened(self._batches())
+        return rebatch(self._batches())
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         names = self._column_names()

@@ -19,7 +19,7 @@ from locray.errors import StoreAccessError, StoreError
 from locray.storage.archives import has_member, is_archive_name, list_members, read_member
 from locray.storage.object_reader import ObjectReader
 from locray.storage.s3 import CHECK_RETRIES, client, store
-from locray.storage.s3_errors import S3_ERRORS, Trouble, store_error, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, store_error, trouble_of
 from locray.storage.uris import (
     S3_SCHEME,
     archive_folder,
@@ -132,7 +132,7 @@ def exists(uri: str) -> bool:
     try:
         client().head_object(Bucket=bucket, Key=key)
     except S3_ERRORS as error:
-        if trouble_of(error) is Trouble.NO_OBJECT:
+        if trouble_of(error) is ErrorKind.NO_OBJECT:
             return False
         raise store_error(uri, error) from error
     return True

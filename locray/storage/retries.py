@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from locray.errors import DeferralCause
 from locray.storage.s3 import Retries
-from locray.storage.s3_errors import S3_ERRORS, Trouble, code_of, status_of, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, code_of, status_of, trouble_of
 
 CAPACITY = 1024
 """Retries of a full budget: as many as a task's images in flight may need to wait out an outage of half a minute."""
@@ -48,12 +48,12 @@ T = TypeVar("T")
 def cause_of(error: Exception) -> DeferralCause | None:
     """Why nothing is known of an image; None where the store's answer is about the image itself."""
     trouble = trouble_of(error)
-    if trouble is Trouble.CREDENTIALS:
+    if trouble is ErrorKind.CREDENTIALS:
         return DeferralCause.CREDENTIALS
-    if trouble is Trouble.UNREACHABLE:
+    if trouble is ErrorKind.UNREACHABLE:
         timed_out = "Timeout" in type(error).__name__ or "timed out" in str(error)
         return DeferralCause.TIMED_OUT if timed_out else DeferralCause.DISCONNECTED
-    return _cause_of_failure(code_of(error), status_of(error)) if trouble is Trouble.UNAVAILABLE else None
+    return _cause_of_failure(code_of(error), status_of(error)) if trouble is ErrorKind.UNAVAILABLE else None
 
 
 def _cause_of_failure(code: str | None, status: int | None) -> DeferralCause:

@@ -13,7 +13,7 @@ from locray.errors import StoreAccessError, StoreError
 from locray.storage.uris import S3_SCHEME, split_s3
 
 
-class Trouble(StrEnum):
+class ErrorKind(StrEnum):
     """What went wrong with a request, as far as it makes a difference to us."""
 
     NO_OBJECT = "no_object"
@@ -26,11 +26,11 @@ class Trouble(StrEnum):
 
 
 _TROUBLE_OF_CODE = {
-    "NoSuchKey": Trouble.NO_OBJECT,
-    "KeyTooLongError": Trouble.NO_OBJECT,
-    "NoSuchBucket": Trouble.NO_BUCKET,
-    "PreconditionFailed": Trouble.CHANGED,
-    "InvalidRequest": Trouble.DENIED,  # the object is encrypted with a key that only its owner has
+    "NoSuchKey": ErrorKind.NO_OBJECT,
+    "KeyTooLongError": ErrorKind.NO_OBJECT,
+    "NoSuchBucket": ErrorKind.NO_BUCKET,
+    "PreconditionFailed": ErrorKind.CHANGED,
+    "InvalidRequest": ErrorKind.DENIED,  # the object is encrypted with a key that only its owner has
 } | dict.fromkeys(
     (
         "AuthorizationHeaderMalformed",
@@ -44,13 +44,13 @@ _TROUBLE_OF_CODE = {
         "SignatureDoesNotMatch",
         "TokenRefreshRequired",
     ),
-    Trouble.CREDENTIALS,
+    ErrorKind.CREDENTIALS,
 )
 _TROUBLE_OF_STATUS = {
-    401: Trouble.CREDENTIALS,
-    403: Trouble.DENIED,
-    404: Trouble.NO_OBJECT,
-    412: Trouble.CHANGED,
+    401: ErrorKind.CREDENTIALS,
+    403: ErrorKind.DENIED,
+    404: ErrorKind.NO_OBJECT,
+    412: ErrorKind.CHANGED,
 }
 _CREDENTIAL_ERRORS = (
     botocore.exceptions.ConfigNotFound,
@@ -84,21 +84,21 @@ def code_of(error: Exception) -> str | None:
     return found[1] if found else None
 
 
-def trouble_of(error: Exception) -> Trouble:
+def trouble_of(error: Exception) -> ErrorKind:
     """Sorts an error of boto3, obstore or deltalake."""
     if isinstance(error, _CREDENTIAL_ERRORS):
-        return Trouble.CREDENTIALS
+        return ErrorKind.CREDENTIALS
     code = code_of(error)
     if code in _TROUBLE_OF_CODE:
         return _TROUBLE_OF_CODE[code]
     status = status_of(error)
     if status is not None:
-        return _TROUBLE_OF_STATUS.get(status, Trouble.UNAVAILABLE)
+        return _TROUBLE_OF_STATUS.get(status, ErrorKind.UNAVAILABLE)
     if isinstance(error, FileNotFoundError):
-        return Trouble.NO_OBJECT
+        return ErrorKind.NO_OBJECT
     if isinstance(error, botocore.exceptions.ParamValidationError):
-        return Trouble.NO_BUCKET  # the only parameter of ours that botocore validates is the bucket's name
-    return Trouble.UNREACHABLE
+        return ErrorKind.NO_BUCKET  # the only parameter of ours that botocore validates is the bucket's name
+    return ErrorKind.UNREACHABLE
 
 
 def status_of(error: Exception) -> int | None:
@@ -114,21 +114,21 @@ def _text(error: Exception) -> str:
 
 
 _MESSAGES = {
-    Trouble.NO_OBJECT: "{uri} does not exist{answer}: check its name",
-    Trouble.NO_BUCKET: "there is no bucket {bucket}{answer}: check its name, and AWS_ENDPOINT_URL",
-    Trouble.DENIED: (
+    ErrorKind.NO_OBJECT: "{uri} does not exist{answer}: check its name",
+    ErrorKind.NO_BUCKET: "there is no bucket {bucket}{answer}: check its name, and AWS_ENDPOINT_URL",
+    ErrorKind.DENIED: (
         "access to {uri} is denied{answer}: the credentials in use need s3:ListBucket on the bucket and s3:GetObject "
         "(to write: s3:PutObject, s3:DeleteObject) on its objects"
     ),
-    Trouble.CREDENTIALS: (
+    ErrorKind.CREDENTIALS: (
         "no valid AWS credentials to reach {uri}{answer}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
         "AWS_PROFILE, or run where an instance role applies; `aws sts get-caller-identity` shows what is found"
     ),
-    Trouble.CHANGED: "{uri} was replaced while it was read: try again",
-    Trouble.UNREACHABLE: "the store of {uri} does not answer{host}: check AWS_ENDPOINT_URL and the network",
-    Trouble.UNAVAILABLE: "the store failed at {uri}{answer}, retries are spent: try again later",
+    ErrorKind.CHANGED: "{uri} was replaced while it was read: try again",
+    ErrorKind.UNREACHABLE: "the store of {uri} does not answer{host}: check AWS_ENDPOINT_URL and the network",
+    ErrorKind.UNAVAILABLE: "the store failed at {uri}{answer}, retries are spent: try again later",
 }
-_NEEDS_THE_USER = {Trouble.NO_OBJECT, Trouble.NO_BUCKET, Trouble.DENIED, Trouble.CREDENTIALS}
+_NEEDS_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CREDENTIALS}
 
 _HOST_IN_TEXT = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
 

@@ -23,7 +23,7 @@ from locray.storage.s3_errors import store_error
 from locray.table.errors import explained
 from locray.table.statistics import file_statistics
 
-ROWS_A_GROUP = 65_536
+ROWS_PER_GROUP = 65_536
 FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
 _KEY_SCHEMA = pa.schema(
     [FILE_SCHEMA.field(name) for name in (schema.IMAGE_URI, schema.ETAG, schema.CONFIG_HASH, schema.STATUS)]
@@ -117,7 +117,7 @@ def write_file(
     rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
     path = f"{schema.MODEL_ID}={model_id}/{schema.RUN_DATE}={run_date}/{name}.parquet"
     buffer = pa.BufferOutputStream()
-    pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_A_GROUP, write_page_checksum=True)
+    pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
     data = buffer.getvalue().to_pybytes()
     storage.write_bytes(storage.join(table_uri, path), data)
     return AddAction(

@@ -70,7 +70,7 @@ def check_apart(source: Source, uri: str) -> None:
         )
 
 
-class Outside:
+class ExcludeTableFiles:
     """A source without the files of a table: a list of a whole bucket names them, too, and can't say so beforehand.
 
     Args:
@@ -83,7 +83,7 @@ class Outside:
         self._files_of_the_table = [storage.join(table_uri, name) for name in _OWN_NAMES]
 
     @classmethod
-    def recognise(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
         """Nothing: no user names it."""
         return None
 

@@ -160,7 +160,7 @@ class TableWriter:
             raise self._overtaken()
 
     @contextmanager
-    def telling_a_takeover(self) -> Iterator[None]:
+    def raise_if_fenced(self) -> Iterator[None]:
         """Looks, where the store fails in the block, whether that is since a run that took over has cleaned up.
 
         Raises:
@@ -178,7 +178,7 @@ class TableWriter:
         return storage.join(self.uri, SCRATCH, self.model_id)
 
     def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
-        with self.telling_a_takeover():
+        with self.raise_if_fenced():
             return write_file(self.uri, rows, self.model_id, run_date, name, changes_data=changes_data)
 
     def _commit(self, actions: Sequence[AddAction | RemoveAction], write_id: str) -> None:
@@ -217,7 +217,7 @@ class TableWriter:
             raise StoreError(f"a commit to the table at {self.uri} was refused: {in_one_line(error)}") from error
 
     def _settle(self) -> None:
-        """Goes on from the commit in doubt, where it has landed: to be called before the snapshot is read for the next.
+        """Goes on from an uncertain commit, where it has landed. To be called before the next snapshot is read.
 
         Raises:
             FencedError: another run has claimed the table.

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from locray.datasets.records import LeftOut
+from locray.datasets.records import SkipReason
 from locray.errors import ErrorCode
 from locray.training.samples import BOXES_OUTSIDE, OUTCOME_NAMES, OUTCOMES
 
-_NAMES = (*OUTCOME_NAMES, str(LeftOut.OUTSIDE_BOX))
+_NAMES = (*OUTCOME_NAMES, str(SkipReason.OUTSIDE_BOX))
 
 _FOR_GOOD = frozenset(map(str, ErrorCode))
 """Not what a store that answers again will give."""
@@ -35,7 +35,7 @@ def complaint(batch: Mapping[str, Any], image_uris: Sequence[str]) -> str | None
     counted = zip(image_uris, batch[OUTCOMES].tolist(), batch[BOXES_OUTSIDE].tolist(), strict=True)
     for uri, outcome, num_outside in counted:
         if OUTCOME_NAMES[outcome] in _FOR_GOOD or num_outside:
-            reason = str(LeftOut.OUTSIDE_BOX) if num_outside else OUTCOME_NAMES[outcome]
+            reason = str(SkipReason.OUTSIDE_BOX) if num_outside else OUTCOME_NAMES[outcome]
             return (
                 f"{uri}: {reason}. Expected images and boxes that can all be used, as --strict asks for: mend it or "
                 "take it out of the split, or leave --strict out"

@@ -64,8 +64,8 @@ class Feed:
     @property
     def _steps_together(self) -> int:
         order, side = self.plan.train.order, self.plan.input_size_px
-        bytes_a_step = order.batch_size // order.num_workers * side * side * 3
-        return max(1, min(_MOST_STEPS_TOGETHER, _BYTES_TOGETHER // max(1, bytes_a_step)))
+        bytes_per_step = order.batch_size // order.num_workers * side * side * 3
+        return max(1, min(_MOST_STEPS_TOGETHER, _BYTES_TOGETHER // max(1, bytes_per_step)))
 
     def _make_one(self, number: int) -> Batch:
         maker, epoch, step = self._place(number)
@@ -116,7 +116,7 @@ class BatchActor:
         return self._feed.make(range(int(block[START][0]), int(block[END][0])))
 
 
-class Breather:
+class ExecutorThrottle:
     """Lets the executor of Ray Data sleep between its steps.
 
     With enough batches made, no task is under way, and Ray 2.60's executor then turns without waiting: its thread took

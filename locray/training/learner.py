@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from locray.models.interface import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
 from locray.models.pretrained import freeze_trunk, training_mode
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
-from locray.training.process_group import Team
+from locray.training.process_group import ProcessGroup
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
 Wrap = Callable[[nn.Module], nn.Module]
@@ -150,7 +150,7 @@ class Learner:
         boxes, scores, label_ids = (part.to(cpu) for part in found)
         return PredictedBoxes(boxes.float(), scores.float(), label_ids)
 
-    def share_statistics(self, team: Team) -> None:
+    def share_statistics(self, team: ProcessGroup) -> None:
         """Gives all workers the mean of their batch norms' statistics; of weights they have the same already."""
         for model in (self._model, self.average.model):
             norms = _batch_norms(model)

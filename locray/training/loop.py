@@ -25,12 +25,12 @@ from locray.ray_runtime.start import check_gpus, start_ray
 from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.determinism import repeat_exactly
-from locray.training.feed import END, START, BatchActor, Breather, Feed, stand_back_here
+from locray.training.feed import END, START, BatchActor, ExecutorThrottle, Feed, stand_back_here
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.placement import placement
 from locray.training.plan import TrainPlan
-from locray.training.process_group import Team
+from locray.training.process_group import ProcessGroup
 from locray.training.supervision import supervise
 from locray.training.worker import WorkerRun
 
@@ -190,7 +190,7 @@ def _train_worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     elif context.get_world_size() == 1:
         repeat_exactly()
-    team = Team(context.get_world_rank(), context.get_world_size(), device)
+    team = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
     plan: TrainPlan = config["plan"].for_workers(team.size)
     model = build_model(plan.architecture, len(plan.classes), plan.input_size_px)
     assert isinstance(model, torch.nn.Module)
@@ -241,7 +241,7 @@ class _Feeder:
         # Batches made far ahead would take the processors from the training that they are for.
         ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
         context.execution_options.resource_limits = ahead
-        context.custom_execution_callback_classes = [Breather]  # type: ignore[list-item]
+        context.custom_execution_callback_classes = [ExecutorThrottle]  # type: ignore[list-item]
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         units = feed.units(place)
@@ -258,7 +258,7 @@ class _Feeder:
             yield from made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
 
 
-def _batches(plan: TrainPlan, place: Place, team: Team) -> Iterator[dict[str, Tensor]]:
+def _batches(plan: TrainPlan, place: Place, team: ProcessGroup) -> Iterator[dict[str, Tensor]]:
     """What the worker's feeder gives, as tensors; a few units wait ready-made."""
     import ray
 

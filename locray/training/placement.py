@@ -42,5 +42,5 @@ def placement(plan: TrainPlan, nodes: Sequence[Mapping[str, float]]) -> dict[str
 
 def _share_of_a_node(num_workers: int, nodes: Sequence[Mapping[str, float]]) -> float:
     """What a worker holds where workers are to be counted: so much that a node that is missing is missed."""
-    workers_a_node = -(-num_workers // max(1, len(nodes)))
-    return _OF_A_NODE * min(node.get(_MEMORY, _NEXT_TO_NOTHING) for node in nodes) / workers_a_node
+    workers_per_node = -(-num_workers // max(1, len(nodes)))
+    return _OF_A_NODE * min(node.get(_MEMORY, _NEXT_TO_NOTHING) for node in nodes) / workers_per_node

@@ -59,7 +59,7 @@ class TrainPlan:
     output_uri: str
     identity: str
     """Hash of the options and the data: runs that share it would give the same model."""
-    left_out: dict[str, int]
+    skipped: dict[str, int]
     """Annotations that the data sets hold and that can't be learned from, by reason."""
     strict: bool
     """Whether an image or a box that turns out to be of no use ends the run."""
@@ -112,9 +112,9 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         seed=config.seed,
     )
     identity = _identity(config, train_set, val_set)
-    left_out = {
-        key: train_set.left_out.get(key, 0) + val_set.left_out.get(key, 0)
-        for key in train_set.left_out.keys() | val_set.left_out.keys()
+    skipped = {
+        key: train_set.skipped.get(key, 0) + val_set.skipped.get(key, 0)
+        for key in train_set.skipped.keys() | val_set.skipped.keys()
     }
     plan = TrainPlan(
         run_name=config.run_name or identity,
@@ -137,7 +137,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         val=val,
         output_uri=storage.normalise(config.output),
         identity=identity,
-        left_out=left_out,
+        skipped=skipped,
         strict=config.strict,
         verbose=config.verbose,
     )

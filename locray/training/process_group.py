@@ -26,7 +26,7 @@ class Signal(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class ProcessGroup:
     """The workers of a run, as one of them sees it."""
 
     rank: int

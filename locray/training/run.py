@@ -8,7 +8,7 @@ from typing import Any
 
 from locray import __version__, storage
 from locray.config import TrainConfig
-from locray.datasets.records import LeftOut
+from locray.datasets.records import SkipReason
 from locray.errors import UsageError
 from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
@@ -36,7 +36,7 @@ class TrainSummary:
     train_images: int
     val_images: int
     errors: dict[str, int]
-    left_out: dict[str, int]
+    skipped: dict[str, int]
     images_per_s: float
     wall_s: float
 
@@ -128,8 +128,8 @@ def _summary(
 ) -> TrainSummary:
     history = read_history(plan.output_uri)
     speeds = [epoch["images_per_s"] for epoch in history]
-    left_out, errors = Counter(plan.left_out), dict(unusable)
-    left_out.update({reason: errors.pop(reason) for reason in map(str, LeftOut) if reason in errors})
+    skipped, errors = Counter(plan.skipped), dict(unusable)
+    skipped.update({reason: errors.pop(reason) for reason in map(str, SkipReason) if reason in errors})
     return TrainSummary(
         model_id=artifact.model_id,
         model=plan.output_uri,
@@ -141,7 +141,7 @@ def _summary(
         train_images=len(plan.train.packed),
         val_images=len(plan.val.packed),
         errors=errors,
-        left_out=dict(left_out),
+        skipped=dict(skipped),
         images_per_s=sum(speeds) / len(speeds) if speeds else 0.0,
         wall_s=time.monotonic() - started,
     )

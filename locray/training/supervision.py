@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from signal import Signals
 
 from locray.progress import Progress, Report
-from locray.signals import heard_once
+from locray.signals import on_first_signal
 from locray.training.board import Notes
 
 _POLL_S = 0.5
@@ -26,7 +26,7 @@ def supervise(
         ask_to_stop()
 
     report(Progress("starting workers"))
-    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as threads, heard_once(stop):
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-train") as threads, on_first_signal(stop):
         running: Future[object] = threads.submit(work)
         shown: Progress | None = None
         while True:

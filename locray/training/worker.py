@@ -21,7 +21,7 @@ from locray.training.history import PRECISION_BITS, WORKERS, best_of, is_over, w
 from locray.training.learner import Learner
 from locray.training.metrics import SHOWN, image_results, summarise
 from locray.training.plan import TrainPlan
-from locray.training.process_group import Signal, Team
+from locray.training.process_group import ProcessGroup, Signal
 from locray.training.samples import BatchMaker
 
 _SECONDS_BETWEEN_POSTS = 2.0
@@ -49,7 +49,7 @@ class WorkerRun:
         self,
         plan: TrainPlan,
         learner: Learner,
-        team: Team,
+        team: ProcessGroup,
         store: CheckpointStore,
         *,
         post: Report,
@@ -183,7 +183,7 @@ class WorkerRun:
         self._last_save = time.monotonic()
 
     def _agree(self, trouble: str | None) -> Signal:
-        """What all workers do next. Trouble ends the run, and is told."""
+        """What all workers do next. ErrorKind ends the run, and is told."""
         signal = self._team.agree(self._wish() if trouble is None else Signal.FAILED)
         if trouble is not None:
             self._fail(trouble)

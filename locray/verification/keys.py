@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from locray import schema
-from locray.progress import Report, ignore, telling
+from locray.progress import Report, ignore, with_progress
 from locray.storage.scratch_database import scratch_database
 from locray.verification.findings import NAMED, Check, Findings
 
@@ -77,7 +77,7 @@ class Keys:
     def add_listing(self, listing: Iterable[pa.RecordBatch], report: Report = ignore) -> int:
         """Takes a listing to its end; an image that is listed twice counts once. Returns how many images there are."""
         self._connection.execute(f"CREATE TABLE stream (image UHUGEINT, {_URI} VARCHAR, {_ETAG} VARCHAR)")
-        for rows in _gathered(telling(listing, report)):
+        for rows in _gathered(with_progress(listing, report)):
             self._insert("stream", rows, f"{_image_key(_URI)}, {_URI}, {_ETAG}")
         self._connection.execute(
             f"""

@@ -10,7 +10,7 @@ from locray.labelling.identity import Identity, named_identity
 from locray.labelling.summary import Clock
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
-from locray.table.open import Outside, holds_rows, open_table
+from locray.table.open import ExcludeTableFiles, holds_rows, open_table
 from locray.verification.findings import Check, Finding, plain
 from locray.verification.sample import predict_again
 from locray.verification.table import Owner, check_table
@@ -46,7 +46,7 @@ class Verification:
     def exit_code(self) -> ExitCode:
         """What to tell the shell: a fault weighs more than images that the next labelling run takes up."""
         if self.faults:
-            return ExitCode.UNSOUND
+            return ExitCode.CORRUPT
         return ExitCode.DEFERRED if self.pending else ExitCode.DONE
 
 
@@ -73,7 +73,7 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
     owner, identity = _whose_rows(config)
     check = check_table(
         table_uri,
-        None if source is None else Outside(source, table_uri).listing(),
+        None if source is None else ExcludeTableFiles(source, table_uri).listing(),
         owner=owner,
         sample=config.sample if identity else 0,
         seed=config.seed,

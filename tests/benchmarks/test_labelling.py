@@ -22,7 +22,7 @@ from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactInfo
 from locray.progress import ignore
-from tests.helpers.commands import locray
+from tests.helpers.commands import benchmark as run_benchmark
 
 BOX = np.array([10.0, 10, 30, 30])
 
@@ -151,7 +151,7 @@ def test_wrong_input_is_told(tmp_path, options, message):
 
 def test_an_output_that_can_not_be_written_is_told(tmp_path):
     for output in (tmp_path, tmp_path / "nothing" / "page.md"):
-        done = locray("benchmark", "--output", str(output))
+        done = run_benchmark("labelling", "--output", str(output))
         assert done.returncode == 2
         assert str(output) in done.stderr
         assert "Traceback" not in done.stderr
@@ -164,10 +164,10 @@ def test_a_network_is_compiled_and_tried_as_a_night_before_does(tmp_path, monkey
     save_artifact(str(tmp_path / "model"), build_model("small_cnn", 2), info)
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("there is no C++ compiler in PATH, and CXX names none")
-    left_out = compile_beforehand(str(tmp_path / "model"))
+    skipped = compile_beforehand(str(tmp_path / "model"))
     notes = {path.suffix for path in cache_folder().iterdir()} & {".won", ".lost"}
-    assert notes == {".lost" if left_out else ".won"}
-    assert all("its trial was lost: Trial(" in why for why in left_out.values())
+    assert notes == {".lost" if skipped else ".won"}
+    assert all("its trial was lost: Trial(" in why for why in skipped.values())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is compiled")
@@ -186,7 +186,7 @@ def test_locray_is_not_far_below_the_ceiling(tmp_path):
     save_artifact(str(tmp_path / "model"), build_model("localizer/resnet18", 2, 224), info)
     options = {"model": tmp_path / "model", "small-images": 256, "large-images": 0, "rounds": 2}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = locray("benchmark", "--contenders", "ceiling", "--no-compile", "--json", *flags)
+    done = run_benchmark("labelling", "--contenders", "ceiling", "--no-compile", "--json", *flags)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     runs = {one["contender"]: one["runs"] for one in found["results"]}

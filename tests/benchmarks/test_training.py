@@ -5,7 +5,7 @@ import json
 import pytest
 
 from locray.demo.images import write_dataset
-from tests.helpers.commands import locray
+from tests.helpers.commands import benchmark
 
 
 @pytest.mark.ray
@@ -13,7 +13,7 @@ def test_training_is_measured_beside_a_plain_loop(tmp_path):
     write_dataset(tmp_path, {"train": 40, "val": 5}, seed=0)
     options = {"data": tmp_path, "format": "csv", "model": "small_cnn", "batch-size": 8, "rounds": 1}
     flags = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = locray("benchmark-training", *flags, "--json")
+    done = benchmark("training", *flags, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     speeds = found["images_per_s"]
@@ -24,7 +24,7 @@ def test_training_is_measured_beside_a_plain_loop(tmp_path):
 
 @pytest.mark.slow
 def test_a_benchmark_of_what_is_not_there_says_so(tmp_path):
-    done = locray("benchmark-training", "--data", str(tmp_path / "nothing"), "--format", "voc")
+    done = benchmark("training", "--data", str(tmp_path / "nothing"), "--format", "voc")
     assert done.returncode == 2
     assert "nothing" in done.stderr
     assert "Traceback" not in done.stderr

@@ -218,7 +218,7 @@ def test_a_demo_does_not_overwrite_what_is_not_its_own(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_jobs_take_the_same_options() -> None:
-    for verb in ("label", "train", "evaluate", "benchmark", "verify", "nightly"):
+    for verb in ("label", "train", "evaluate", "verify", "nightly"):
         command = [sys.executable, f"jobs/{verb}.py", "--help"]
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
+from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
 from locray.datasets.coco import parse_coco, write_coco
 from locray.datasets.records import Described
 from locray.errors import UsageError
@@ -38,7 +38,7 @@ def parsed(text):
 def test_what_is_written_is_read_back(described):
     found = parse_coco(write_coco(described), "train.json")
     assert close(found.images, described)
-    assert found.left_out == []
+    assert found.skipped == []
 
 
 def test_numbers_need_not_be_dense_and_crowds_are_kept():
@@ -61,11 +61,11 @@ def test_what_belongs_to_no_image_is_left_out_with_its_place():
     objects = [entry(1), entry(1), entry(2, image_id=9), entry(3, category_id=8), entry(4, image_id="x")]
     found = parsed(document(two, objects))
     assert [(image.filename, len(image.objects)) for image in found.images] == [("a.jpg", 1), ("c.jpg", 1)]
-    assert found.left_out == [
-        (LeftOut.DUPLICATE_ID, "train.json, image 1"),
-        (LeftOut.DUPLICATE_ID, "train.json, annotation 1"),
-        (LeftOut.UNKNOWN_IMAGE, "train.json, annotation 2: image 9"),
-        (LeftOut.UNKNOWN_CLASS, "train.json, annotation 3: category 8"),
+    assert found.skipped == [
+        (SkipReason.DUPLICATE_ID, "train.json, image 1"),
+        (SkipReason.DUPLICATE_ID, "train.json, annotation 1"),
+        (SkipReason.UNKNOWN_IMAGE, "train.json, annotation 2: image 9"),
+        (SkipReason.UNKNOWN_CLASS, "train.json, annotation 3: category 8"),
     ]
 
 
@@ -139,7 +139,7 @@ def test_real_troubles_are_counted(tmp_path):
     dataset = read_dataset(str(tmp_path), "coco", "val")
     assert names_below(tmp_path, dataset) == ["images/sub/a.JPG"]
     assert dataset.records[0].objects == (Annotation("cow", (90, 70, 100, 80)),)
-    assert dataset.left_out == {"empty_box": 1, "inverted_box": 1, "no_image": 1, "outside_box": 1}
+    assert dataset.skipped == {"empty_box": 1, "inverted_box": 1, "no_image": 1, "outside_box": 1}
     assert dataset.num_clipped_boxes == 1
     file = f"{tmp_path}/val.json"
     assert dataset.left_out_places["inverted_box"] == (

@@ -93,7 +93,7 @@ def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
     dataset = read_dataset(str(tmp_path), "csv", "train")
 
     assert [record.image_uri for record in dataset.records] == [str(tmp_path / name) for name in names]
-    assert dataset.left_out == {"no_image": 3}
+    assert dataset.skipped == {"no_image": 3}
     assert dataset.name == tmp_path.name
 
 
@@ -123,7 +123,7 @@ def test_the_boards_are_read(real_data):
     assert len(dataset.records) == 142
     assert sum(len(record.objects) for record in dataset.records) == 170
     assert dataset.classes == ("Arduino_Nano", "ESP8266", "Heltec_ESP32_Lora", "Raspberry_Pi_3")
-    assert dataset.left_out == {}
+    assert dataset.skipped == {}
     first = dataset.records[0]
     assert first.image_uri == str(real_data / "boards/images/train/IMG_20181228_101826.jpg")
     assert first.objects == (Annotation("Arduino_Nano", (317, 265, 556, 342)),)
@@ -148,7 +148,7 @@ def test_files_are_found_by_names_of_another_system(tmp_path):
     assert [record.image_uri for record in dataset.records] == [
         str(tmp_path / "images/a.JPG"), str(tmp_path / "images/b.jpeg")
     ]  # fmt: skip
-    assert dataset.left_out == {"duplicate_id": 1}, "the same image under another name"
+    assert dataset.skipped == {"duplicate_id": 1}, "the same image under another name"
 
 
 def test_places_name_lines(tmp_path):
@@ -173,7 +173,7 @@ def test_boxes_beside_the_frame_are_left_out_where_it_is_known(tmp_path):
         (Annotation("ant", (0, 5, 0.5, 50)),),
         (Annotation("cow", (100, 0, 120, 50)), Annotation("ant", (5, 0, 9, 1))),
     ]
-    assert (dataset.left_out, dataset.num_clipped_boxes) == ({"outside_box": 3}, 2)
+    assert (dataset.skipped, dataset.num_clipped_boxes) == ({"outside_box": 3}, 2)
     file = f"{tmp_path}/train.csv"
     assert dataset.left_out_places["outside_box"] == (
         f"{file}, image 'a.jpg', line 2, box of 'cow': 100 0 120 50 in a frame of 100 x 50",

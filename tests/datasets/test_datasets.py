@@ -83,8 +83,8 @@ def test_the_validation_part_has_about_its_share_and_its_name():
     assert 150 < len(validation.records) < 250
     assert (training.split, validation.split) == ("train", "val")
     assert training.classes == validation.classes == ("cow",)
-    assert (training.left_out, training.num_clipped_boxes) == ({"empty_box": 2}, 1)
-    assert (validation.left_out, validation.num_clipped_boxes) == ({}, 0), "counted once, with the training part"
+    assert (training.skipped, training.num_clipped_boxes) == ({"empty_box": 2}, 1)
+    assert (validation.skipped, validation.num_clipped_boxes) == ({}, 0), "counted once, with the training part"
 
 
 def test_an_image_keeps_its_part_when_the_data_grows_or_moves():
@@ -141,7 +141,7 @@ def test_strict_takes_what_is_sound_and_boxes_that_are_only_cut(tmp_path):
     header = "filename,width,height,class,xmin,ymin,xmax,ymax"
     (tmp_path / "train.csv").write_text(f"{header}\na.jpg,10,10,cow,1,2,30,4\n")
     dataset = read_dataset(str(tmp_path), "csv", "train", strict=True)
-    assert (dataset.left_out, dataset.num_clipped_boxes) == ({}, 1)
+    assert (dataset.skipped, dataset.num_clipped_boxes) == ({}, 1)
 
 
 def test_splits_that_other_tools_name_otherwise_are_found(tmp_path):
@@ -192,7 +192,7 @@ def test_annotations_on_a_disk_name_images_in_a_bucket(s3_bucket, tmp_path, form
     write_naming(tmp_path / "data", format_name, *names)
     dataset = read_dataset(str(tmp_path / "data"), format_name, "train")
     assert [record.image_uri for record in dataset.records] == names
-    assert dataset.left_out == {}
+    assert dataset.skipped == {}
     assert storage.read_bytes(names[0]) == b"x"
 
 
@@ -205,4 +205,4 @@ def test_annotations_name_images_by_absolute_paths(tmp_path, format_name):
     write_naming(tmp_path / "data", format_name, str(elsewhere), "/gone/2.jpg", "C:\\data\\3.jpg")
     dataset = read_dataset(str(tmp_path / "data"), format_name, "train")
     assert [record.image_uri for record in dataset.records] == [str(elsewhere)]
-    assert dataset.left_out == {"no_image": 2}
+    assert dataset.skipped == {"no_image": 2}

@@ -51,7 +51,7 @@ def test_images_are_known_by_their_ending_in_any_case(tmp_path):
     assert dataset.classes == ("ant", "cow")
     assert dataset.records[0].objects == (Annotation("ant", None),)
     assert (dataset.records[0].width_px, dataset.records[0].height_px) == (None, None)
-    assert dataset.left_out == {"no_annotation": 1}
+    assert dataset.skipped == {"no_annotation": 1}
     with pytest.raises(UsageError, match=r"no split 'tset' in .*It has: test, train; did you mean 'test'"):
         read_dataset(str(tmp_path), "folders", "tset")
 
@@ -60,7 +60,7 @@ def test_images_beside_the_folders_of_the_classes_are_counted(tmp_path):
     write(tmp_path, dict.fromkeys(["cow/1.jpg", "ant/1.jpg", "cover.png", "README.md"], ""))
     dataset = read_dataset(str(tmp_path), "folders", "train")
     assert names_below(tmp_path, dataset) == ["ant/1.jpg", "cow/1.jpg"]
-    assert dataset.left_out == {"no_annotation": 1}
+    assert dataset.skipped == {"no_annotation": 1}
     place = f"{tmp_path}/cover.png: lies beside the folders of the classes"
     assert dataset.left_out_places == {"no_annotation": (place,)}
 
@@ -78,7 +78,7 @@ def test_cifar10_is_read_from_its_archive(real_data, split, count):
     dataset = read_dataset(str(real_data / "cifar10.zip"), "folders", split)
     assert len(dataset.records) == count
     assert len(dataset.classes) == 10
-    assert dataset.left_out == {}
+    assert dataset.skipped == {}
     first = dataset.records[0]
     assert first.objects == (Annotation("airplane", None),)
     assert first.image_uri == f"zip:{real_data}/cifar10.zip!/cifar10/{split}/airplane/0000.jpg"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locray import schema
-from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
+from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
 from locray.datasets.parquet import parse_table, read_table, to_table, write_parquet
 from locray.datasets.records import Described
 from locray.errors import UsageError
@@ -23,7 +23,7 @@ def test_what_is_written_is_read_back(described):
     for table in (to_table(described), pq.read_table(pa.BufferReader(write_parquet(described)))):
         found = parse_table(table, "train.parquet")
         assert found.images == described
-        assert found.left_out == []
+        assert found.skipped == []
 
 
 @given(images(), st.integers(0, 5), st.integers(0, 5))
@@ -42,7 +42,7 @@ def test_other_types_fewer_columns_and_nulls():
     names = pa.array(["a", "b", "c", "d"]).dictionary_encode()
     found = parsed({"filename": names, "objects": objects, "width": pa.array([0, 1, None, 64], pa.int8())})
     assert found.images == [Described("a", (COW,)), Described("c", ()), Described("d", (COW, COW), 64)]
-    assert found.left_out == [(LeftOut.NO_ANNOTATION, "train.parquet, row 1: objects is null")]
+    assert found.skipped == [(SkipReason.NO_ANNOTATION, "train.parquet, row 1: objects is null")]
 
     (image,) = parsed({"image_uri": ["a"], "objects": [[{"label": "cow"}]]}).images
     assert image.objects == (Annotation("cow", None),)
@@ -99,7 +99,7 @@ def test_splits_are_files_folders_and_shards_and_images_lie_anywhere(tmp_path):
     assert list_splits(str(tmp_path), "parquet") == ["test", "train", "val"]
     dataset = read_dataset(str(tmp_path), "parquet", "train")
     assert names_below(tmp_path, dataset) == ["images/a.jpg", *elsewhere, "images/b.jpg"]
-    assert dataset.left_out == {"no_image": 1}
+    assert dataset.skipped == {"no_image": 1}
     assert names_below(tmp_path, read_dataset(str(tmp_path), "parquet", "val")) == ["val/c.jpg", "images/a.jpg"]
 
 
@@ -110,7 +110,7 @@ def test_real_troubles_are_counted(tmp_path):
     write(tmp_path, {"train.parquet": write_parquet(rows), "a.jpg": "", "b.jpg": ""})
     dataset = read_dataset(str(tmp_path), "parquet", "train")
     assert [len(record.objects) for record in dataset.records] == [1, 0]
-    assert dataset.left_out == {"duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "outside_box": 1}
+    assert dataset.skipped == {"duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "outside_box": 1}
     assert dataset.num_clipped_boxes == 1
 
 

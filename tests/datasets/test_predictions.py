@@ -69,7 +69,7 @@ def test_detections_that_score_enough_are_annotations(tmp_path):
     record = dataset.records[1]
     assert record.objects[0] == Annotation("cow", (1, 2, 3.5, 4))
     assert (record.width_px, record.height_px) == (64, 48)
-    assert dataset.left_out == {"failed_image": 1, "low_score": 1}
+    assert dataset.skipped == {"failed_image": 1, "low_score": 1}
     assert labels(read_dataset(uri, "predictions", "train", min_score=0.95)) == {"none": []}
     assert labels(read_dataset(uri, "predictions", "train", min_score=0))["doubtful"] == ["cow", "cow"]
 
@@ -85,7 +85,7 @@ def test_the_newest_row_of_an_image_counts(tmp_path):
     make_table(tmp_path / "table", row("a", [detection(0.9, "middle")], day=2))
     dataset = read_dataset(uri, "predictions", "train")
     assert labels(dataset) == {"a": ["new"]}
-    assert dataset.left_out == {"failed_image": 1}
+    assert dataset.skipped == {"failed_image": 1}
 
 
 def test_each_of_several_models_is_a_split_too(tmp_path):

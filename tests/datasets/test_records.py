@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from locray.datasets.building import DatasetBuilder, cut_to_frame
 from locray.datasets.fields import number, side_px
-from locray.datasets.records import Annotation, Described, LeftOut
+from locray.datasets.records import Annotation, Described, SkipReason
 from locray.errors import UsageError
 
 coordinates = st.floats(-500, 1500, width=32)
@@ -17,12 +17,12 @@ sides = st.none() | st.integers(1, 1000)
 @pytest.mark.parametrize(
     ("box", "reason"),
     [
-        ((10, 10, 10, 20), LeftOut.EMPTY_BOX),
-        ((10, 20, 30, 20), LeftOut.EMPTY_BOX),
-        ((30, 10, 10, 20), LeftOut.INVERTED_BOX),
-        ((10, 20, 30, 10), LeftOut.INVERTED_BOX),
-        ((100, 10, 120, 20), LeftOut.OUTSIDE_BOX),
-        ((-20, 10, 0, 20), LeftOut.OUTSIDE_BOX),
+        ((10, 10, 10, 20), SkipReason.EMPTY_BOX),
+        ((10, 20, 30, 20), SkipReason.EMPTY_BOX),
+        ((30, 10, 10, 20), SkipReason.INVERTED_BOX),
+        ((10, 20, 30, 10), SkipReason.INVERTED_BOX),
+        ((100, 10, 120, 20), SkipReason.OUTSIDE_BOX),
+        ((-20, 10, 0, 20), SkipReason.OUTSIDE_BOX),
     ],
 )
 def test_a_box_that_nothing_can_be_made_of_is_left_out_with_its_reason(box, reason):
@@ -65,7 +65,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     builder.add("/data/cows/a.jpg", described)
     builder.add("/data/cows/b.jpg", Described("b.jpg", ()))
     for line in range(5):
-        builder.leave_out(LeftOut.NO_IMAGE, f"labels.csv, line {line}")
+        builder.leave_out(SkipReason.NO_IMAGE, f"labels.csv, line {line}")
 
     dataset = builder.build()
 
@@ -74,7 +74,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     assert dataset.records[0].objects == (Annotation("cow", (0, 0, 10, 10)), Annotation("bee", (90, 0, 100, 10)))
     assert dataset.records[1].objects == ()
     assert dataset.classes == ("bee", "cow"), "a class of which no box is left is not one to learn"
-    assert dataset.left_out == {"empty_box": 2, "no_image": 5}
+    assert dataset.skipped == {"empty_box": 2, "no_image": 5}
     assert dataset.left_out_places == {
         "empty_box": (
             "/data/cows/a.jpg, object 2, box of 'ant': 0 0 0 10 in a frame of 100 x 100",
@@ -87,7 +87,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
 
 def test_a_split_without_a_usable_image_is_the_users_mistake():
     builder = DatasetBuilder("/data/cows", "train")
-    builder.leave_out(LeftOut.NO_IMAGE, "labels.csv, image 'a.jpg'")
+    builder.leave_out(SkipReason.NO_IMAGE, "labels.csv, image 'a.jpg'")
     with pytest.raises(UsageError, match=r"'train' of /data/cows.*1 x no_image. The first: labels.csv, image 'a.jpg'"):
         builder.build()
 

@@ -48,7 +48,7 @@ def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
     assert names_below(tmp_path, dataset) == ["x/fork/1.jpg", "x/spoon/1.jpg", "2.jpg", "y/3.png"]
     assert [len(record.objects) for record in dataset.records] == [1, 1, 2, 0]
     assert dataset.records[1].objects == (Annotation("spoon", (0.1, 0, 0.6, 0.5)),)
-    assert dataset.left_out == {"empty_box": 1, "no_image": 1}
+    assert dataset.skipped == {"empty_box": 1, "no_image": 1}
 
 
 def test_real_troubles_are_counted(tmp_path):
@@ -60,7 +60,7 @@ def test_real_troubles_are_counted(tmp_path):
     assert names_below(tmp_path, dataset) == ["a.jpg"]
     assert dataset.records[0].objects == (Annotation("fork", (0.75, 0.5, 1, 0.75)),)
     assert dataset.num_clipped_boxes == 1
-    assert dataset.left_out == {
+    assert dataset.skipped == {
         "duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "no_image": 2, "outside_box": 2
     }  # fmt: skip
     file = f"{tmp_path}/regions.json"
@@ -100,7 +100,7 @@ def test_cutlery_is_read(real_data):
     dataset = read_dataset(str(real_data / "cutlery"), "regions", "train")
     assert len(dataset.records) == 40
     assert dataset.classes == ("fork", "scissors")
-    assert dataset.left_out == {}
+    assert dataset.skipped == {}
     assert (dataset.records[0].width_px, dataset.records[0].height_px) == (1, 1)
     (fork,) = dataset.records[0].objects
     assert fork.box_xyxy_px == pytest.approx((0.145833328, 0.3509314, 0.735294128, 0.589493492))

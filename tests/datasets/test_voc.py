@@ -121,7 +121,7 @@ def test_the_devkit_layout_with_what_goes_wrong_in_it(tmp_path):
     assert dataset.records[0].objects == (Annotation("cow", (1, 2, 3.5, 4)), Annotation("ant", (1, 2, 100, 4)))
     assert dataset.records[1].objects == ()
     assert dataset.num_clipped_boxes == 1
-    assert dataset.left_out == {"empty_box": 1, "no_image": 1, "no_annotation": 1, "duplicate_id": 1}
+    assert dataset.skipped == {"empty_box": 1, "no_image": 1, "no_annotation": 1, "duplicate_id": 1}
 
 
 @pytest.mark.parametrize("folder", ["train", "images/train"])
@@ -168,13 +168,13 @@ def test_runway_is_read(real_data):
 
 
 def test_the_two_boxes_of_blood_without_area_are_counted(real_data):
-    left_out = Counter()
+    skipped = Counter()
     num_objects = 0
     for split in ("trainval", "test"):
         dataset = read_dataset(str(real_data / "blood"), "voc", split)
-        left_out.update(dataset.left_out)
+        skipped.update(dataset.skipped)
         num_objects += sum(len(record.objects) for record in dataset.records)
-    assert left_out == {"empty_box": 2}
+    assert skipped == {"empty_box": 2}
     assert num_objects == 4888 - 2
 
 

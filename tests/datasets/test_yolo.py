@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets import Annotation, LeftOut, list_splits, read_dataset
+from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
 from locray.datasets.records import Described
 from locray.datasets.yolo import parse_yolo, write_data_yaml, write_yolo
 from locray.errors import UsageError
@@ -22,7 +22,7 @@ def test_what_is_written_is_read_back_as_shares_of_the_sides(objects, width, hei
     parsed = parse_yolo(text, classes, "a.txt")
 
     (image,) = parsed.images
-    assert parsed.left_out == []
+    assert parsed.skipped == []
     assert (image.width_px, image.height_px) == (1, 1)
     assert [found.label for found in image.objects] == [annotation.label for annotation in objects]
     for found, annotation in zip(image.objects, objects, strict=True):
@@ -35,9 +35,9 @@ def test_boxes_polygons_and_unknown_classes():
     parsed = parse_yolo(text, CLASSES, "a.txt")
     box = (Annotation("cow", (0, 0, 1, 1)), *IN_FRAME, Annotation("ant", (0.1, 0.05, 0.3, 0.9)))
     assert parsed.images == [Described(None, box, 1, 1)]
-    assert parsed.left_out == [
-        (LeftOut.UNKNOWN_CLASS, "a.txt, line 4: class 2, known are 0 to 1"),
-        (LeftOut.UNKNOWN_CLASS, "a.txt, line 5: class -1, known are 0 to 1"),
+    assert parsed.skipped == [
+        (SkipReason.UNKNOWN_CLASS, "a.txt, line 4: class 2, known are 0 to 1"),
+        (SkipReason.UNKNOWN_CLASS, "a.txt, line 5: class -1, known are 0 to 1"),
     ]
 
 
@@ -92,7 +92,7 @@ def test_names_of_classes(tmp_path, file, content):
     write(tmp_path, {"images/train/a.jpg": "", "labels/train/a.txt": LINE, file: content})
     dataset = read_dataset(str(tmp_path), "yolo", "train")
     assert dataset.records[0].objects == IN_FRAME
-    assert dataset.left_out == {}
+    assert dataset.skipped == {}
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_real_troubles_are_counted(tmp_path):
     assert names_below(tmp_path, dataset) == ["images/val/a.JPG", "images/val/b.png", "images/val/c.jpg"]
     assert [len(record.objects) for record in dataset.records] == [2, 0, 0]
     assert dataset.records[0].objects[0] == Annotation("cow", (0.75, 0.25, 1, 0.75))
-    assert dataset.left_out == {
+    assert dataset.skipped == {
         "empty_box": 1, "inverted_box": 1, "no_image": 1, "outside_box": 1, "unknown_class": 1
     }  # fmt: skip
     assert dataset.num_clipped_boxes == 1, "rounding of the last digit is no cut"

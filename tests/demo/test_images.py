@@ -31,7 +31,7 @@ def test_the_data_set_is_read_back_with_its_splits(tmp_path):
     assert list_splits(str(tmp_path), "csv") == ["train", "val"]
     dataset = read_dataset(str(tmp_path), "csv", "train")
     assert dataset.classes == tuple(sorted(SHAPES))
-    assert (len(dataset.records), dataset.left_out, dataset.num_clipped_boxes) == (20, {}, 0)
+    assert (len(dataset.records), dataset.skipped, dataset.num_clipped_boxes) == (20, {}, 0)
     counts = Counter(annotation.label for record in dataset.records for annotation in record.objects)
     assert set(counts.values()) == {4}, "one object an image, the classes in turn"
     for record in dataset.records:

@@ -210,7 +210,7 @@ def test_boxes_beside_their_image_are_left_out_and_counted(labelled: pa.Table, t
     table = write(tmp_path / "t", labelled)
     facts = json.loads(locray(*options(tmp_path, table, "--json")).stdout)
     assert (facts["images"], facts["errors"]) == (12, {"truncated": 1})
-    assert facts["left_out"] == {"outside_box": 11}
+    assert facts["skipped"] == {"outside_box": 11}
     assert facts["objects"] == 12 + 1, "the size of the one that is broken is not known"
     message = refused(*options(tmp_path, table, "--strict"))
     assert f"{tmp_path}/test.csv, image" in message

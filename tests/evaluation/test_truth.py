@@ -87,7 +87,7 @@ def test_without_a_frame_boxes_are_cut_to_the_image_and_counted_where_they_lie_b
     assert result.true_labels == ("b", "c", "d")
     assert result.true_boxes_xyxy_px[result.true_has_box].tolist() == [[50, 30, 60, 40], [*WITHIN]]
     assert not result.true_is_crowd.any()
-    assert comparison.left_out == {"outside_box": 2}
+    assert comparison.skipped == {"outside_box": 2}
     assert not comparison.errors
 
 
@@ -95,7 +95,7 @@ def test_boxes_stay_as_they_are_where_the_size_of_the_image_is_never_known() -> 
     comparison = Comparison(LIMITS)
     result = comparison.result(Record("x", (Annotation("a", OUTSIDE),), None, None), row(None, None))
     assert result.true_boxes_xyxy_px.tolist() == [[*OUTSIDE]]
-    assert (comparison.errors, comparison.left_out) == ({"truncated": 1}, {})
+    assert (comparison.errors, comparison.skipped) == ({"truncated": 1}, {})
 
 
 def test_strict_names_what_can_not_be_compared() -> None:

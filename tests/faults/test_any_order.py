@@ -48,7 +48,7 @@ MISFORTUNES = {
     "deletion": ("lost", "answer lost"),
 }
 """What may happen, once, to the next request of each kind."""
-EACH_MISFORTUNE = [(place, fate) for place, fates in MISFORTUNES.items() for fate in fates]
+EACH_MISFORTUNE = [(place, fate) for place, outcomes in MISFORTUNES.items() for fate in outcomes]
 Row = tuple[tuple[str, Any], ...]
 
 

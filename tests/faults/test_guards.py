@@ -170,7 +170,7 @@ class LateClaim:
     def clean_up(self) -> int:
         return 0
 
-    def telling_a_takeover(self) -> AbstractContextManager[None]:
+    def raise_if_fenced(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def append(self, *arguments: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-PROJECT_ROOT = Path(__file__).parents[1]
+PROJECT_ROOT = Path(__file__).parents[2]
 
 
 @contextmanager
@@ -55,6 +55,12 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
 def locray(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """A command run to its end."""
     with start_locray(*arguments, **environment) as process:
+        return _ended(process, arguments)
+
+
+def benchmark(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """A benchmark run to its end."""
+    with _start("-m", "benchmarks", verb, *arguments) as process:
         return _ended(process, arguments)
 
 

@@ -100,7 +100,7 @@ def run_command(
     if BROKEN_DECODER in environment:
         break_decoder(environment[BROKEN_DECODER])
     run.Pipeline = pipeline  # type: ignore[misc, assignment]
-    sys.exit(cli.main(arguments))
+    sys.exit(cli(arguments))
 
 
 _processes = get_context("forkserver")

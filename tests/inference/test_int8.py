@@ -105,7 +105,7 @@ def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureF
     small = saved(folders, "small_cnn")
 
     def refused(*options: str) -> str:
-        assert cli.main([*common, *options]) == 2
+        assert cli([*common, *options]) == 2
         return " ".join(capsys.readouterr().err.split())
 
     assert "small_cnn, which has no trunk to quantise" in refused("--model", small, "--output", str(folders / "out"))
@@ -123,7 +123,7 @@ def test_a_split_without_images_to_compare_on_is_told(folders: Path, capsys: pyt
     for path in sorted((folders / "data").rglob("*.png"))[1:]:
         path.write_bytes(b"no picture")
     where = ("--data", str(folders / "data"), "--format", "folders", "--output", str(folders / "out"))
-    assert cli.main(["quantize", "--model", model, *where]) == 2
+    assert cli(["quantize", "--model", model, *where]) == 2
     assert "holds 1 usable images: expected 2" in " ".join(capsys.readouterr().err.split())
     assert not (folders / "out").exists()
 
@@ -138,5 +138,5 @@ def test_what_would_compute_in_floats_refuses_a_quantised_model(
     monkeypatch.setattr(int8, "runs_here", lambda: False)
     with pytest.raises(UsageError, match="and this processor has none"):
         Predictor(PredictorSettings(model, 0.0, 4, device="cpu"))
-    assert cli.main(["export-model", "--model", model, "--to", "torch-export", "--output", str(folders / "x.pt2")]) == 2
+    assert cli(["export-model", "--model", model, "--to", "torch-export", "--output", str(folders / "x.pt2")]) == 2
     assert "export the model that it was made of" in " ".join(capsys.readouterr().err.split())

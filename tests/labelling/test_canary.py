@@ -7,15 +7,15 @@ import pytest
 
 from locray import schema
 from locray.errors import ErrorCode
-from locray.labelling.canary import CONTROL_IMAGES, Control
+from locray.labelling.canary import CONTROL_IMAGES, CanaryImages
 from locray.labelling.worklist import InlineWorklist
 from tests.helpers.s3_server import S3Bucket, S3Server
 
 
-def control_of(*uris: str) -> Control:
+def control_of(*uris: str) -> CanaryImages:
     """Of a worklist of these images, of unknown version."""
     rows = pa.Table.from_pylist([{schema.IMAGE_URI: uri} for uri in uris], schema.LISTING_SCHEMA)
-    return Control.of(InlineWorklist.of(rows, 256), max_bytes=10)
+    return CanaryImages.of(InlineWorklist.of(rows, 256), max_bytes=10)
 
 
 def test_nothing_is_lost_while_one_of_the_images_is_there(tmp_path: Path) -> None:

@@ -82,11 +82,13 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
 
 
 @pytest.mark.parametrize("code", ["access_denied", "not_found", "non_finite"])
-@pytest.mark.parametrize(("served", "images", "has_rows"), [(True, 9, True), (True, 10, False), (False, 9, False)])
+@pytest.mark.parametrize(
+    ("has_previous_rows", "images", "has_rows"), [(True, 9, True), (True, 10, False), (False, 9, False)]
+)
 def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
-    tmp_path: Path, code: str, served: bool, images: int, has_rows: bool
+    tmp_path: Path, code: str, has_previous_rows: bool, images: int, has_rows: bool
 ) -> None:
-    commits = committer(tmp_path, images, served=served)
+    commits = committer(tmp_path, images, has_previous_rows=has_previous_rows)
     commits.add(predicted(list(range(images)), status=schema.STATUS_FAILED, code=code))
     commits.flush()
     assert commits.commits == 0, "others may still come that clear them"
@@ -98,7 +100,7 @@ def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
 def test_a_few_are_no_rows_in_a_run_that_was_cut_off_or_where_images_that_were_fetched_no_longer_can_be(
     tmp_path: Path, listed: int, said: ErrorCode | None, has_rows: bool
 ) -> None:
-    commits = committer(tmp_path, listed, served=True, vouch=lambda: said)
+    commits = committer(tmp_path, listed, has_previous_rows=True, check_store=lambda: said)
     commits.add(predicted([0, 1], status=schema.STATUS_FAILED, code=DENIED))
     commits.close()
     assert (commits.failed, commits.deferred) == ((2, 0) if has_rows else (0, 2))

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from locray import schema
-from locray.labelling.crashes import MAX_DEATHS, given_up
+from locray.labelling.crashes import MAX_CRASHES, defer_unit
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 
@@ -33,7 +33,7 @@ def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifac
         for number, (status, code, message) in enumerate(outcomes)
     ]
     decoded = pa.Table.from_pylist(unit, schema=schema.decoded_schema(SIZE))
-    rest = given_up(decoded, MAX_DEATHS)
+    rest = defer_unit(decoded, MAX_CRASHES)
     assert rest.schema == decoded.schema
 
     rows = Predictor(PredictorSettings(artifact, score_threshold=0.0, batch_size=2))(rest)

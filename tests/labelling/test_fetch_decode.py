@@ -14,7 +14,7 @@ import pytest
 from locray import schema
 from locray.errors import StoreAccessError, StoreError
 from locray.images.decode import DecodeLimits
-from locray.labelling.crashes import MAX_DEATHS
+from locray.labelling.crashes import MAX_CRASHES
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode, decode_rows
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
@@ -144,13 +144,13 @@ def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeyp
         (images / name).write_bytes(poison(deed))
     settings = DecodeSettings(32, SETTINGS.limits, concurrent_gets=1, timeout_s=1)
     again = FetchDecode(worklist_of(images), settings)
-    rows = again(0, deaths=1)
+    rows = again(0, crashes=1)
     names = [os.path.basename(uri) for uri in rows[schema.IMAGE_URI].to_pylist()]
     code_of = {"nothing": None, "crash": "decoder_crash", "hang with the lock": "decoder_timeout"}
     assert sorted(names) == sorted(deeds)
     assert rows[schema.ERROR_CODE].to_pylist() == [code_of[deeds[name]] for name in names]
 
-    given_up = again(0, deaths=MAX_DEATHS)
-    assert given_up[schema.ORDINAL] == rows[schema.ORDINAL]
-    assert set(given_up[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
-    assert given_up[schema.ERROR_MESSAGE][0].as_py().startswith("5 processes died over it")
+    defer_unit = again(0, crashes=MAX_CRASHES)
+    assert defer_unit[schema.ORDINAL] == rows[schema.ORDINAL]
+    assert set(defer_unit[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
+    assert defer_unit[schema.ERROR_MESSAGE][0].as_py().startswith("5 processes died over it")

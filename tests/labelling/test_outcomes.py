@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locray.errors import DeferralCause, ErrorCode
-from locray.labelling.outcomes import Bitmap, Fates
+from locray.labelling.outcomes import Bitmap, ImageOutcomes
 
 CAUSES = [*map(str, DeferralCause), *map(str, ErrorCode)]
 
@@ -27,9 +27,9 @@ def test_bitmap_takes_one_bit_an_image() -> None:
 
 @given(st.dictionaries(st.integers(0, 99), st.none() | st.sampled_from(CAUSES)))
 def test_an_image_is_deferred_for_its_cause_or_as_it_was_not_tried(seen: dict[int, str | None]) -> None:
-    fates = Fates(100)
-    fates.add(np.array(list(seen), dtype=np.int64))
+    outcomes = ImageOutcomes(100)
+    outcomes.add(np.array(list(seen), dtype=np.int64))
     deferred = {ordinal: cause for ordinal, cause in seen.items() if cause is not None}
-    fates.defer(np.array(list(deferred), dtype=np.int64), list(deferred.values()))
+    outcomes.defer(np.array(list(deferred), dtype=np.int64), list(deferred.values()))
     expected = [seen.get(ordinal, str(DeferralCause.NOT_TRIED)) for ordinal in range(100)]
-    assert fates.causes(np.arange(100)).to_pylist() == expected
+    assert outcomes.causes(np.arange(100)).to_pylist() == expected

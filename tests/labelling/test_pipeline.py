@@ -33,7 +33,7 @@ for worklist, model in (
 ):
     predict = PredictorSettings(model, score_threshold=0.5, batch_size=1)
     try:
-        rows = list(Pipeline(decode, predict, num_predictors=1, units_a_wave=4).rows(worklist))
+        rows = list(Pipeline(decode, predict, num_predictors=1, units_per_wave=4).rows(worklist))
     except LocrayError as error:
         print(type(error).__name__, error)
     else:

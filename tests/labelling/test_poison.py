@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from locray import schema
-from locray.labelling.crashes import MAX_DEATHS
+from locray.labelling.crashes import MAX_CRASHES
 from tests.helpers.commands import PROJECT_ROOT, locray
 from tests.helpers.fault_images import Done, summary_of
 from tests.helpers.made_up import BROKEN_DECODER, without_ray
@@ -69,9 +69,9 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
         "3.gif": "decoder_crash", "4.gif": "decoder_timeout", "9.gif": "decoder_timeout",
     }  # fmt: skip
     # Two images of the second unit are poisonous; it is begun again once. What children do they can't write down.
-    deaths = accident.deeds()
-    assert len(deaths) == 2
-    assert "hang" in deaths
+    crashes = accident.deeds()
+    assert len(crashes) == 2
+    assert "hang" in crashes
 
 
 @pytest.mark.ray
@@ -88,8 +88,8 @@ def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
     deferred = summary["deferred_examples"]
     assert str(accident.images / "5.png") in deferred
     (reason,) = set(deferred.values())
-    assert reason.startswith(f"{MAX_DEATHS} model workers died over its unit: ")
-    assert accident.deeds() == [deed] * MAX_DEATHS
+    assert reason.startswith(f"{MAX_CRASHES} model workers died over its unit: ")
+    assert accident.deeds() == [deed] * MAX_CRASHES
 
     labelled = accident.rows()[schema.IMAGE_URI].to_pylist()
     assert len(labelled) == 8
@@ -103,9 +103,9 @@ def test_a_model_that_no_process_outlives_the_loading_of_ends_the_run(
     accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     (accident.images / "0.png").write_bytes(plain_picture("blue"))
     done = accident.run(artifact, exit_code=1, NO_ROOM_FOR_THE_MODEL="1")
-    assert f"{MAX_DEATHS} processes died over loading the model" in " ".join(done.stderr.split())
+    assert f"{MAX_CRASHES} processes died over loading the model" in " ".join(done.stderr.split())
     assert summary_of(done)["deferred_causes"] == {"not_tried": 1}
-    assert accident.deeds() == ["be killed"] * MAX_DEATHS
+    assert accident.deeds() == ["be killed"] * MAX_CRASHES
 
 
 @pytest.fixture

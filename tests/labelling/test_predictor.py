@@ -186,5 +186,5 @@ def test_every_thread_that_labels_computes_with_the_threads_that_were_asked_for(
 def test_a_unit_that_a_process_has_died_over_is_computed_by_nothing_compiled(detector):
     predictor = Predictor(PredictorSettings(detector, 0.3, 2, "fp32", num_images=100), num_threads=1)
     assert predictor._compiler is not None
-    predictor(decoded()[0], deaths=1)
+    predictor(decoded()[0], crashes=1)
     assert predictor._compiler is None

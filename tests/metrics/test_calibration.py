@@ -43,10 +43,10 @@ def test_the_best_cut_by_hand() -> None:
 def test_what_is_judged() -> None:
     one_each = judge([result([("a", BOX)], [("a", 0.9, FAR)]), result([], [("a", 0.4, BOX)]), result([("b", BOX)], [])])
     assert one_each.scores.tolist() == [0.9, 0.4]
-    assert (one_each.is_right.tolist(), one_each.num_to_find) == ([True, False], 2)
+    assert (one_each.is_true_positive.tolist(), one_each.num_ground_truth) == ([True, False], 2)
     found = [("a", 0.9, FAR), ("a", 0.8, BOX)]
     many = judge([result([("a", BOX)], found), result([("a", BOX)], found[1:], crowds={0})])
     assert many.scores.tolist() == [0.9, 0.8]
-    assert (many.is_right.tolist(), many.num_to_find) == ([False, True], 1)
+    assert (many.is_true_positive.tolist(), many.num_ground_truth) == ([False, True], 1)
     nothing = judge([])
-    assert (len(nothing.scores), nothing.num_to_find, calibration(nothing).error) == (0, 0, 0)
+    assert (len(nothing.scores), nothing.num_ground_truth, calibration(nothing).error) == (0, 0, 0)

@@ -16,14 +16,14 @@ from tests.helpers.random_images import random_image
 def test_an_object_is_found_once_by_the_best_score_of_its_class() -> None:
     matching = match(result([("a", BOX)], [("b", 0.9, BOX), ("a", 0.8, HALF), ("a", 0.7, BOX)]))
     assert matching.object_of.tolist() == [NOTHING, 0, NOTHING]
-    assert matching.is_right.tolist() == [False, True, False]
+    assert matching.is_true_positive.tolist() == [False, True, False]
     assert matching.is_judged.all()
 
 
 def test_what_is_left_over_is_a_confusion() -> None:
     matching = match(result([("a", BOX), ("b", FAR)], [("b", 0.9, BOX), ("b", 0.8, FAR)]))
     assert matching.object_of.tolist() == [0, 1]
-    assert matching.is_right.tolist() == [False, True]
+    assert matching.is_true_positive.tolist() == [False, True]
 
 
 def test_neither_right_nor_wrong_in_a_crowd_of_its_class_or_where_its_class_has_no_box() -> None:

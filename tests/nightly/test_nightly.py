@@ -199,7 +199,7 @@ def test_a_damaged_table_is_left_as_it_is(labelled: NightlyConfig, store: Path) 
     flip_a_byte(DeltaTable(store).file_uris()[0])
     before = set(DeltaTable(store).file_uris())
     night = nightly(labelled, ignore)
-    assert night.exit_code is ExitCode.UNSOUND
+    assert night.exit_code is ExitCode.CORRUPT
     assert night.verify is not None
     assert night.verify.faults.keys() == {Check.FILE_UNREADABLE}
     assert (night.deleted, night.vacuumed, night.compaction, night.failed) == (None, None, None, {})

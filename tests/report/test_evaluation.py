@@ -14,7 +14,7 @@ from locray.evaluation.run import Evaluation, EvaluationSummary, summarise
 from locray.evaluation.truth import Evaluated
 from locray.images.decode import DecodeLimits
 from locray.metrics.results import ImageResult
-from locray.report.evaluation import MOST_CLASSES, evaluation_parts, write_evaluation_page
+from locray.report.evaluation import MAX_CLASSES, evaluation_parts, write_evaluation_page
 from locray.report.evaluation_pictures import worst_pictures
 from tests.helpers.metric_results import BOX, FAR, HALF, result
 
@@ -147,15 +147,15 @@ def test_without_boxes_and_without_anything_there_is_a_page_still(tmp_path: Path
     assert "Classes" in page_of(tmp_path, [result([], [])])
 
 
-@pytest.mark.parametrize("count", [MOST_CLASSES, MOST_CLASSES + 20])
+@pytest.mark.parametrize("count", [MAX_CLASSES, MAX_CLASSES + 20])
 def test_many_classes_are_put_together_and_no_count_is_lost(tmp_path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     results = [
         result([(f"c{number:03d}", BOX)], [(f"c{random.integers(count):03d}", 0.5, BOX)]) for number in range(count)
     ]
     parts = evaluation_parts(Figures.of(results), records(tmp_path, count, (8, 8)), results, LIMITS)
-    assert len(parts.heat_names) == MOST_CLASSES + 1 == len(parts.heat_rows)
+    assert len(parts.heat_names) == MAX_CLASSES + 1 == len(parts.heat_rows)
     assert sum(cell["count"] for row in parts.heat_rows for cell in row) == count
-    assert (f"{count - MOST_CLASSES + 1} others" in parts.heat_names) == (count > MOST_CLASSES)
+    assert (f"{count - MAX_CLASSES + 1} others" in parts.heat_names) == (count > MAX_CLASSES)
     assert len(parts.charts[0].legend) == 8
     assert parts.pictures

@@ -40,7 +40,7 @@ def test_each_image_is_shown_as_it_is_and_five_times_changed(drawn, tmp_path):
     page = tmp_path / "new" / "page.html"
     code, summary, _ = preview("--data", drawn, "--format", "csv", "--count", 3, "--input-size", 64, "--output", page)
     assert code == 0
-    assert summary == {"page": str(page), "images": 12, "shown": 3, "left_out": {}, "errors": {}}
+    assert summary == {"page": str(page), "images": 12, "shown": 3, "skipped": {}, "errors": {}}
     found = elements(page)
     pictures = [attributes["href"] for tag, attributes in found if tag == "image"]
     assert len(pictures) == len(set(pictures)) == 3 * NUM_VERSIONS
@@ -71,7 +71,7 @@ def test_options_and_what_was_left_out_are_told(tmp_path):
     page = tmp_path / "page.html"
     code, summary, _ = preview("--data", tmp_path, "--format", "csv", "--rotation", "12.5", "--output", page)
     assert code == 0
-    assert (summary["shown"], summary["left_out"]) == (1, {"empty_box": 1})
+    assert (summary["shown"], summary["skipped"]) == (1, {"empty_box": 1})
     assert summary["errors"] == {"unsupported_format": 1}
     text = page.read_text(encoding="utf-8")
     assert "<dt>--rotation</dt><dd>12.5</dd>" in text
@@ -87,7 +87,7 @@ def test_boxes_beside_their_image_are_counted_and_with_strict_an_error(tmp_path)
     (tmp_path / "train.csv").write_text("\n".join(rows), encoding="utf-8")
     usual = ("--data", tmp_path, "--format", "csv", "--output", tmp_path / "page.html")
     code, summary, _ = preview(*usual)
-    assert (code, summary["left_out"]) == (0, {"outside_box": 1})
+    assert (code, summary["skipped"]) == (0, {"outside_box": 1})
     assert "<code>outside_box</code></td><td>1</td>" in (tmp_path / "page.html").read_text(encoding="utf-8")
     code, _, message = preview(*usual, "--strict")
     assert code == 2

@@ -481,20 +481,20 @@ def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Pat
     said: list[ErrorCode | None] = [ErrorCode.ACCESS_DENIED, None, ErrorCode.ACCESS_DENIED]
     asked: list[ErrorCode | None] = []
 
-    def vouch() -> ErrorCode | None:
+    def check_store() -> ErrorCode | None:
         asked.append(said[len(asked)])
         return asked[-1]
 
-    commits = committer(TableWriter.claim(uri, MODEL_ID), vouch=vouch)
+    commits = committer(TableWriter.claim(uri, MODEL_ID), check_store=check_store)
     commits.add(predicted([0]))
     commits.flush()
     assert not asked
     commits.add(predicted([1], status=schema.STATUS_FAILED, code=STORE))
     commits.flush()
-    assert commits.doubt is ErrorCode.ACCESS_DENIED
+    assert commits.quarantine is ErrorCode.ACCESS_DENIED
     assert rows_of(uri).num_rows == 1
     commits.flush()
-    assert commits.doubt is None
+    assert commits.quarantine is None
     assert rows_of(uri).num_rows == 2
     commits.add(predicted([2, 3], status=schema.STATUS_FAILED, code=STORE))
     commits.close()

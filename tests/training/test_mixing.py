@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from locray import boxes
 from locray.training.augment import Mix, Objects, Scene
-from locray.training.augment.mixing import MOST_COVERED, draw_mosaic, paste_objects
+from locray.training.augment.mixing import MAX_COVERED, draw_mosaic, paste_objects
 from tests.helpers.scenes import COLOURS, draw, extent_of, pixels_of, scenes
 
 SIDE = 96
@@ -45,7 +45,7 @@ def test_pasted_objects_hide_little_of_any_other(scene, corners, seed):
     donor = draw(100, 100, *((1 + place, (x, y, x + 25, y + 25), False) for place, (x, y) in enumerate(corners)))
     before = pixels_of(scene.image_hwc_u8, 0).sum()
     seen = pasted(donor, scene, seed)
-    assert pixels_of(seen.image_hwc_u8, 0).sum() >= (1 - MOST_COVERED) * before - 1
+    assert pixels_of(seen.image_hwc_u8, 0).sum() >= (1 - MAX_COVERED) * before - 1
     assert np.array_equal(seen.objects.boxes_xyxy_px[0], scene.objects.boxes_xyxy_px[0])
     assert boxes.is_proper(seen.objects.boxes_xyxy_px).all()
 

@@ -12,7 +12,7 @@ from locray.models.architectures import build_model
 from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.optimise import OptimiserSettings
-from locray.training.process_group import Team
+from locray.training.process_group import ProcessGroup
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
 pytestmark = pytest.mark.slow
@@ -82,7 +82,7 @@ def work(rank, folder):
         frozen_learner.apply(step)
         stages.append(weights(frozen))
     before = statistics(frozen)
-    frozen_learner.share_statistics(Team(rank, SIZE, torch.device("cpu")))
+    frozen_learner.share_statistics(ProcessGroup(rank, SIZE, torch.device("cpu")))
     said = {"plain": weights(plain), "frozen": stages, "before": before, "after": statistics(frozen)}
     torch.save(said, f"{folder}/{rank}.pt")
     dist.destroy_process_group()

@@ -15,7 +15,7 @@ from locray.training.checkpoints import CheckpointStore, Place
 from locray.training.history import read_history
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.plan import make_plan
-from locray.training.process_group import Team
+from locray.training.process_group import ProcessGroup
 from locray.training.samples import LABEL_IDS
 from locray.training.start import initial_model
 from locray.training.worker import WorkerRun
@@ -55,7 +55,7 @@ class Rehearsal:
         self.worker = WorkerRun(
             self.plan,
             self.learner,
-            Team(0, 1, CPU),
+            ProcessGroup(0, 1, CPU),
             self.store,
             post=self.posted.append,
             fail=self.failures.append,

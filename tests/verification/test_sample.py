@@ -137,7 +137,7 @@ def test_a_row_that_the_model_would_not_give(
     assert found.faults[Check.PREDICTION].count == 1
     assert found.faults[Check.PREDICTION].first[0].startswith(f"{damaged[schema.IMAGE_URI]}: ")
     assert told in found.faults[Check.PREDICTION].first[0]
-    assert found.exit_code is ExitCode.UNSOUND
+    assert found.exit_code is ExitCode.CORRUPT
 
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])

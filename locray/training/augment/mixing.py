@@ -23,7 +23,7 @@ _PASTED_SCALE = (0.6, 1.4)
 _SMALLEST_PASTED_PX = 4
 _LARGEST_PASTED = 0.5
 _BLENDED = 0.5
-MOST_COVERED = 0.2
+MAX_COVERED = 0.2
 """Pasted objects together hide at most this share of any other."""
 _MARGIN = 0.2
 """Of the surroundings of a pasted object with blended edges, as a share of its sides."""
@@ -92,7 +92,7 @@ def paste_objects(
     """Copies up to three objects, with all that their boxes show, into free places of an area of the input.
 
     In half of the images edges are hard, in the others they blend into the new surroundings, so that no edge gives a
-    pasted object away (Dwibedi et al. 2017, "Cut, paste and learn"). No object is covered by more than `MOST_COVERED`.
+    pasted object away (Dwibedi et al. 2017, "Cut, paste and learn"). No object is covered by more than `MAX_COVERED`.
 
     Args:
         donor: Where the objects come from.
@@ -160,7 +160,7 @@ def _free_place(
         left = int(random.integers(area[0], area[2] - width + 1))
         top = int(random.integers(area[1], area[3] - height + 1))
         place = left, top, left + width, top + height
-        if (hidden + shares(cut(taken_xyxy_px, place), taken_xyxy_px) <= MOST_COVERED).all():
+        if (hidden + shares(cut(taken_xyxy_px, place), taken_xyxy_px) <= MAX_COVERED).all():
             return place
     return None
 
