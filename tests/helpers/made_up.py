@@ -104,7 +104,7 @@ def run_command(
 
 
 _processes = get_context("forkserver")
-_processes.set_forkserver_preload([__name__, "faults.frozen"])
+_processes.set_forkserver_preload([__name__, "tests.helpers.frozen"])
 
 
 def ensure_server() -> None:
