@@ -96,7 +96,7 @@ def test_iou_is_symmetric_and_between_nought_and_one(a, b):
 
 
 @given(WHOLE_BOXES)
-def test_a_proper_box_overlaps_itself_wholly_and_a_degenerate_one_not_at_all(boxes):
+def test_iou_of_a_box_with_itself_is_one_and_zero_if_degenerate(boxes):
     assert np.array_equal(np.diag(iou_matrix(boxes, boxes)), is_proper(boxes).astype(float))
 
 

@@ -95,7 +95,7 @@ def test_ratios_are_of_medians():
     assert found["small: locray / ray_data"] == 10
 
 
-def test_a_figure_is_of_all_rounds_and_who_is_too_fast_for_one_is_not_passed_over():
+def test_figures_need_all_rounds_and_fast_peers_count():
     own, slow = result(LOCRAY, [10, 10, 10]), result("ray_data tuned", [1, 1, 1])
     found = ratios([slow, result("dataloader tuned", [4, None, None]), own])
     assert found["small: locray / best tuned peer"] is None
@@ -171,7 +171,7 @@ def test_a_network_is_compiled_and_tried_as_a_night_before_does(tmp_path, monkey
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is compiled")
-def test_a_first_night_takes_part_where_it_is_asked_for_and_networks_are_compiled():
+def test_first_night_contender_takes_part_when_requested():
     contenders, _ = _contenders(BenchmarkConfig(contenders=FIRST_NIGHT))
     assert [one.name for one in contenders] == [FIRST_NIGHT, LOCRAY]
     assert FIRST_NIGHT not in {one.name for one in _contenders(BenchmarkConfig())[0]}

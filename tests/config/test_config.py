@@ -70,7 +70,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         load_config(LabelConfig, config_file=tmp_path / "absent.yaml")
 
 
-def test_the_answer_settings_change_with_what_changes_answers_and_with_nothing_else() -> None:
+def test_config_hash_changes_with_what_changes_answers_only() -> None:
     base = LabelConfig(**REQUIRED)
     one = base.answer_settings(224, 0.5)
     assert (

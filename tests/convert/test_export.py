@@ -63,7 +63,7 @@ def assert_the_same(found: dict[str, Tensor], expected: PredictedBoxes) -> None:
     assert torch.equal(found["label_ids"], expected.label_ids)
 
 
-def test_onnx_runtime_gives_the_artifacts_answers_for_any_number_of_images(trained: str, tmp_path: Path) -> None:
+def test_onnx_runtime_gives_the_artifacts_answers_for_any_batch(trained: str, tmp_path: Path) -> None:
     exit_code, stdout, _ = export_model(trained, "onnx", tmp_path / "deep" / "model.onnx")
     assert exit_code == 0
     facts = json.loads(stdout)  # and nothing of the exporter's own

@@ -38,7 +38,7 @@ def test_a_frame_of_unknown_size_still_begins_at_zero():
 
 
 @given(boxes, sides, sides)
-def test_what_is_kept_lies_in_its_frame_and_keeping_it_again_changes_nothing(box, width, height):
+def test_kept_boxes_lie_in_their_frame_and_keeping_is_idempotent(box, width, height):
     reason, kept = cut_to_frame(box, width, height)
     if reason is not None:
         assert kept == box

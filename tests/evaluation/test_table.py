@@ -103,7 +103,7 @@ def test_a_table_and_its_model_give_the_same_figures(
     assert (evaluation.summary.model_id, evaluation.summary.config_hash) == (MODEL_ID, CONFIG)
 
 
-def test_the_options_that_a_table_was_labelled_with_include_the_artifact_s_threshold(
+def test_options_of_a_table_include_the_artifacts_threshold(
     data: Path, model: str, labelled: pa.Table, tmp_path: Path
 ) -> None:
     strict, loaded = str(tmp_path / "strict"), load_artifact(model)

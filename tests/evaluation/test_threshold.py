@@ -95,7 +95,7 @@ def what_counts_detections(figures: Figures) -> list[object]:
 
 
 @pytest.mark.usefixtures("without_ray")
-def test_a_detector_gives_the_figures_of_its_table_at_the_threshold_of_the_table(labelled: Labelled) -> None:
+def test_detector_and_table_give_equal_metrics_at_equal_threshold(labelled: Labelled) -> None:
     of_table = evaluate(labelled.config(table=labelled.table), ignore)
     at_threshold = evaluate(labelled.config(model=labelled.model, score_threshold=THRESHOLD), ignore)
     whole = evaluate(labelled.config(model=labelled.model), ignore)

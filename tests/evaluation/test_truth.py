@@ -79,7 +79,7 @@ def test_an_image_that_failed_has_no_detections() -> None:
 OUTSIDE, REACHING_OVER, WITHIN = (60.0, 10.0, 70.0, 20.0), (50.0, 30.0, 70.0, 45.0), (1.0, 2.0, 9.0, 8.0)
 
 
-def test_without_a_frame_boxes_are_cut_to_the_image_and_counted_where_they_lie_beside_it() -> None:
+def test_without_a_frame_boxes_are_clipped_to_the_image_and_counted() -> None:
     objects = [Annotation("a", OUTSIDE), Annotation("b", REACHING_OVER), Annotation("c", None), Annotation("d", WITHIN)]
     record = Record("x", (*objects, Annotation("a", OUTSIDE, is_crowd=True)), None, None)
     comparison = Comparison(LIMITS)
@@ -91,7 +91,7 @@ def test_without_a_frame_boxes_are_cut_to_the_image_and_counted_where_they_lie_b
     assert not comparison.errors
 
 
-def test_boxes_stay_as_they_are_where_the_size_of_the_image_is_never_known() -> None:
+def test_boxes_stay_as_they_are_where_the_image_size_is_unknown() -> None:
     comparison = Comparison(LIMITS)
     result = comparison.result(Record("x", (Annotation("a", OUTSIDE),), None, None), row(None, None))
     assert result.true_boxes_xyxy_px.tolist() == [[*OUTSIDE]]

@@ -346,9 +346,7 @@ def forge(request: Request, answer: Answer) -> Answer:
     return edited(answer, body)
 
 
-def test_keys_that_look_like_paths_or_end_strings_are_labelled_as_they_are(
-    bucket: S3Bucket, artifact: str, proxy: S3Proxy
-) -> None:
+def test_odd_object_keys_are_labelled_as_they_are(bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
     versions = dict(fill_bucket(bucket, "forged", 3)) | {f"{bucket.uri}/{key}": "forged" for key in FORGED}
     run = Runs(proxy, (f"{bucket.uri}/forged", artifact, f"{bucket.uri}/out-{uuid4().hex[:8]}"))
     summary = summary_of(run(lambda request, forward: forge(request, forward())))

@@ -123,14 +123,14 @@ def grey_values(mode: str, values: list[float]) -> list[int]:
     return [pixel[0] for pixel in pixels_of(image)]
 
 
-def test_wide_integers_keep_the_sixteen_bit_scale_where_they_fit_and_are_stretched_where_not():
+def test_wide_integers_keep_the_16_bit_scale_or_are_stretched():
     assert grey_values("I", [0, 257, 25700]) == [0, 1, 100]
     assert grey_values("I", [-100, 0, 110]) == [0, 121, 255]
     assert grey_values("I", [0, 2**29, 2**31 - 1]) == [0, 64, 255]
     assert grey_values("I", [-5, -5]) == [0, 0]
 
 
-def test_floats_keep_the_unit_scale_where_they_fit_and_are_stretched_where_not():
+def test_floats_keep_the_unit_scale_or_are_stretched():
     assert grey_values("F", [0.0, 0.2, 0.6]) == [0, 51, 153]
     assert grey_values("F", [100.0, 150.0, 300.0]) == [0, 64, 255]
     assert grey_values("F", [-3.5, -3.5]) == [0, 0]

@@ -39,7 +39,7 @@ def test_one_has_room_however_large_it_is() -> None:
     assert not second.is_alive()
 
 
-def test_a_size_that_turns_out_larger_is_waited_for_without_holding_the_smaller_one() -> None:
+def test_a_size_that_turns_out_larger_waits_without_holding_bytes() -> None:
     budget = ByteBudget(10)
     one, other = Room(budget), Room(budget)
     one.cover(4)

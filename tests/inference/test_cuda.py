@@ -107,9 +107,7 @@ print(hashlib.sha256(weights).hexdigest())
 
 
 @pytest.mark.parametrize("model", ["small_cnn", "localizer/resnet18", "detector/fcos/resnet18"])
-def test_a_training_that_is_repeated_gives_the_same_weights_to_the_last_bit(
-    model: str, data: Path, tmp_path: Path
-) -> None:
+def test_a_repeated_training_gives_bit_identical_weights(model: str, data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", REPEATED, str(data), str(tmp_path), model, "cuda"]
     found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(found) == 1

@@ -125,7 +125,7 @@ def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
     torch.testing.assert_close(few.scores, wanted.scores[:2])
 
 
-def test_boxes_are_the_same_in_whatever_order_and_not_where_most_are_elsewhere():
+def test_agreement_ignores_the_order_of_boxes_and_sees_moved_ones():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 30, 30]]]).repeat(4, 1, 1)
     answer = PredictedBoxes(boxes, torch.full((4, 2), 0.5), torch.zeros(4, 2).long())
 

@@ -51,7 +51,7 @@ def test_one_image_that_can_be_labelled_ends_the_probation(committer: Committer)
     assert AbortPolicy().abort_reason(committer, 0.0) is None
 
 
-def test_a_store_that_gives_nothing_any_more_is_waited_for_and_then_given_up(committer: Committer) -> None:
+def test_a_store_that_stops_answering_is_retried_then_given_up(committer: Committer) -> None:
     judge = AbortPolicy(outage_s=10)
     committer.add(predicted([0]))
     committer.add(predicted(list(range(1, 500)), status=DEFERRED, code="throttled"))

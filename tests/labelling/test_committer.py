@@ -85,7 +85,7 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
 @pytest.mark.parametrize(
     ("has_previous_rows", "images", "has_rows"), [(True, 9, True), (True, 10, False), (False, 9, False)]
 )
-def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
+def test_few_quarantined_failures_become_rows_in_a_known_table(
     tmp_path: Path, code: str, has_previous_rows: bool, images: int, has_rows: bool
 ) -> None:
     commits = committer(tmp_path, images, has_previous_rows=has_previous_rows)
@@ -97,7 +97,7 @@ def test_a_few_doubtful_failures_are_rows_where_others_were_labelled_before(
 
 
 @pytest.mark.parametrize(("listed", "said", "has_rows"), [(2, None, True), (3, None, False), (2, DENIED, False)])
-def test_a_few_are_no_rows_in_a_run_that_was_cut_off_or_where_images_that_were_fetched_no_longer_can_be(
+def test_few_quarantined_failures_are_deferred_in_a_run_cut_off(
     tmp_path: Path, listed: int, said: ErrorCode | None, has_rows: bool
 ) -> None:
     commits = committer(tmp_path, listed, has_previous_rows=True, check_store=lambda: said)

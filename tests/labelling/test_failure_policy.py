@@ -71,7 +71,7 @@ def statuses(listing: Path) -> list[str]:
     return list(DeltaTable(table_of(listing)).to_pyarrow_dataset().to_table()[schema.STATUS].to_pylist())
 
 
-def test_images_that_were_denied_to_a_role_without_rights_are_taken_up_the_next_night(
+def test_images_denied_to_a_role_without_rights_are_retried_next_night(
     listing: Path, artifact: str, s3_server: S3Server
 ) -> None:
     summary, told = label(listing, artifact, 4, **s3_server.stranger)
@@ -95,7 +95,7 @@ def test_images_that_were_denied_to_a_role_without_rights_are_taken_up_the_next_
     assert statuses(listing) == [schema.STATUS_OK] * NUM_IMAGES
 
 
-def test_images_that_were_denied_after_rights_were_lost_are_taken_up_the_next_night(
+def test_images_denied_after_losing_rights_are_retried_next_night(
     listing: Path, artifact: str, s3_server: S3Server
 ) -> None:
     with s3_proxy(s3_server.endpoint_url) as proxy:

@@ -62,7 +62,7 @@ print(any(name.startswith("StreamingExecutor") for name in during), "iter_thread
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_waves_give_each_image_once_workers_errors_come_out_as_themselves_and_what_is_closed_is_over(
+def test_waves_give_each_image_once_and_errors_reach_the_driver(
     artifact: str,
 ) -> None:
     done = subprocess.run(
@@ -79,7 +79,7 @@ def test_waves_give_each_image_once_workers_errors_come_out_as_themselves_and_wh
 
 
 @pytest.mark.slow
-def test_what_ends_an_execution_within_ray_datas_own_code_ends_its_threads() -> None:
+def test_an_interrupted_execution_ends_its_threads() -> None:
     from ray.data._internal.block_batching.util import iter_threaded
 
     def interrupted() -> Generator[pa.Table]:

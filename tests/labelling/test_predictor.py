@@ -107,7 +107,7 @@ def test_the_id_of_a_detector_fits_a_folder(detector):
     assert load_artifact(detector).model_id.startswith("detector-fcos-resnet18@")
 
 
-def test_an_answer_that_is_not_finite_costs_its_own_image_a_row_and_no_other(tmp_path):
+def test_a_non_finite_answer_fails_its_own_image_only(tmp_path):
     """Weights that are finite, and with them a network that overflows on bright images."""
     model = build_model("small_cnn", 3)
     with torch.no_grad():
@@ -170,7 +170,7 @@ def in_a_thread(call):
         return thread.submit(call).result()
 
 
-def test_every_thread_that_labels_computes_with_the_threads_that_were_asked_for(detector):
+def test_every_labelling_thread_uses_the_requested_threads(detector):
     """Ray calls from another thread than the one that loads."""
     library = openmp()
     wanted = in_a_thread(library.omp_get_max_threads) + 1
@@ -183,7 +183,7 @@ def test_every_thread_that_labels_computes_with_the_threads_that_were_asked_for(
     assert in_a_thread(label) == wanted
 
 
-def test_a_unit_that_a_process_has_died_over_is_computed_by_nothing_compiled(detector):
+def test_a_unit_that_crashed_a_process_runs_eagerly(detector):
     predictor = Predictor(PredictorSettings(detector, 0.3, 2, "fp32", num_images=100), num_threads=1)
     assert predictor._compiler is not None
     predictor(decoded()[0], crashes=1)

@@ -163,7 +163,7 @@ def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bu
 
 
 @pytest.mark.s3
-def test_a_prefix_without_objects_is_wrong_usage_until_it_was_labelled_once(s3_bucket: S3Bucket, artifact: str) -> None:
+def test_an_empty_prefix_is_wrong_usage_until_it_was_labelled_once(s3_bucket: S3Bucket, artifact: str) -> None:
     table = f"{s3_bucket.uri}/out"
     arguments = ("--images", f"{s3_bucket.uri}/in", "--model", artifact, "--table", table)
     for verb in ("plan", "label"):

@@ -33,7 +33,7 @@ def test_a_wish_ends_the_wait_for_the_next_item_at_once() -> None:
     assert stop.asked_by == "SIGTERM"
 
 
-def test_the_second_wish_is_what_it_always_was_and_so_is_the_first_when_all_is_over() -> None:
+def test_the_second_signal_and_any_after_the_run_act_as_usual() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_requests() as stop:
         for _ in stop.until_asked(range(1)):

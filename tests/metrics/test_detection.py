@@ -52,7 +52,7 @@ def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
     assert mean_average_precision([result(truth, found, crowds={1})]) == pytest.approx((1.0, 1.0))
 
 
-def test_where_a_class_is_known_without_its_box_nothing_is_known_of_further_boxes() -> None:
+def test_a_class_without_a_box_leaves_further_boxes_unknown() -> None:
     known = result([("a", BOX)], [("a", 0.5, BOX)])
     assert mean_average_precision([known, result([("a", None)], [("a", 0.9, FAR)])])[1] == pytest.approx(1.0)
     assert mean_average_precision([known, result([("b", None)], [("a", 0.9, FAR)])])[1] == pytest.approx(0.5)

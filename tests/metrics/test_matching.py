@@ -26,7 +26,7 @@ def test_what_is_left_over_is_a_confusion() -> None:
     assert matching.is_true_positive.tolist() == [False, True]
 
 
-def test_neither_right_nor_wrong_in_a_crowd_of_its_class_or_where_its_class_has_no_box() -> None:
+def test_detections_in_crowds_or_of_boxless_classes_are_ignored() -> None:
     found = [("a", 0.9, BOX), ("b", 0.8, BOX), ("c", 0.7, FAR)]
     matching = match(result([("a", (0, 0, 100, 100)), ("c", None)], found, crowds={0}))
     assert matching.is_judged.tolist() == [False, True, False]
@@ -45,7 +45,7 @@ def test_one_object_each() -> None:
 
 @given(seed=st.integers(0, 2**32))
 @hypothesis_settings(max_examples=10)
-def test_the_curve_of_a_class_ends_at_its_recall_and_the_matrix_has_its_hits(seed: int) -> None:
+def test_curve_ends_at_recall_and_matrix_holds_the_hits(seed: int) -> None:
     """COCO's recall, from faster-coco-eval, and the recall of our own matching are one number."""
     random = np.random.default_rng(seed)
     results = [random_image(random, num_detections=12) for _ in range(30)]

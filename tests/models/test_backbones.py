@@ -161,9 +161,7 @@ def weights_at(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("server", "reason"), [("http://127.0.0.1:1", "refused"), (None, "invalid hash value")])
-def test_weights_that_can_not_be_downloaded_name_their_address_and_a_way_without_it(
-    server, reason, weights_at, login_page, tmp_path
-):
+def test_a_failed_weights_download_names_its_address_and_a_way_out(server, reason, weights_at, login_page, tmp_path):
     url = weights_at(server or login_page)
     with pytest.raises(UsageError) as told:
         build_trunk("resnet18", "DEFAULT")

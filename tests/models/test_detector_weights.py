@@ -47,13 +47,13 @@ def test_weights_of_the_classification_network_fill_a_small_trunk(architecture, 
     assert all(torch.equal(one, two) for one, two in zip(trunk_values(model), theirs, strict=True))
 
 
-def test_weights_of_the_classification_network_fill_the_trunk_of_torchvisions_detector(tmp_path):
+def test_classification_weights_fill_the_backbone_of_a_detector(tmp_path):
     whole = torchvision.models.resnet50()
     model = build_model("detector/retinanet", 3, 128, saved(whole, tmp_path))
     assert torch.equal(model.trunk.stages[-1][-1].conv3.weight, whole.layer4[-1].conv3.weight)
 
 
-def test_networks_trained_before_batch_norms_had_an_epsilon_compute_the_same(tmp_path):
+def test_networks_without_a_batch_norm_epsilon_compute_the_same(tmp_path):
     whole = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     with torch.no_grad():
         for layer in whole.modules():

@@ -17,7 +17,7 @@ def shown(*boxes, size=(40, 60), **options):
     return figure(picture(*boxes, size=size), hues(box.label for box in boxes), **options)
 
 
-def test_the_thumbnail_is_small_and_the_boxes_stay_in_pixels_of_the_picture():
+def test_thumbnails_are_small_and_boxes_stay_in_picture_pixels():
     found = shown(Box("disc", None, (1.04, 2.0, 31.0, 22.0)), size=(400, 600), side_px=90)
     assert Image.open(io.BytesIO(base64.b64decode(found["data"]))).size == (90, 60)
     assert (found["width"], found["height"]) == (600, 400)

@@ -63,7 +63,7 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_listing, "_ROWS_BETWEEN_LOOKS", 20)
 
 
-def test_a_place_without_objects_is_told_unless_something_was_there_before(s3_bucket: S3Bucket) -> None:
+def test_an_empty_source_is_an_error_unless_rows_exist(s3_bucket: S3Bucket) -> None:
     with pytest.raises(UsageError, match=rf"no object lies below {s3_bucket.uri}/?: {s3_bucket.uri} is empty"):
         open_source(s3_bucket.uri).check()
     fill(s3_bucket, ["photos/2024/a.jpg", "listing.csv"])

@@ -68,7 +68,7 @@ def test_a_folder_is_deleted_with_all_that_is_in_it(temporary: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_has_left_is_deleted_by_the_next_and_what_is_in_use_is_not(temporary: Path) -> None:
+def test_leftovers_of_killed_processes_are_deleted_and_used_ones_kept(temporary: Path) -> None:
     dead = killed()
     with holder() as (process, files):
         assert not dead.exists()

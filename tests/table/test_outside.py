@@ -33,9 +33,7 @@ def inventory_of(bucket: S3Bucket, folder: Path) -> str:
 
 
 @pytest.mark.s3
-def test_the_table_s_own_files_in_an_inventory_of_the_bucket_are_no_images(
-    s3_bucket: S3Bucket, tmp_path: Path, artifact: str
-) -> None:
+def test_the_tables_own_files_in_an_inventory_are_no_images(s3_bucket: S3Bucket, tmp_path: Path, artifact: str) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (60, 40)).save(buffer, "JPEG")
     for key in ("a.jpg", "b/_delta_log/c.jpg", "table.jpg"):

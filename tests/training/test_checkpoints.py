@@ -85,7 +85,7 @@ for epoch in itertools.count(1):
 
 
 @pytest.mark.slow
-def test_whenever_the_writer_is_killed_the_last_one_that_it_told_of_is_there(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_last_acknowledged_checkpoint(tmp_path: Path) -> None:
     for delay_s in (0.0, 0.005, 0.013, 0.021, 0.034):
         store = CheckpointStore(str(tmp_path / f"run{delay_s}"))
         command = [sys.executable, "-c", SAVES_FOR_EVER, store.uri]

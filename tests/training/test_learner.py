@@ -164,7 +164,7 @@ def test_one_cycle_is_torchs_own(optimizer):
         schedule.step()
 
 
-def test_norms_and_biases_are_not_decayed_and_pretrained_stages_learn_slower_towards_the_image():
+def test_norms_and_biases_have_no_decay_and_layer_decay_applies():
     model = build_model("localizer/resnet18", 2, 64)
     stages = pretrained_stages(model)
     settings = replace(OPTIMISER, weight_decay=0.1, pretrained_rate=0.2, layer_decay=0.5)

@@ -189,7 +189,7 @@ def asked_to_stop(driver, output, before):
     return after
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_names_the_images(data, tmp_path):
+def test_a_non_finite_loss_ends_the_run_and_names_the_images(data, tmp_path):
     output = tmp_path / "model"
     options = ("--learning-rate", "1e30", "--optimizer", "sgd", "--clip-norm", "1e30")
     done = locray(*arguments(data, output, *options))

@@ -153,7 +153,7 @@ def test_a_box_that_reaches_over_its_image_is_cut(picture):
     assert batch[BOXES][0, 0].tolist() == [90, 20, 120, 80]
 
 
-def test_boxes_beside_an_image_whose_frame_was_not_written_down_are_counted(picture):
+def test_boxes_outside_an_image_without_a_frame_are_counted(picture):
     beside, inside = ("Nut", (130, 10, 150, 60)), ("Bolt", (30, 20, 70, 60))
     records = [record(picture, *found, size=(None, None)) for found in ([beside, inside, beside], [inside])]
     for augmentation in (None, Augmentation()):

@@ -46,7 +46,7 @@ def artifact_of(uri, architecture, classes, size=32):
 
 
 @pytest.mark.parametrize("model", ["small_cnn", "small_resnet"])
-def test_ones_own_model_is_taken_whole_where_it_knows_the_classes_of_the_data(data, tmp_path, model):
+def test_an_artifact_with_the_same_classes_is_taken_whole(data, tmp_path, model):
     theirs = artifact_of(tmp_path / "earlier", model, make_plan(config(data)).classes)
     state, told = started(config(data, model=model, weights=str(tmp_path / "earlier")))
     assert all(torch.equal(state[name], tensor) for name, tensor in theirs.items())
@@ -105,7 +105,7 @@ def test_weights_that_are_none_are_told_before_the_run(data, tmp_path):
     assert "or the folder of an artifact" in refused(config(data, model="localizer/resnet18", weights="earlier"))
 
 
-def test_an_artifact_of_another_model_and_a_damaged_one_are_told_before_the_run(data, tmp_path):
+def test_a_wrong_or_damaged_artifact_is_an_error_before_the_run(data, tmp_path):
     artifact_of(tmp_path, "small_resnet", ["a"])
     message = refused(config(data, weights=str(tmp_path)))
     assert f"{tmp_path} is a small_resnet, and --model is small_cnn" in message

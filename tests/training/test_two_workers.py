@@ -109,7 +109,7 @@ def test_a_batch_shared_and_in_parts_teaches_what_the_whole_batch_teaches(both):
         torch.testing.assert_close(both[1]["plain"][name], both[0]["plain"][name], rtol=0, atol=0)
 
 
-def test_a_trunk_that_is_frozen_at_first_learns_afterwards_and_is_the_same_for_both(both):
+def test_a_frozen_backbone_learns_later_and_is_equal_on_both_workers(both):
     stages, others = (worker["frozen"] for worker in both)
     trunk = {name for name in stages[0] if name.startswith("trunk")}
     assert set(same(stages[0], stages[FROZEN_STEPS])) == trunk

@@ -141,7 +141,7 @@ def test_patience_ends_a_run_that_gets_no_better(data, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_names_the_images_and_leaves_the_last_checkpoint(data, tmp_path, bad):
+def test_a_non_finite_loss_names_the_images_and_keeps_checkpoints(data, tmp_path, bad):
     class Poisoned(Rehearsal):
         def changed(self, batch):
             if self.taken == 5:

@@ -33,7 +33,7 @@ def trunk_of(state):
     return {name: tensor.clone() for name, tensor in state.items() if name.startswith("trunk.")}
 
 
-def test_a_trunk_stays_as_it_is_through_the_frozen_epochs_and_learns_after_them(frozen):
+def test_a_backbone_is_frozen_for_the_frozen_epochs_only(frozen):
     run = frozen("run", 3)
     first = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     assert run.run() == Place(3, 0)
