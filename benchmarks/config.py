@@ -5,12 +5,12 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from locray.config import CommandConfig, DatasetUse
+from locray.config import CommandConfig, DatasetOptions
 from locray.config.common import NotNegative, Positive
 from locray.config.training import InputSize
 
 
-class BenchmarkTrainingConfig(DatasetUse):
+class BenchmarkTrainingConfig(DatasetOptions):
     """`python -m benchmarks training`: training speed beside a plain PyTorch loop's, on the same files."""
 
     split: str = Field("train", description="Split to train on.")

@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 
 from locray import __version__
 from locray.cli.console import Console
-from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, WhenAlone, load_config
+from locray.config import COMMANDS, ENVIRONMENT_PREFIX, BareFlagValue, CommandConfig, load_config
 from locray.errors import ErrorCode, ExitCode, LocrayError
 from locray.ray_runtime.start import stop_ray
 
@@ -131,7 +131,7 @@ def _option(name: str, field: FieldInfo) -> click.Option:
         description += f" [default: {field.default}]"
     kinds = {kind: metavar for kind, metavar in _METAVARS.items() if kind in _kinds_of(field.annotation)}
     metavar = next(iter(kinds.values()), "TEXT")
-    alone = next((mark.value for mark in field.metadata if isinstance(mark, WhenAlone)), None)
+    alone = next((mark.value for mark in field.metadata if isinstance(mark, BareFlagValue)), None)
     if alone is None:
         return click.Option([flag, parameter], type=str, default=None, help=description, metavar=metavar)
     return click.Option(

@@ -17,7 +17,7 @@ Device = Literal["auto", "cpu", "gpu"]
 
 
 @dataclass(frozen=True, slots=True)
-class WhenAlone:
+class BareFlagValue:
     """Of an option whose flag may stand without a value: what it then says."""
 
     value: str
@@ -39,7 +39,7 @@ class ImageLimits(CommandConfig):
     max_pixels: Positive = Field(178_956_970, description="Largest image, in pixels, by what its header declares.")
 
 
-class DeviceUse(CommandConfig):
+class DeviceOptions(CommandConfig):
     """What runs a network."""
 
     device: Device = Field(
@@ -48,7 +48,7 @@ class DeviceUse(CommandConfig):
     )
 
 
-class Answers(ImageLimits):
+class ResultOptions(ImageLimits):
     """What changes a model's answers."""
 
     score_threshold: Fraction | None = Field(
@@ -60,7 +60,7 @@ class Answers(ImageLimits):
         "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
     )
 
-    def answer_settings(self, input_size_px: int, score_threshold: float) -> str:
+    def config_hash(self, input_size_px: int, score_threshold: float) -> str:
         """The `config_hash`: what changes a prediction beside the model, as 12 hex digits.
 
         Not the precision: it moves a box or a score by what rounding may, and no machine shall label again what
@@ -76,7 +76,7 @@ class Answers(ImageLimits):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class Prediction(Answers, DeviceUse):
+class InferenceOptions(ResultOptions, DeviceOptions):
     """How a model is run over images."""
 
     unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
@@ -90,13 +90,13 @@ class Prediction(Answers, DeviceUse):
     )
 
 
-class ModelUse(Prediction):
+class ModelOptions(InferenceOptions):
     """Which model is run over images."""
 
     model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
 
 
-class DatasetUse(CommandConfig):
+class DatasetOptions(CommandConfig):
     """Which annotated data a command reads."""
 
     data: str = Field(description="Folder, .zip file or s3:// prefix of the data set.")

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from locray.config.common import (
-    Answers,
+    BareFlagValue,
     CommandConfig,
     Fraction,
-    ModelUse,
+    ModelOptions,
     NotNegative,
     Positive,
-    WhenAlone,
+    ResultOptions,
 )
 from locray.errors import ErrorCode
 from locray.names import nearest
@@ -46,10 +46,10 @@ def _read_codes(value: Any) -> tuple[ErrorCode, ...]:
     return tuple(dict.fromkeys(map(ErrorCode, value)))
 
 
-RetriedCodes = Annotated[tuple[ErrorCode, ...], BeforeValidator(_read_codes), WhenAlone("all")]
+RetriedCodes = Annotated[tuple[ErrorCode, ...], BeforeValidator(_read_codes), BareFlagValue("all")]
 
 
-class LabelConfig(ModelUse):
+class LabelConfig(ModelOptions):
     """`locray label`: every image of a store becomes one row of a table."""
 
     images: str = Field(
@@ -79,13 +79,13 @@ class LabelConfig(ModelUse):
     commit_interval_s: Annotated[float, Field(gt=0)] = Field(60, description="Seconds after which rows are committed.")
 
 
-class Sampling(CommandConfig):
+class SampleOptions(CommandConfig):
     """How much of a table is predicted again to verify it."""
 
     sample: NotNegative = Field(32, description="Rows of the model to predict again, one image at a time.")
 
 
-class NightlyConfig(LabelConfig, Sampling):
+class NightlyConfig(LabelConfig, SampleOptions):
     """`locray nightly`: labels what is new or changed, verifies the table, tidies it up and reports."""
 
     retention_hours: NotNegative = Field(
@@ -113,7 +113,7 @@ class StatusConfig(CommandConfig):
     table: str = Field(description="Folder or s3:// prefix of the predictions table.")
 
 
-class VerifyConfig(Answers, Sampling):
+class VerifyConfig(ResultOptions, SampleOptions):
     """`locray verify`: whether a predictions table is what it should be. Writes nothing to it."""
 
     table: str = Field(description="Folder or s3:// prefix of the predictions table.")

@@ -7,20 +7,20 @@ from pydantic import Field, model_validator
 
 from locray.config.common import (
     CommandConfig,
-    DatasetUse,
-    DeviceUse,
+    DatasetOptions,
+    DeviceOptions,
     Fraction,
     ImageLimits,
+    InferenceOptions,
     NotNegative,
     Positive,
     Precision,
-    Prediction,
 )
 
 InputSize = Annotated[int, Field(ge=16, le=2048)]
 
 
-class AugmentationUse(ImageLimits):
+class AugmentationOptions(ImageLimits):
     """How training images are changed, anew in every epoch; boxes move with their pixels."""
 
     input_size: InputSize | None = Field(
@@ -37,7 +37,7 @@ class AugmentationUse(ImageLimits):
     seed: NotNegative = Field(0, description="Seed of weights, order and augmentation.")
 
 
-class TrainConfig(DatasetUse, AugmentationUse, DeviceUse):
+class TrainConfig(DatasetOptions, AugmentationOptions, DeviceOptions):
     """`locray train`: from a data set to an artifact, on Ray Train."""
 
     model: str = Field(
@@ -107,7 +107,7 @@ class TrainConfig(DatasetUse, AugmentationUse, DeviceUse):
         return self
 
 
-class PreviewConfig(DatasetUse, AugmentationUse):
+class PreviewConfig(DatasetOptions, AugmentationOptions):
     """`locray preview`: a page of training images as a network would see them, with their boxes."""
 
     split: str = Field("train", description="Split to show.")
@@ -115,7 +115,7 @@ class PreviewConfig(DatasetUse, AugmentationUse):
     output: str = Field(description="HTML file to write.")
 
 
-class EvaluateConfig(DatasetUse, Prediction):
+class EvaluateConfig(DatasetOptions, InferenceOptions):
     """`locray evaluate`: the metrics of an artifact, or of a predictions table, on an annotated data set."""
 
     split: str = Field("test", description="Split to evaluate on.")
@@ -146,7 +146,7 @@ class ExportModelConfig(CommandConfig):
     )
 
 
-class QuantizeConfig(DatasetUse, ImageLimits):
+class QuantizeConfig(DatasetOptions, ImageLimits):
     """`locray quantize`: an artifact whose trunk computes in 8-bit integers, made of another one."""
 
     model: str = Field(description="Folder or s3:// prefix of the model's artifact.")

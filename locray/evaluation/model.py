@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from locray import schema
-from locray.config import Prediction
+from locray.config import InferenceOptions
 from locray.datasets.records import Dataset
 from locray.errors import StoreError
 from locray.evaluation.truth import Comparison, Evaluated
@@ -20,7 +20,7 @@ from locray.progress import Progress, Report
 
 
 def evaluate_dataset(
-    dataset: Dataset, identity: Identity, config: Prediction, report: Report, *, strict: bool = False
+    dataset: Dataset, identity: Identity, config: InferenceOptions, report: Report, *, strict: bool = False
 ) -> Evaluated:
     """Labels the images of a data set in memory.
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from locray import storage
-from locray.config import Device, Precision, Prediction
+from locray.config import Device, InferenceOptions, Precision
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.models.files import read_artifact_info, read_weights
@@ -44,7 +44,7 @@ class Identity:
     predict: PredictorSettings
 
     @classmethod
-    def of(cls, model: str, config: Prediction) -> "Identity":
+    def of(cls, model: str, config: InferenceOptions) -> "Identity":
         """Reads the whole artifact once, so that a damaged one stops a run before it has begun.
 
         Makes no network of it: a driver needs no torch, whose import takes seconds.
@@ -61,7 +61,7 @@ class Identity:
         decode = DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s)
         return cls(
             model_id=artifact.model_id,
-            config_hash=config.answer_settings(size, threshold),
+            config_hash=config.config_hash(size, threshold),
             decode=decode,
             predict=PredictorSettings(
                 model_uri,

@@ -12,7 +12,7 @@ import numpy as np
 from locray import storage
 from locray.config import PreviewConfig
 from locray.config.common import ImageLimits
-from locray.config.training import AugmentationUse
+from locray.config.training import AugmentationOptions
 from locray.datasets import Dataset, read_dataset
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
@@ -184,7 +184,7 @@ def _texts(
         facts["objects without a box"] = f"{without_box:,}"
     if dataset.num_clipped_boxes:
         facts["boxes cut to their image"] = f"{dataset.num_clipped_boxes:,}"
-    options = config.model_dump(include=set(AugmentationUse.model_fields) - set(ImageLimits.model_fields))
+    options = config.model_dump(include=set(AugmentationOptions.model_fields) - set(ImageLimits.model_fields))
     options["input_size"] = config.input_size or DEFAULT_INPUT_SIZE_PX
     return {
         "title": f"{dataset.name}: {dataset.split}",

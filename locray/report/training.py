@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from locray import storage
 from locray.config import TrainConfig
-from locray.config.common import Prediction
+from locray.config.common import InferenceOptions
 from locray.datasets.records import Dataset
 from locray.evaluation.figures import Figures
 from locray.evaluation.model import evaluate_dataset
@@ -50,7 +50,7 @@ def write_training_page(
     _, validation = read_splits(config)
     chosen = some_of(validation, MAX_IMAGES)
     # A curve of precision and recall needs what the artifact's threshold would leave out.
-    prediction = Prediction(
+    prediction = InferenceOptions(
         score_threshold=0,
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from locray import storage
-from locray.config import Prediction, VerifyConfig
+from locray.config import InferenceOptions, VerifyConfig
 from locray.errors import ExitCode
 from locray.labelling.identity import Identity, named_identity
 from locray.labelling.summary import Clock
@@ -106,7 +106,7 @@ def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
     if named is not None:
         return Owner(*named), None
     # One image a batch: were results to depend on the batch, this is where it would show.
-    prediction = Prediction(
+    prediction = InferenceOptions(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         score_threshold=config.score_threshold,

@@ -72,16 +72,15 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_config_hash_changes_with_what_changes_answers_only() -> None:
     base = LabelConfig(**REQUIRED)
-    one = base.answer_settings(224, 0.5)
+    one = base.config_hash(224, 0.5)
     assert (
-        LabelConfig(**REQUIRED, unit_size=7, batch_size=3, commit_rows=9, precision="bf16").answer_settings(224, 0.5)
-        == one
+        LabelConfig(**REQUIRED, unit_size=7, batch_size=3, commit_rows=9, precision="bf16").config_hash(224, 0.5) == one
     )
     others = {
-        base.answer_settings(192, 0.5),
-        base.answer_settings(224, 0.6),
-        LabelConfig(**REQUIRED, max_pixels=5).answer_settings(224, 0.5),
-        LabelConfig(**REQUIRED, max_bytes=5).answer_settings(224, 0.5),
+        base.config_hash(192, 0.5),
+        base.config_hash(224, 0.6),
+        LabelConfig(**REQUIRED, max_pixels=5).config_hash(224, 0.5),
+        LabelConfig(**REQUIRED, max_bytes=5).config_hash(224, 0.5),
     }
     assert len(others | {one}) == 5
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from locray.config import Prediction
+from locray.config import InferenceOptions
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 
 LIMITS = DecodeLimits(max_bytes=50_000_000, max_pixels=64_000_000)
@@ -103,7 +103,7 @@ def test_failures_give_a_message_and_say_what_they_know(oracle, outcomes):
 
 def test_the_limit_decides_of_a_bomb_of_which_pillow_only_warns(archive, oracle, outcomes):
     path = "pillow/l2rgb_read.bmp"
-    by_default = DecodeLimits(LIMITS.max_bytes, Prediction().max_pixels)
+    by_default = DecodeLimits(LIMITS.max_bytes, InferenceOptions().max_pixels)
     with_defaults = decode_image((archive / path).read_bytes(), by_default)
 
     assert oracle[path]["pillow_13_outcome"] == "PIL.Image.DecompressionBombWarning"

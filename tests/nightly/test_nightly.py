@@ -19,7 +19,7 @@ from PIL import Image
 from locray import schema, storage
 from locray.cli import commands
 from locray.cli.console import Console
-from locray.config import NightlyConfig, Prediction
+from locray.config import InferenceOptions, NightlyConfig
 from locray.errors import ExitCode, FencedError, StoreError
 from locray.labelling import run as label_run
 from locray.labelling.committer import Committer
@@ -158,7 +158,7 @@ def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Pat
 
 def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     """A table that holds all of the images in two small files, so that a night needs no Ray."""
-    identity = Identity.of(artifact, Prediction())
+    identity = Identity.of(artifact, InferenceOptions())
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     rows = Predictor(identity.predict, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), identity.decode))
     stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
@@ -225,7 +225,7 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
 
     def report(progress: Progress) -> None:
         if progress.stage == "vacuuming":
-            model_id = Identity.of(labelled.model, Prediction()).model_id
+            model_id = Identity.of(labelled.model, InferenceOptions()).model_id
             others.append(TableWriter.claim(str(store), model_id))
 
     night = nightly(labelled, report)
@@ -279,7 +279,7 @@ def test_a_labelling_that_an_error_stops_is_written_down(
             yield next(units)
             yield next(units)
             if is_fenced:
-                TableWriter.claim(str(store), Identity.of(artifact, Prediction()).model_id)
+                TableWriter.claim(str(store), Identity.of(artifact, InferenceOptions()).model_id)
             raise StoreError("the store is out")
 
     monkeypatch.setattr(label_run, "Pipeline", Stopped)

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from locray import schema
-from locray.config import Prediction, VerifyConfig
+from locray.config import InferenceOptions, VerifyConfig
 from locray.errors import ExitCode, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
@@ -64,7 +64,7 @@ def table(images: Path, artifact: str, tmp_path: Path) -> Path:
 
 
 def labelled(images: Path, artifact: str, table: Path) -> Path:
-    identity = Identity.of(artifact, Prediction(precision="fp32"))
+    identity = Identity.of(artifact, InferenceOptions(precision="fp32"))
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     unit = InlineWorklist.of(listed, len(listed)).read_unit(0)
     predictor = Predictor(replace(identity.predict, device="cpu"), num_threads=1)

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from locray.config.training import AugmentationUse
+from locray.config.training import AugmentationOptions
 from locray.images.letterbox import PAD_VALUE
 from locray.training.augment.canvas import flipped, rotated, shifted
 from locray.training.augment.colour import ColourChange
@@ -47,7 +47,7 @@ class Augmentation:
     copy_paste: float = 0.0
 
     @classmethod
-    def of(cls, options: AugmentationUse) -> "Augmentation":
+    def of(cls, options: AugmentationOptions) -> "Augmentation":
         """As the options of a command say."""
         return cls(
             crop=options.crop,
