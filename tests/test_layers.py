@@ -22,7 +22,7 @@ ROOMS = {
     "ray_runtime": set(),
     "storage": set(),
     "sources": {"storage"},
-    "images": {"storage"},
+    "images": {"config", "storage"},
     "datasets": {"storage"},
     "metrics": set(),
     "models": {"storage"},

@@ -71,7 +71,7 @@ def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
         from locray.images.decode import DecodeLimits
         from locray.report.evaluation import write_evaluation_page
 
-        write_evaluation_page(config.page, evaluation, DecodeLimits(config.max_bytes, config.max_pixels))
+        write_evaluation_page(config.page, evaluation, DecodeLimits.of(config))
     facts = evaluation.summary.to_dict()
     long = {"calibration", "classes", "confusion"}
     lines = {name: shown(value) for name, value in facts.items() if value is not None and name not in long}

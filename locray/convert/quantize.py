@@ -71,7 +71,7 @@ def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     uris = [record.image_uri for record in dataset.records]
     chosen = random.Random(0).sample(uris, min(len(uris), 2 * config.sample))  # noqa: S311 (no secret)
     report(Progress("decoding", planned=len(chosen)))
-    limits, size_px = DecodeLimits(config.max_bytes, config.max_pixels), artifact.info.input_size
+    limits, size_px = DecodeLimits.of(config), artifact.info.input_size
     decoded = _decoded(chosen, DecodeSettings(size_px, limits, _CONCURRENT_GETS, _DECODE_TIMEOUT_S))
     if len(decoded) < 2:  # noqa: PLR2004 (one to learn from and one to compare)
         raise UsageError(f"the split {config.split!r} of {config.data} holds {len(decoded)} usable images: expected 2")

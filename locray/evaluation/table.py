@@ -57,7 +57,7 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
     ]
     rows = candidates.filter(pa.array(mask)).to_pylist()
     own = _own_rows(dataset, rows, f"{table_uri} ({model_id}/{config_hash})")
-    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    limits = DecodeLimits.of(config)
     comparison = Comparison(limits, min_score=config.score_threshold or 0.0, strict=config.strict)
     results = [comparison.result(record, row) for record, row in zip(dataset.records, own, strict=True)]
     return Evaluated(model_id, config_hash, results, dict(comparison.errors), dict(comparison.skipped))

@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import simplejpeg
@@ -26,6 +27,10 @@ from locray.images.exif import (
     to_upright,
 )
 from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
+
+if TYPE_CHECKING:
+    # The process that decodes a single image starts quicker without pydantic.
+    from locray.config import ImageLimits
 
 _SCALE_FACTORS = (8, 4, 2)
 """The reductions that a JPEG decoder does by taking fewer DCT coefficients."""
@@ -45,10 +50,15 @@ _LARGEST_SIDE_PX = 2**31 - 1
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What is refused before it is decoded."""
+    """Files and images above these sizes are refused before they are decoded."""
 
     max_bytes: int
     max_pixels: int
+
+    @classmethod
+    def of(cls, config: "ImageLimits") -> Self:
+        """The limits of a configuration (`--max-bytes`, `--max-pixels`)."""
+        return cls(config.max_bytes, config.max_pixels)
 
 
 @dataclass(frozen=True, slots=True)

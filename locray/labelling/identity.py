@@ -57,8 +57,7 @@ class Identity:
         read_weights(model_uri, artifact.info)
         size, default = artifact.info.input_size, artifact.info.score_threshold
         threshold = default if config.score_threshold is None else config.score_threshold
-        limits = DecodeLimits(max_bytes=config.max_bytes, max_pixels=config.max_pixels)
-        decode = DecodeSettings(size, limits, config.concurrent_gets, config.decode_timeout_s)
+        decode = DecodeSettings(size, DecodeLimits.of(config), config.concurrent_gets, config.decode_timeout_s)
         return cls(
             model_id=artifact.model_id,
             config_hash=config.config_hash(size, threshold),

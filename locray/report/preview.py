@@ -132,7 +132,7 @@ def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report:
             packed=packed,
             order=Order(len(packed), 1, 1, None),
             input_size_px=config.input_size or DEFAULT_INPUT_SIZE_PX,
-            limits=DecodeLimits(config.max_bytes, config.max_pixels),
+            limits=DecodeLimits.of(config),
             augmentation=augmentation,
             seed=config.seed,
         )

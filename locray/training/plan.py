@@ -92,7 +92,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
     """
     train_set, val_set = read_splits(config)
     size = config.input_size or default_input_size_px(config.model)
-    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    limits = DecodeLimits.of(config)
     classes = train_set.classes
     places = max(len(record.objects) for record in train_set.records + val_set.records)
     train = BatchMaker(

@@ -89,7 +89,7 @@ def test_a_table_and_its_model_give_the_same_figures(
     dataset = read_dataset(str(data), "csv", "test")
     config = EvaluateConfig(data=str(data), format="csv", table=write(tmp_path / "t", labelled, prefix=prefix))
     evaluation = evaluate(config, ignore)
-    limits = DecodeLimits(config.max_bytes, config.max_pixels)
+    limits = DecodeLimits.of(config)
     comparison = Comparison(limits)
     pairs = zip(dataset.records, labelled.to_pylist(), strict=True)
     figures = Figures.of([comparison.result(*pair) for pair in pairs])
