@@ -42,7 +42,7 @@ class TrainConfig(DatasetOptions, AugmentationOptions, DeviceOptions):
 
     model: str = Field(
         "localizer/mobilenet_v2",
-        description="Architecture: small_cnn, small_resnet, localizer/<torchvision trunk>, detector/<name>[/<trunk>].",
+        description="Architecture: small_cnn, small_resnet, localizer/<backbone> or detector/<name>[/<backbone>].",
     )
     output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
     train_split: str = Field("train", description="Split to learn from.")
@@ -147,7 +147,7 @@ class ExportModelConfig(CommandConfig):
 
 
 class QuantizeConfig(DatasetOptions, ImageLimits):
-    """`locray quantize`: an artifact whose trunk computes in 8-bit integers, made of another one."""
+    """`locray quantize`: an artifact whose backbone computes in 8-bit integers, made of another one."""
 
     model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
     output: str = Field(description="Folder or s3:// prefix to write the new artifact to.")

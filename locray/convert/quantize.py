@@ -1,4 +1,4 @@
-"""An artifact whose trunk computes in 8-bit integers, made of one that doesn't. Called by cli/commands.py.
+"""An artifact whose backbone computes in 8-bit integers, made of one that doesn't. Called by cli/commands.py.
 
 Half of a sample of images says which ranges the activations have; the other half shows what the integers change.
 """
@@ -107,10 +107,10 @@ def _artifact(model_uri: str, output_uri: str) -> LoadedArtifact:
     artifact = load_artifact(model_uri)
     if artifact.info.int8_ranges is not None:
         raise UsageError(f"{model_uri} is quantised already. Give the model that it was made of")
-    if not int8.has_trunk(artifact.model):
+    if not int8.has_backbone(artifact.model):
         raise UsageError(
-            f"{model_uri} is a {artifact.info.architecture}, which has no trunk to quantise: expected a "
-            "localizer/<trunk> or a detector/<name>[/<trunk>]"
+            f"{model_uri} is a {artifact.info.architecture}, which has no backbone to quantise: expected a "
+            "localizer/<backbone> or a detector/<name>[/<backbone>]"
         )
     int8.check_runs_on(torch.device("cpu"))
     return artifact

@@ -1,6 +1,6 @@
-"""A network's trunk in 8-bit integers. Called by `inference`, and by `quantize`, which finds the ranges that it needs.
+"""A network's backbone in 8-bit integers, with the ranges of its activations.
 
-The trunk is nearly all of a network's arithmetic. Its weights become integers with a scale for each channel; its
+The backbone is nearly all of a network's arithmetic. Its weights become integers with a scale for each channel; its
 activations get the range that they had over images of the training (static quantisation: Jacob et al. 2018). Neck and
 heads, where boxes come from, stay as they are.
 """
@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from locray.errors import UsageError
-from locray.models.interface import TRUNK, LabelModel
+from locray.models.interface import BACKBONE, LabelModel
 
 Ranges = Mapping[str, tuple[float, float]]
-"""The least and the greatest number of each activation of a trunk, by a name that its graph gives it."""
+"""The least and the greatest number of each activation of a backbone, by a name that its graph gives it."""
 
 _ENGINE = "onednn"
 _LARGEST = 255
@@ -42,37 +42,37 @@ def check_runs_on(device: torch.device) -> None:
         "this processor has none" if device.type == "cpu" else "this worker has a GPU (--device cpu leaves it alone)"
     )
     raise UsageError(
-        "a trunk in 8-bit integers needs a processor that multiplies them without overflow (`lscpu` lists "
+        "a backbone in 8-bit integers needs a processor that multiplies them without overflow (`lscpu` lists "
         f"avx512_vnni), and {found}. Elsewhere, take the model that it was made of"
     )
 
 
-def has_trunk(model: LabelModel) -> bool:
+def has_backbone(model: LabelModel) -> bool:
     """Whether there is something to quantise."""
-    return isinstance(getattr(model, TRUNK, None), nn.Module)
+    return isinstance(getattr(model, BACKBONE, None), nn.Module)
 
 
 def find_ranges(model: LabelModel, run: Iterable[Any]) -> Ranges:
-    """The ranges of the trunk's activations while the model runs over images.
+    """The ranges of the backbone's activations while the model runs over images.
 
     Args:
         model: in evaluation mode, with its batch norms.
         run: each item that is taken of it has run the model over a batch.
     """
-    trunk: nn.Module = getattr(model, TRUNK)
-    observed = _observed(trunk, histograms=True)
-    setattr(model, TRUNK, observed)
+    backbone: nn.Module = getattr(model, BACKBONE)
+    observed = _observed(backbone, histograms=True)
+    setattr(model, BACKBONE, observed)
     try:
         with torch.no_grad():
             for _ in run:
                 pass
     finally:
-        setattr(model, TRUNK, trunk)
+        setattr(model, BACKBONE, backbone)
     return {name: _range_of(observer) for name, observer in _observers(observed)}
 
 
 def quantise(model: LabelModel, ranges: Ranges) -> None:
-    """Puts an integer trunk in the place of the model's own.
+    """Puts an integer backbone in the place of the model's own.
 
     Args:
         model: in evaluation mode, with its batch norms; on the CPU, in float32.
@@ -81,7 +81,7 @@ def quantise(model: LabelModel, ranges: Ranges) -> None:
     from torch.ao.quantization.backend_config import get_onednn_backend_config
     from torch.ao.quantization.quantize_fx import convert_fx
 
-    observed = _observed(getattr(model, TRUNK), histograms=False)
+    observed = _observed(getattr(model, BACKBONE), histograms=False)
     observers = dict(_observers(observed))
     assert observers.keys() == ranges.keys()
     for name, (least, greatest) in ranges.items():
@@ -89,24 +89,24 @@ def quantise(model: LabelModel, ranges: Ranges) -> None:
         observers[name].max_val.fill_(greatest)
     with _quietly():
         converted = convert_fx(observed, backend_config=get_onednn_backend_config())
-    setattr(model, TRUNK, _InFloat32(converted))
+    setattr(model, BACKBONE, _InFloat32(converted))
 
 
 class _InFloat32(nn.Module):
-    """A trunk that takes and gives float32, whatever autocast says: its own integers are its business."""
+    """A backbone that takes and gives float32, whatever autocast says: its own integers are its business."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
-        self.trunk = trunk
+        self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As of `Trunk`."""
+        """As of `Backbone`."""
         with torch.autocast("cpu", enabled=False):
-            return tuple(self.trunk(images.float()))
+            return tuple(self.backbone(images.float()))
 
 
-def _observed(trunk: nn.Module, *, histograms: bool) -> GraphModule:
-    """A copy of the trunk as a graph that takes note of its activations."""
+def _observed(backbone: nn.Module, *, histograms: bool) -> GraphModule:
+    """A copy of the backbone as a graph that takes note of its activations."""
     from torch.ao.quantization import QConfig, QConfigMapping
     from torch.ao.quantization.backend_config import get_onednn_backend_config
     from torch.ao.quantization.observer import HistogramObserver, MinMaxObserver, default_per_channel_weight_observer
@@ -118,7 +118,7 @@ def _observed(trunk: nn.Module, *, histograms: bool) -> GraphModule:
     example = torch.zeros(1, 3, 64, 64)
     with _quietly():
         return prepare_fx(
-            copy.deepcopy(trunk).eval(),
+            copy.deepcopy(backbone).eval(),
             QConfigMapping().set_global(settings),
             (example,),
             backend_config=get_onednn_backend_config(),

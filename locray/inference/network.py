@@ -119,7 +119,7 @@ class Network:
         model: in evaluation mode; it is changed.
         device: where it is to run.
         dtype: the number format of its arithmetic.
-        int8_ranges: of its trunk's activations, where that is to compute in 8-bit integers on the CPU.
+        int8_ranges: of its backbone's activations, where that is to compute in 8-bit integers on the CPU.
     """
 
     def __init__(
@@ -198,4 +198,4 @@ class Network:
     def _predict(self, run: StaticNetwork, images_u8: Tensor) -> PredictedBoxes:
         outputs = run(images_u8)
         with self._static.autocast():
-            return self._model.answer(outputs)
+            return self._model.postprocess(outputs)

@@ -76,7 +76,7 @@ def _family(architecture: str) -> tuple[ModelFamily, str]:
     if name not in MODELS:
         raise UsageError(
             f"no model named {architecture!r}{did_you_mean(name, MODELS)}. Known: small_cnn, small_resnet, "
-            "localizer/<trunk>, detector/<name>[/<trunk>], where a trunk is a network of torchvision, such as "
+            "localizer/<backbone>, detector/<name>[/<backbone>], where a backbone is a network of torchvision, such as "
             "mobilenet_v2 or resnet18"
         )
     return MODELS[name], variant

@@ -1,6 +1,6 @@
-"""torchvision's classification networks as trunks: feature maps of several strides. Called by localizer and detectors.
+"""torchvision's classification networks as backbones: feature maps of several strides.
 
-The split is found by running the network's layers in order, so that a trunk needs no code of its own.
+The split is found by running the network's layers in order, so that a backbone needs no code of its own.
 """
 
 import warnings as python_warnings
@@ -21,7 +21,7 @@ _MAP_DIMENSIONS = 4
 _CLASSIFIERS = ("classifier.", "fc.", "head.", "heads.", "aux1.", "aux2.")
 
 
-class Trunk(nn.Module):
+class Backbone(nn.Module):
     """The layers of a classification network up to its pooling, cut after the last one of each stride.
 
     Args:
@@ -51,8 +51,8 @@ class Trunk(nn.Module):
         return tuple(found)
 
 
-def build_trunk(name: str, weights: str | None, strides: Sequence[int] = (16, 32)) -> Trunk:
-    """A trunk by the name of a torchvision classification model.
+def build_backbone(name: str, weights: str | None, strides: Sequence[int] = (16, 32)) -> Backbone:
+    """A backbone by the name of a torchvision classification model.
 
     Args:
         name: such as `resnet18`, `mobilenet_v2` or `convnext_tiny`.
@@ -66,7 +66,7 @@ def build_trunk(name: str, weights: str | None, strides: Sequence[int] = (16, 32
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise UsageError(
-            f"no trunk named {name!r} in torchvision.models{did_you_mean(name, known)}. "
+            f"no backbone named {name!r} in torchvision.models{did_you_mean(name, known)}. "
             "Good ones to begin with: mobilenet_v2, resnet18, resnet50"
         )
     with python_warnings.catch_warnings():
@@ -96,23 +96,23 @@ def _is_unit(layer: nn.Sequential) -> bool:
     return isinstance(layer, torchvision.ops.misc.ConvNormActivation)
 
 
-def pool_first(trunk: Trunk) -> Trunk:
-    """The same trunk, with a ReLU before a max-pool moved after it, where no map between the two is given.
+def pool_first(backbone: Backbone) -> Backbone:
+    """The same backbone, with a ReLU before a max-pool moved after it, where no map between the two is given.
 
     The largest of several numbers cut at zero is the largest number, cut at zero: outputs and gradients are equal,
     and a ReLU on the stem's map, which is as large as all of the next stage's, costs a twentieth of a training step.
     """
-    for stage, after, gives in zip(trunk.stages, trunk.stages[1:], trunk.gives, strict=False):
+    for stage, after, gives in zip(backbone.stages, backbone.stages[1:], backbone.gives, strict=False):
         assert isinstance(stage, nn.Sequential)
         assert isinstance(after, nn.Sequential)
         if isinstance(stage[-1], nn.ReLU) and isinstance(after[0], nn.MaxPool2d) and not gives:
             after.insert(1, stage.pop(-1))
-    return trunk
+    return backbone
 
 
 @torch.no_grad()
-def split(model: nn.Module, name: str, strides: Sequence[int]) -> Trunk:
-    """A trunk of a network whose layers run one after the other; what follows the last of `strides` is cut off.
+def split(model: nn.Module, name: str, strides: Sequence[int]) -> Backbone:
+    """A backbone of a network whose layers run one after the other; what follows the last of `strides` is cut off.
 
     Raises:
         UsageError: some of `strides` are not among those of its feature maps.
@@ -144,4 +144,4 @@ def split(model: nn.Module, name: str, strides: Sequence[int]) -> Trunk:
             "model needs. Use a convolutional network, such as mobilenet_v2, resnet18, efficientnet_b0 or convnext_tiny"
         )
     stages = [nn.Sequential(*layers[start:end]) for start, end in pairwise(cuts)]
-    return Trunk(stages, found, [channels[stride] for stride in found], strides)
+    return Backbone(stages, found, [channels[stride] for stride in found], strides)

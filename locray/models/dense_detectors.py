@@ -1,6 +1,6 @@
 """FCOS, RetinaNet and SSDlite: every anchor of every map is a candidate. Built by `detector`.
 
-Each takes torchvision's model apart: trunk, neck and head run here, on square batches without per-image resizing;
+Each takes torchvision's model apart: backbone, neck and head run here, on square batches without per-image resizing;
 the assignment of objects to anchors, box coder and losses are torchvision's.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
-from locray.models.backbones import Trunk
+from locray.models.backbones import Backbone
 from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
 from locray.models.pyramids import CoarserMaps, Pyramid
@@ -38,13 +38,13 @@ def anchors_xyxy_px(generator: nn.Module, input_size_px: int, sides: Sequence[in
 
 
 class DenseDetector(nn.Module, ABC):
-    """A trunk, a neck, and a head over all cells of the neck's maps.
+    """A backbone, a neck, and a head over all cells of the neck's maps.
 
     Args:
-        trunk: the feature maps.
+        backbone: the feature maps.
         neck: the maps that the head reads.
         rules: torchvision's model, of which the head, the box coder and the losses stay.
-        normalise: from pixels to what the trunk was trained on.
+        normalise: from pixels to what the backbone was trained on.
         num_classes: number of classes.
         input_size_px: side of the square input.
         score_floor: candidates must score higher.
@@ -54,7 +54,7 @@ class DenseDetector(nn.Module, ABC):
 
     def __init__(
         self,
-        trunk: Trunk,
+        backbone: Backbone,
         neck: Pyramid | CoarserMaps,
         rules: Any,
         normalise: Normalise,
@@ -67,17 +67,17 @@ class DenseDetector(nn.Module, ABC):
         self.input_size_px = input_size_px
         self.score_floor = score_floor
         self.normalise = normalise
-        self.trunk = trunk
+        self.backbone = backbone
         self.neck = neck
         del rules.backbone, rules.transform
         self.rules = rules
-        self.grid_sides = grid_sides(input_size_px, trunk.strides, neck.num_coarser)
+        self.grid_sides = grid_sides(input_size_px, backbone.strides, neck.num_coarser)
         anchors = anchors_xyxy_px(rules.anchor_generator, input_size_px, self.grid_sides)
         self.register_buffer("anchors_xyxy_px", anchors, persistent=False)
 
     def forward(self, images_u8: Tensor) -> dict[str, Tensor]:
         """What the head says of each anchor: (B, A, ...) float32 by torchvision's names."""
-        outputs = self.rules.head(self.neck(self.trunk(self.normalise(images_u8))))
+        outputs = self.rules.head(self.neck(self.backbone(self.normalise(images_u8))))
         return {name: output.float() for name, output in outputs.items()}
 
     def candidates(self, images_u8: Tensor) -> Candidates:
@@ -90,14 +90,14 @@ class DenseDetector(nn.Module, ABC):
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
-        return self.answer(self.network(images_u8))
+        return self.postprocess(self.network(images_u8))
 
     def network(self, images_u8: Tensor) -> Candidates:
         """See `LabelModel.network`."""
         return self.candidates(images_u8)
 
-    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
-        """See `LabelModel.answer`."""
+    def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.postprocess`."""
         return suppress(Candidates(*outputs), self.rules.nms_thresh, self.max_detections, self.input_size_px)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:

@@ -1,6 +1,6 @@
 """What detectors share: candidates of a batch, their suppression, and targets as torchvision's losses take them.
 
-Letters of shapes as in `contract`, and N candidates an image, A anchors, C classes.
+Letters of shapes as in `interface`, and N candidates an image, A anchors, C classes.
 """
 
 from collections.abc import Sequence

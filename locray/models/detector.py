@@ -1,7 +1,7 @@
-"""`detector/<name>[/<trunk>]`: the objects of an image, their classes and boxes. Built by `models.build_model`.
+"""`detector/<name>[/<backbone>]`: the objects of an image, their classes and boxes. Built by `models.build_model`.
 
-Without a trunk a name stands for torchvision's own network, whose COCO weights it takes; with one, for a smaller
-network on that trunk.
+Without a backbone a name stands for torchvision's own network, whose COCO weights it takes; with one, for a smaller
+network on that backbone.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from locray.errors import UsageError
-from locray.models.backbones import build_trunk, split
+from locray.models.backbones import build_backbone, split
 from locray.models.dense_detectors import Fcos, RetinaNet, SsdLite
 from locray.models.faster_rcnn import FasterRcnn
 from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, LabelModel, Normalise
@@ -36,10 +36,10 @@ class Detector:
     network: Callable[..., LabelModel]
     whole: str
     """torchvision's name of the complete network."""
-    trunk: str
+    backbone: str
     """torchvision's name of the classification network in it."""
     strides: tuple[int, ...]
-    """Of the trunk's maps that its neck takes."""
+    """Of the backbone's maps that its neck takes."""
     num_coarser: int
     """Maps that the neck adds."""
     class_tensors: str
@@ -78,33 +78,33 @@ _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "retinanet_resn
 
 def build_detector(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
     """See `models.ModelFamily`; the variant is the name of a detector, or that, a slash and a torchvision network."""
-    name, _, trunk = variant.partition("/")
+    name, _, backbone = variant.partition("/")
     if name not in DETECTORS:
         raise UsageError(
             f"no detector named {name!r}{did_you_mean(name, DETECTORS)}. Known: {', '.join(DETECTORS)}, each alone "
-            "(detector/fcos) or on a trunk for smaller machines (detector/fcos/resnet18)"
+            "(detector/fcos) or on a backbone for smaller machines (detector/fcos/resnet18)"
         )
     chosen = DETECTORS[name]
-    multiple = _COARSEST_STRIDE if trunk or chosen.network is SsdLite else _COARSEST_STRIDE << chosen.num_coarser
+    multiple = _COARSEST_STRIDE if backbone or chosen.network is SsdLite else _COARSEST_STRIDE << chosen.num_coarser
     if input_size_px <= 0 or input_size_px % multiple:
         nearest = max(1, round(input_size_px / multiple)) * multiple
         raise UsageError(
             f"detector/{variant} needs an input size that is a multiple of {multiple} pixels, found {input_size_px}: "
             f"use {nearest}"
         )
-    build = _on_trunk if trunk else _complete
-    return build(name, trunk, num_classes, input_size_px, weights)
+    build = _on_backbone if backbone else _complete
+    return build(name, backbone, num_classes, input_size_px, weights)
 
 
 def default_input_size_px(variant: str) -> int:
     """The side of the square input that a detector usually takes, in pixels."""
-    name, _, trunk = variant.partition("/")
-    return _SMALL_INPUT_PX if trunk or name not in DETECTORS else DETECTORS[name].default_input_size_px
+    name, _, backbone = variant.partition("/")
+    return _SMALL_INPUT_PX if backbone or name not in DETECTORS else DETECTORS[name].default_input_size_px
 
 
-def _on_trunk(name: str, trunk: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
+def _on_backbone(name: str, backbone: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
     chosen, small = DETECTORS[name], SMALL_DETECTORS[name]
-    maps = build_trunk(trunk, weights, small.strides)
+    maps = build_backbone(backbone, weights, small.strides)
     neck, rules = small.build(maps, num_classes, input_size_px)
     normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
     return chosen.network(maps, neck, rules, normalise, num_classes, input_size_px, chosen.score_floor)
@@ -125,37 +125,38 @@ def _complete(name: str, _: str, num_classes: int, input_size_px: int, weights: 
         body, neck, normalise = nn.Sequential(*backbone.features), CoarserMaps(backbone.extra), Normalise(_HALF, _HALF)
     else:
         body, neck = backbone.body, Pyramid(backbone.fpn, chosen.num_coarser)
-    maps = split(body, chosen.trunk, chosen.strides)
+    maps = split(body, chosen.backbone, chosen.strides)
     return chosen.network(maps, neck, whole, normalise, num_classes, input_size_px, chosen.score_floor)
 
 
 def _load(chosen: Detector, whole: nn.Module, weights: str) -> None:
-    """Fills torchvision's network with weights of all of it, or of its trunk."""
+    """Fills torchvision's network with weights of all of it, or of its backbone."""
     of_all = torchvision.models.get_model_weights(chosen.whole).__members__
-    of_trunk = torchvision.models.get_model_weights(chosen.trunk).__members__
+    of_backbone = torchvision.models.get_model_weights(chosen.backbone).__members__
     origin = weights
     if is_file(weights):
         state = read_state(weights)
     else:
-        choices = of_trunk if weights in of_trunk and weights not in of_all else of_all
-        state = torchvision_state(chosen.whole, weights, {**of_trunk, **choices})
+        choices = of_backbone if weights in of_backbone and weights not in of_all else of_all
+        state = torchvision_state(chosen.whole, weights, {**of_backbone, **choices})
         origin = choices[weights].url
     if any(key.startswith(_BACKBONE) for key in state):
         fill(whole, chosen.whole, state, weights, (chosen.class_tensors,))
         if origin.endswith(_WITHOUT_EPSILON):
             _give_epsilon(whole)
     else:
-        _load_trunk(chosen, whole, state, weights)
+        _load_backbone(chosen, whole, state, weights)
 
 
-def _load_trunk(chosen: Detector, whole: Any, state: Mapping[str, Tensor], origin: str) -> None:
-    """Fills the trunk with weights of the classification network."""
+def _load_backbone(chosen: Detector, whole: Any, state: Mapping[str, Tensor], origin: str) -> None:
+    """Fills the backbone with weights of the classification network."""
     if chosen.network is SsdLite:
         raise UsageError(
             f"{origin} holds weights of a classification network, whose last layers are wider than those of "
-            f"torchvision's {chosen.whole}. Use --model detector/ssdlite320/{chosen.trunk}, or weights of the detector"
+            f"torchvision's {chosen.whole}. Use --model detector/ssdlite320/{chosen.backbone}, or weights of the "
+            "detector"
         )
-    fill(whole.backbone.body, chosen.trunk, state, origin, ())
+    fill(whole.backbone.body, chosen.backbone, state, origin, ())
 
 
 @torch.no_grad()

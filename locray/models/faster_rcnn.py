@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from locray.models.backbones import Trunk
+from locray.models.backbones import Backbone
 from locray.models.dense_detectors import MAX_DETECTIONS, anchors_xyxy_px
 from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
@@ -51,13 +51,13 @@ class _FixedAnchors(nn.Module):
 
 
 class FasterRcnn(nn.Module):
-    """A trunk, a pyramid, a proposal network and a head that reads the maps under each proposal.
+    """A backbone, a pyramid, a proposal network and a head that reads the maps under each proposal.
 
     Args:
-        trunk: the feature maps.
+        backbone: the feature maps.
         neck: the pyramid.
-        rules: torchvision's model, of which all but the trunk and the pyramid stays.
-        normalise: from pixels to what the trunk was trained on.
+        rules: torchvision's model, of which all but the backbone and the pyramid stays.
+        normalise: from pixels to what the backbone was trained on.
         num_classes: number of classes.
         input_size_px: side of the square input.
         score_floor: candidates must score higher.
@@ -67,7 +67,7 @@ class FasterRcnn(nn.Module):
 
     def __init__(
         self,
-        trunk: Trunk,
+        backbone: Backbone,
         neck: Pyramid,
         rules: Any,
         normalise: Normalise,
@@ -80,11 +80,11 @@ class FasterRcnn(nn.Module):
         self.input_size_px = input_size_px
         self.score_floor = score_floor
         self.normalise = normalise
-        self.trunk = trunk
+        self.backbone = backbone
         self.neck = neck
         self.rpn = rules.rpn
         self.roi_heads = rules.roi_heads
-        sides = grid_sides(input_size_px, trunk.strides, neck.num_coarser)
+        sides = grid_sides(input_size_px, backbone.strides, neck.num_coarser)
         anchors = anchors_xyxy_px(self.rpn.anchor_generator, input_size_px, sides)
         counts = zip(sides, self.rpn.anchor_generator.num_anchors_per_location(), strict=True)
         self._level_sizes = [side * side * count for side, count in counts]
@@ -94,7 +94,7 @@ class FasterRcnn(nn.Module):
 
     def maps(self, images_u8: Tensor) -> list[Tensor]:
         """The maps of the pyramid, finest first."""
-        maps: list[Tensor] = self.neck(self.trunk(self.normalise(images_u8)))
+        maps: list[Tensor] = self.neck(self.backbone(self.normalise(images_u8)))
         return maps
 
     def candidates(self, images_u8: Tensor) -> Candidates:
@@ -103,15 +103,15 @@ class FasterRcnn(nn.Module):
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
-        return self.answer(self.network(images_u8))
+        return self.postprocess(self.network(images_u8))
 
     def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
         """See `LabelModel.network`: the proposals, and the maps that are read under them."""
         maps = self.maps(images_u8)
         return (*self._proposals(maps), *maps)
 
-    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
-        """See `LabelModel.answer`."""
+    def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.postprocess`."""
         found = self._seen(outputs)
         return suppress(found, self.roi_heads.nms_thresh, self.max_detections, self.input_size_px)
 

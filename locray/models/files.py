@@ -55,7 +55,7 @@ class ArtifactInfo(BaseModel):
     metrics: dict[str, float] = {}
     """What it reached on its validation split."""
     int8_ranges: dict[str, tuple[float, float]] | None = None
-    """Of the activations of a trunk that computes in 8-bit integers where the processor can: see `models.int8`."""
+    """Of the activations of a backbone that computes in 8-bit integers where the processor can: see `models.int8`."""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "ArtifactInfo":

@@ -16,7 +16,7 @@ NO_OBJECT = -1
 LOSS = "loss"
 """The key of the loss to minimise among those that `LabelModel.loss` returns; the others are its parts."""
 
-TRUNK = "trunk"
+BACKBONE = "backbone"
 """The submodule that holds a network's pretrained layers, where it has any."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -75,17 +75,17 @@ class LabelModel(Protocol):
         ...
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """Predictions for (B, 3, S, S) uint8 RGB images: `answer` of what `network` says."""
+        """Predictions for (B, 3, S, S) uint8 RGB images: `postprocess` of what `network` says."""
         ...
 
     def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
-        """The part of `predict` whose course and shapes depend on no pixel: one static graph, which holds the trunk.
+        """The part of `predict` whose course and shapes depend on no pixel: one static graph, which holds the backbone.
 
-        Some of what it gives are the tensors of a named tuple; `answer` alone knows which.
+        Some of what it gives are the tensors of a named tuple; `postprocess` alone knows which.
         """
         ...
 
-    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+    def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
         """The rest of `predict`, of what `network` gave: once a batch."""
         ...
 

@@ -1,4 +1,4 @@
-"""`localizer/<trunk>`: the one object of an image, its class and its box. Built by `models.build_model`.
+"""`localizer/<backbone>`: the one object of an image, its class and its box. Built by `models.build_model`.
 
 A class head on globally pooled features reads mostly background when objects are small. Here an attention map over
 cells of stride 16 says where the object is; the class is read from the features there, and the box is the mean of
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locray.errors import UsageError
-from locray.models.backbones import Trunk, build_trunk
+from locray.models.backbones import Backbone, build_backbone
 from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, LOSS, LabelModel, Normalise, Targets
 from locray.models.single_object import SingleObject, box_loss, classification_loss
 
@@ -25,21 +25,21 @@ _CLASS_DROPOUT = 0.2
 
 
 class Localizer(SingleObject):
-    """A trunk, a neck that joins its feature maps of stride 16 and 32, and heads over the cells of stride 16.
+    """A backbone, a neck that joins its feature maps of stride 16 and 32, and heads over the cells of stride 16.
 
     Args:
-        trunk: the feature maps of stride 16 and 32.
+        backbone: the feature maps of stride 16 and 32.
         num_classes: number of classes; a further logit stands for "no object".
         input_size_px: side of the square input, a multiple of 32.
     """
 
-    def __init__(self, trunk: Trunk, num_classes: int, input_size_px: int) -> None:
+    def __init__(self, backbone: Backbone, num_classes: int, input_size_px: int) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.input_size_px = input_size_px
         self.normalise = Normalise(IMAGENET_MEAN, IMAGENET_STD)
-        self.trunk = trunk
-        fine_channels, coarse_channels = trunk.channels
+        self.backbone = backbone
+        fine_channels, coarse_channels = backbone.channels
         self.lateral_fine = nn.Conv2d(fine_channels, _NECK_CHANNELS, 1)
         self.lateral_coarse = nn.Conv2d(coarse_channels, _NECK_CHANNELS, 1)
         # Group norm: the neck has no pretrained statistics, and batches of a worker may be small.
@@ -60,7 +60,7 @@ class Localizer(SingleObject):
 
     def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits (B, C + 1), boxes (B, 4) in input pixels, cell logits (B, N), of images (B, 3, S, S)."""
-        fine, coarse = self.trunk(self.normalise(images_u8))
+        fine, coarse = self.backbone(self.normalise(images_u8))
         upsampled = functional.interpolate(self.lateral_coarse(coarse), scale_factor=2.0, mode="nearest")
         neck = self.neck(self.lateral_fine(fine) + upsampled)
         cells = self.cell_head(neck).float().flatten(2)
@@ -111,11 +111,11 @@ class Localizer(SingleObject):
 def build_localizer(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
     """See `models.ModelFamily`; the variant is the name of a torchvision network."""
     if not variant:
-        raise UsageError("localizer needs a trunk, such as localizer/mobilenet_v2 or localizer/resnet18")
+        raise UsageError("localizer needs a backbone, such as localizer/mobilenet_v2 or localizer/resnet18")
     if input_size_px <= 0 or input_size_px % _COARSEST_STRIDE:
         nearest = max(1, round(input_size_px / _COARSEST_STRIDE)) * _COARSEST_STRIDE
         raise UsageError(
             f"localizer/{variant} needs an input size that is a multiple of {_COARSEST_STRIDE} pixels, "
             f"found {input_size_px}: use {nearest}"
         )
-    return Localizer(build_trunk(variant, weights, (_STRIDE, _COARSEST_STRIDE)), num_classes, input_size_px)
+    return Localizer(build_backbone(variant, weights, (_STRIDE, _COARSEST_STRIDE)), num_classes, input_size_px)

@@ -1,4 +1,4 @@
-"""Necks: from the maps of a trunk to the maps that the heads of a detector read. Called by `detector`."""
+"""Necks: from the maps of a backbone to the maps that the heads of a detector read. Called by `detector`."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ class Pyramid(nn.Module):
 
     Args:
         fpn: torchvision's network.
-        num_coarser: how many maps it adds beyond those of the trunk.
+        num_coarser: how many maps it adds beyond those of the backbone.
     """
 
     def __init__(self, fpn: FeaturePyramidNetwork, num_coarser: int) -> None:
@@ -26,13 +26,13 @@ class Pyramid(nn.Module):
         self.num_coarser = num_coarser
 
     def forward(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
-        """Maps of a trunk to maps of equal channels, finest first."""
+        """Maps of a backbone to maps of equal channels, finest first."""
         named = OrderedDict((str(level), one) for level, one in enumerate(maps))
         return list(self.fpn(named).values())
 
 
 class CoarserMaps(nn.Module):
-    """The maps of a trunk, and further ones, each made from the one before: the neck of SSD (Liu et al. 2016).
+    """The maps of a backbone, and further ones, each made from the one before: the neck of SSD (Liu et al. 2016).
 
     Args:
         blocks: each halves the side of a map.
@@ -44,7 +44,7 @@ class CoarserMaps(nn.Module):
         self.num_coarser = len(blocks)
 
     def forward(self, maps: tuple[Tensor, ...]) -> list[Tensor]:
-        """Maps of a trunk to these and the coarser ones, finest first."""
+        """Maps of a backbone to these and the coarser ones, finest first."""
         found = list(maps)
         for block in self.blocks:
             found.append(block(found[-1]))
@@ -52,7 +52,7 @@ class CoarserMaps(nn.Module):
 
 
 def small_pyramid(channels: Sequence[int], out_channels: int) -> Pyramid:
-    """A pyramid over the maps of a trunk alone, with group norm."""
+    """A pyramid over the maps of a backbone alone, with group norm."""
     return Pyramid(FeaturePyramidNetwork(list(channels), out_channels, norm_layer=group_norm), 0)
 
 

@@ -25,8 +25,8 @@ class SingleObject(nn.Module):
         logits, boxes, *_ = self(images_u8)
         return single_prediction(logits, boxes, self.input_size_px)
 
-    def answer(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
-        """See `LabelModel.answer`."""
+    def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
+        """See `LabelModel.postprocess`."""
         return PredictedBoxes(*outputs)
 
 

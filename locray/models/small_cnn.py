@@ -67,7 +67,7 @@ def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights:
     if weights is not None:
         raise UsageError(
             f"torchvision has no weights for small_cnn, found --weights {weights}: give the folder of an artifact, "
-            "leave the option out, or choose localizer/<trunk>"
+            "leave the option out, or choose localizer/<backbone>"
         )
     if input_size_px < _SMALLEST_INPUT_PX:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""The detectors on small trunks, sized for CPUs: few levels, few channels, light heads. Called by `detector`.
+"""The detectors on small backbones, sized for CPUs: few levels, few channels, light heads. Called by `detector`.
 
 What they consist of is torchvision's; what differs from its large ones is here. Boxes are sought relative to the
 input's side, since a small input shows small objects.
@@ -18,7 +18,7 @@ from torchvision.models.detection.ssd import SSD
 from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from locray.models.backbones import Trunk
+from locray.models.backbones import Backbone
 from locray.models.pyramids import CoarserMaps, Pyramid, coarser_maps, group_norm, small_pyramid
 
 _STRIDES = (8, 16, 32)
@@ -37,24 +37,24 @@ _ROI_FEATURES = 256
 
 @dataclass(frozen=True, slots=True)
 class SmallDetector:
-    """How a detector is put on a small trunk."""
+    """How a detector is put on a small backbone."""
 
     strides: tuple[int, ...]
-    """Of the maps that it takes from the trunk."""
-    build: Callable[[Trunk, int, int], tuple[Pyramid | CoarserMaps, Any]]
-    """From trunk, number of classes and side of the input to the neck and torchvision's model with that backbone."""
+    """Of the maps that it takes from the backbone."""
+    build: Callable[[Backbone, int, int], tuple[Pyramid | CoarserMaps, Any]]
+    """From backbone, number of classes and side of the input to the neck and torchvision's model with that backbone."""
 
 
-def _fcos(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:  # noqa: ARG001
-    neck = _pyramid(trunk)
+def _fcos(backbone: Backbone, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:  # noqa: ARG001
+    neck = _pyramid(backbone)
     head = FCOSHead(_CHANNELS, 1, num_classes, num_convs=_HEAD_CONVOLUTIONS)
     nn.init.constant_(head.regression_head.bbox_reg.bias, _FIRST_DISTANCE)
     cells = AnchorGenerator(tuple((stride,) for stride in _STRIDES), ((1.0,),) * len(_STRIDES))
     return neck, FCOS(neck, num_classes, anchor_generator=cells, head=head)
 
 
-def _retinanet(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:
-    neck = _pyramid(trunk)
+def _retinanet(backbone: Backbone, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:
+    neck = _pyramid(backbone)
     anchors = _anchors(input_size_px, _ANCHORS_PER_LEVEL)
     head = RetinaNetHead(_CHANNELS, _ANCHORS_PER_LEVEL * len(_RATIOS), num_classes, norm_layer=group_norm)
     for part in (head.classification_head, head.regression_head):
@@ -62,17 +62,17 @@ def _retinanet(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyra
     return neck, RetinaNet(neck, num_classes, anchor_generator=anchors, head=head)
 
 
-def _ssdlite(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[CoarserMaps, Any]:
-    channels = [*trunk.channels, *_SSD_COARSER_CHANNELS]
-    neck = coarser_maps(trunk.channels[-1], _SSD_COARSER_CHANNELS)
+def _ssdlite(backbone: Backbone, num_classes: int, input_size_px: int) -> tuple[CoarserMaps, Any]:
+    channels = [*backbone.channels, *_SSD_COARSER_CHANNELS]
+    neck = coarser_maps(backbone.channels[-1], _SSD_COARSER_CHANNELS)
     boxes = DefaultBoxGenerator([[2, 3] for _ in channels], min_ratio=0.2, max_ratio=0.95)
     head = SSDLiteHead(channels, boxes.num_anchors_per_location(), num_classes + 1, group_norm)
     side = (input_size_px, input_size_px)
     return neck, SSD(neck, boxes, side, num_classes + 1, head=head, nms_thresh=0.55)
 
 
-def _faster_rcnn(trunk: Trunk, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:
-    neck = _pyramid(trunk)
+def _faster_rcnn(backbone: Backbone, num_classes: int, input_size_px: int) -> tuple[Pyramid, Any]:
+    neck = _pyramid(backbone)
     rules = FasterRCNN(
         neck,
         rpn_anchor_generator=_anchors(input_size_px, 1),
@@ -97,8 +97,8 @@ SMALL_DETECTORS = {
 """By the names of `detector`."""
 
 
-def _pyramid(trunk: Trunk) -> Pyramid:
-    neck = small_pyramid(trunk.channels, _CHANNELS)
+def _pyramid(backbone: Backbone) -> Pyramid:
+    neck = small_pyramid(backbone.channels, _CHANNELS)
     # What torchvision's models ask of a backbone.
     neck.out_channels = _CHANNELS  # type: ignore[assignment]
     return neck

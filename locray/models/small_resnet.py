@@ -1,6 +1,6 @@
 """`small_resnet`: a residual network for thumbnails, with a class head and a box head. Built by `models.build_model`.
 
-What classification of 32x32 pixels wants once three convolutions are too few: a trunk cut for photographs leaves one
+What classification of 32x32 pixels wants once three convolutions are too few: a backbone cut for photographs leaves one
 cell of such an image. Eight convolutions in the arrangement of the "ResNet-9" of DAWNBench's CIFAR-10 entries (Page
 2018), a quarter as wide, so that two cores train it in minutes.
 """
@@ -107,7 +107,7 @@ def build_small_resnet(variant: str, num_classes: int, input_size_px: int, weigh
     if weights is not None:
         raise UsageError(
             f"torchvision has no weights for small_resnet, found --weights {weights}: give the folder of an artifact, "
-            "leave the option out, or choose localizer/<trunk>"
+            "leave the option out, or choose localizer/<backbone>"
         )
     if input_size_px < 2 * _STRIDE or input_size_px % _STRIDE:
         nearest = max(2, round(input_size_px / _STRIDE)) * _STRIDE

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from locray.errors import UsageError
 from locray.models.architectures import build_model
 from locray.models.artifact import LoadedArtifact, load_artifact
-from locray.models.interface import TRUNK, LabelModel
+from locray.models.interface import BACKBONE, LabelModel
 
 _NAMED = 3
 
@@ -16,7 +16,8 @@ def take_over(model: LabelModel, architecture: str, classes: Sequence[str], uri:
     """Fills a network with the weights of an artifact, and says in a line how far they reach.
 
     Of the same architecture all tensors of the same shape are taken, but for the class head where the classes are
-    others or stand in another order. Of another one with the same trunk, the trunk is taken. The rest stays as it is.
+    others or stand in another order. Of another one with the same backbone, the backbone is taken. The rest stays
+    as it is.
 
     Args:
         model: the network, filled in place.
@@ -25,7 +26,7 @@ def take_over(model: LabelModel, architecture: str, classes: Sequence[str], uri:
         uri: the artifact's folder or s3:// prefix.
 
     Raises:
-        UsageError: there is no artifact at `uri`, it is damaged, or the networks share no trunk.
+        UsageError: there is no artifact at `uri`, it is damaged, or the networks share no backbone.
         StoreError: the store does not answer.
     """
     assert isinstance(model, nn.Module)
@@ -34,7 +35,7 @@ def take_over(model: LabelModel, architecture: str, classes: Sequence[str], uri:
     if found.info.architecture == architecture:
         theirs = _of_same_architecture(found, classes)
     else:
-        theirs = _of_trunk(model, architecture, found, uri)
+        theirs = _of_backbone(model, architecture, found, uri)
     usable = {name: tensor for name, tensor in theirs.items() if tensor.shape == own[name].shape}
     model.load_state_dict(usable, strict=False)
     new = [name for name in own if name not in usable]
@@ -56,15 +57,15 @@ def _of_same_architecture(found: LoadedArtifact, classes: Sequence[str]) -> Mapp
     return {name: tensor for name, tensor in state.items() if tensor.shape == wider[name].shape}
 
 
-def _of_trunk(model: nn.Module, architecture: str, found: LoadedArtifact, uri: str) -> Mapping[str, Tensor]:
-    own, theirs = (_state(getattr(one, TRUNK, None)) for one in (model, found.model))
+def _of_backbone(model: nn.Module, architecture: str, found: LoadedArtifact, uri: str) -> Mapping[str, Tensor]:
+    own, theirs = (_state(getattr(one, BACKBONE, None)) for one in (model, found.model))
     # By order: in torchvision's own detectors a ReLU stands elsewhere, and moves the numbers in the names.
     if not own or _kinds(own) != _kinds(theirs):
         raise UsageError(
-            f"{uri} is a {found.info.architecture}, and --model is {architecture}: they have no trunk in common whose "
-            f"weights could be taken. Use --model {found.info.architecture}, or weights of another artifact"
+            f"{uri} is a {found.info.architecture}, and --model is {architecture}: they have no backbone in common "
+            f"whose weights could be taken. Use --model {found.info.architecture}, or weights of another artifact"
         )
-    return {f"{TRUNK}.{name}": tensor for name, tensor in zip(own, theirs.values(), strict=True)}
+    return {f"{BACKBONE}.{name}": tensor for name, tensor in zip(own, theirs.values(), strict=True)}
 
 
 def _state(module: object) -> dict[str, Tensor]:

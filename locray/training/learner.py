@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from locray.models.interface import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
-from locray.models.pretrained import freeze_trunk, training_mode
+from locray.models.pretrained import freeze_backbone, training_mode
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
 from locray.training.process_group import ProcessGroup
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
@@ -99,7 +99,7 @@ class Learner:
         if frozen == self._frozen or not self._is_pretrained:
             return
         self._frozen = frozen
-        freeze_trunk(self._model, frozen=frozen)
+        freeze_backbone(self._model, frozen=frozen)
         # The wrapping has noted which parameters take part.
         self._step = self._wrap(TrainingStep(self._model))  # type: ignore[arg-type]
 
@@ -113,7 +113,7 @@ class Learner:
     def _compute(self, batch: Mapping[str, Tensor]) -> float:
         # A detector's few images a batch would only spoil the statistics that came with the weights.
         small_batches = self._is_pretrained and not self.finds_one_object
-        training_mode(self._model, trunk_statistics=not (self._frozen or small_batches))
+        training_mode(self._model, backbone_statistics=not (self._frozen or small_batches))
         self._optimiser.zero_grad(set_to_none=True)
         images, targets = self._on_device(batch)
         if not len(images):

@@ -30,7 +30,7 @@ def initial_model(config: TrainConfig, plan: TrainPlan, report: Report = ignore)
         report(Progress(take_over(model, plan.architecture, plan.classes, uri)))
     if config.freeze_epochs and not pretrained_stages(model):  # type: ignore[arg-type]
         raise UsageError(
-            f"--freeze-epochs keeps the trunk as it is, and {plan.architecture} has none: all of it learns from the "
-            "first step. Leave the option out, or choose localizer/<trunk> or detector/<name>"
+            f"--freeze-epochs keeps the backbone as it is, and {plan.architecture} has none: all of it learns from the "
+            "first step. Leave the option out, or choose localizer/<backbone> or detector/<name>"
         )
     return model

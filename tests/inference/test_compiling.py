@@ -75,7 +75,7 @@ def test_a_compiled_network_gives_the_same(wanted, kept):
     assert likeness.score_difference < 0.01
     assert likeness.same_boxes == 1
     with torch.inference_mode():
-        boxes, _, label_ids = model.answer(run(images))
+        boxes, _, label_ids = model.postprocess(run(images))
     own = network.predict(images)
     assert torch.equal(label_ids, own.label_ids)
     torch.testing.assert_close(boxes, own.boxes_xyxy_px, rtol=0.02, atol=0.5)

@@ -1,4 +1,4 @@
-"""Trunks in 8-bit integers beside the same trunks in floats."""
+"""Backbones in 8-bit integers beside the same backbones in floats."""
 
 import warnings
 from pathlib import Path
@@ -44,14 +44,14 @@ def test_integers_give_the_maps_that_floats_give(architecture: str) -> None:
     images = smooth_images(24)
     with torch.no_grad():
         for _ in range(30):  # the statistics of its batch norms, without which a deep network says nothing
-            model.trunk(model.normalise(images))
+            model.backbone(model.normalise(images))
         model.eval()
-        expected = model.trunk(model.normalise(images))
+        expected = model.backbone(model.normalise(images))
         ranges = int8.find_ranges(model, map(model.predict, images[:16].split(8)))
-        assert torch.equal(model.trunk(model.normalise(images))[0], expected[0])  # its own trunk is back
+        assert torch.equal(model.backbone(model.normalise(images))[0], expected[0])  # its own backbone is back
         static_part(model, CPU, torch.float32, ranges)
-        found = model.trunk(model.normalise(images))
-    assert any("quantized" in type(layer).__module__ for layer in model.trunk.modules())
+        found = model.backbone(model.normalise(images))
+    assert any("quantized" in type(layer).__module__ for layer in model.backbone.modules())
     for one, other in zip(found, expected, strict=True):
         assert one.dtype is torch.float32
         assert 0 < (one - other).norm() < 0.15 * other.norm()
@@ -108,7 +108,7 @@ def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureF
         assert cli([*common, *options]) == 2
         return " ".join(capsys.readouterr().err.split())
 
-    assert "small_cnn, which has no trunk to quantise" in refused("--model", small, "--output", str(folders / "out"))
+    assert "small_cnn, which has no backbone to quantise" in refused("--model", small, "--output", str(folders / "out"))
     assert "is the model itself" in refused("--model", small, "--output", small)
     done = saved(folders, "localizer/resnet18", int8_ranges={})
     assert "is quantised already" in refused("--model", done, "--output", str(folders / "out"))

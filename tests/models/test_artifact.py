@@ -92,7 +92,7 @@ def test_a_missing_file_is_named(missing, folder):
         ({"input_size": "64"}, "input_size: "),
         ({"score_threshold": float("nan")}, "score_threshold: "),
         ({"format_version": 2}, "format_version: "),
-        ({"architecture": "localizer/resnet81"}, "no trunk named"),
+        ({"architecture": "localizer/resnet81"}, "no backbone named"),
         ({"architecture": "localizer/resnet18"}, "don't fit the network"),
         ({"classes": ["Bolt", "Nut", "Wrench"]}, "don't fit the network"),
     ],

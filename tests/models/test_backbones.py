@@ -1,4 +1,4 @@
-"""Any convolutional network of torchvision becomes a trunk, with its weights."""
+"""Any convolutional network of torchvision becomes a backbone, with its weights."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from locray.errors import UsageError
 from locray.models.architectures import build_model
-from locray.models.backbones import build_trunk
+from locray.models.backbones import build_backbone
 
 NAMES = ["resnet18", "mobilenet_v2", "mobilenet_v3_small", "shufflenet_v2_x0_5", "mnasnet0_5"]
 
@@ -40,14 +40,14 @@ class _WeightsOnMeta(TorchFunctionMode):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_network_is_cut_at_the_strides_asked_for(name):
-    trunk = build_trunk(name, None, (8, 16, 32)).eval()
+    backbone = build_backbone(name, None, (8, 16, 32)).eval()
     with torch.no_grad():
-        maps = trunk(torch.zeros(1, 3, 64, 32))
+        maps = backbone(torch.zeros(1, 3, 64, 32))
     assert [tuple(one.shape) for one in maps] == [
         (1, channels, 64 // stride, 32 // stride)
-        for channels, stride in zip(trunk.channels, trunk.strides, strict=True)
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
     ]
-    assert trunk.strides == (8, 16, 32)
+    assert backbone.strides == (8, 16, 32)
 
 
 @pytest.mark.slow
@@ -58,21 +58,21 @@ def test_every_network_of_torchvision_becomes_a_localizer_or_is_refused(name):
             with pytest.raises(UsageError, match=f"{name} has no feature maps of stride 16 and 32"):
                 build_model(f"localizer/{name}", 3)
         else:
-            assert build_model(f"localizer/{name}", 3).trunk.strides == (16, 32)
+            assert build_model(f"localizer/{name}", 3).backbone.strides == (16, 32)
 
 
 def test_stages_follow_one_another_and_hold_every_layer_once():
     whole = torchvision.models.resnet18()
-    trunk = build_trunk("resnet18", None, (16, 32))
-    assert len(trunk.stages) == 5
-    assert sum(weight.numel() for weight in trunk.parameters()) == sum(
+    backbone = build_backbone("resnet18", None, (16, 32))
+    assert len(backbone.stages) == 5
+    assert sum(weight.numel() for weight in backbone.parameters()) == sum(
         weight.numel() for name, weight in whole.named_parameters() if not name.startswith("fc.")
     )
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_of_the_whole_network_reach_the_trunk(name, suffix, tmp_path):
+def test_weights_of_the_whole_network_reach_the_backbone(name, suffix, tmp_path):
     torch.manual_seed(1)
     whole = torchvision.models.get_model(name, weights=None).eval()
     file = tmp_path / f"weights{suffix}"
@@ -82,7 +82,7 @@ def test_weights_of_the_whole_network_reach_the_trunk(name, suffix, tmp_path):
         safetensors.torch.save_file(whole.state_dict(), file)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        coarse = build_trunk(name, str(file)).eval()(images)[1]
+        coarse = build_backbone(name, str(file)).eval()(images)[1]
         pooled = coarse.mean(dim=(2, 3))
         head = whole.fc if name == "resnet18" else whole.classifier
         torch.testing.assert_close(head(pooled), whole(images))
@@ -91,14 +91,14 @@ def test_weights_of_the_whole_network_reach_the_trunk(name, suffix, tmp_path):
 def test_weights_trained_for_other_classes_are_welcome(tmp_path):
     file = tmp_path / "weights.pth"
     torch.save(torchvision.models.resnet18(num_classes=7).state_dict(), file)
-    build_trunk("resnet18", str(file))
+    build_backbone("resnet18", str(file))
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
     file = tmp_path / "weights.pth"
     torch.save(torchvision.models.mobilenet_v3_small().state_dict(), file)
     with pytest.raises(UsageError, match="not those of torchvision's resnet18"):
-        build_trunk("resnet18", str(file))
+        build_backbone("resnet18", str(file))
 
 
 def test_a_pickle_that_runs_code_is_refused_unread(tmp_path):
@@ -109,7 +109,7 @@ def test_a_pickle_that_runs_code_is_refused_unread(tmp_path):
     file = tmp_path / "weights.pth"
     torch.save({"weight": Attack()}, file)
     with pytest.raises(UsageError, match="can be read safely"):
-        build_trunk("resnet18", str(file))
+        build_backbone("resnet18", str(file))
     assert not (tmp_path / "was_here").exists()
 
 
@@ -118,12 +118,12 @@ def test_a_file_of_something_else_is_refused(content, tmp_path):
     file = tmp_path / "weights.pth"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=r"weights\.pth"):
-        build_trunk("resnet18", str(file))
+        build_backbone("resnet18", str(file))
 
 
 def test_an_unknown_name_of_weights_lists_the_known_ones():
     with pytest.raises(UsageError, match="it has IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
-        build_trunk("mobilenet_v2", "IMAGENET")
+        build_backbone("mobilenet_v2", "IMAGENET")
 
 
 class LoginPage(BaseHTTPRequestHandler):
@@ -164,7 +164,7 @@ def weights_at(tmp_path, monkeypatch):
 def test_a_failed_weights_download_names_its_address_and_a_way_out(server, reason, weights_at, login_page, tmp_path):
     url = weights_at(server or login_page)
     with pytest.raises(UsageError) as told:
-        build_trunk("resnet18", "DEFAULT")
+        build_backbone("resnet18", "DEFAULT")
     assert f"the weights DEFAULT of resnet18 could not be downloaded from {url} (" in str(told.value)
     assert reason in str(told.value)
     assert "pass it as --weights FILE.pth" in str(told.value)
@@ -172,8 +172,8 @@ def test_a_failed_weights_download_names_its_address_and_a_way_out(server, reaso
 
 
 def test_splitting_moves_no_statistics_and_leaves_training_mode():
-    trunk = build_trunk("mobilenet_v2", None)
-    assert trunk.training
+    backbone = build_backbone("mobilenet_v2", None)
+    assert backbone.training
     assert all(
-        int(layer.num_batches_tracked) == 0 for layer in trunk.modules() if isinstance(layer, torch.nn.BatchNorm2d)
+        int(layer.num_batches_tracked) == 0 for layer in backbone.modules() if isinstance(layer, torch.nn.BatchNorm2d)
     )

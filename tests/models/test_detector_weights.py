@@ -8,7 +8,7 @@ from torchvision.models import detection
 
 from locray.errors import UsageError
 from locray.models.architectures import build_model
-from locray.models.interface import TRUNK
+from locray.models.interface import BACKBONE
 
 pytestmark = pytest.mark.slow
 
@@ -19,8 +19,8 @@ def saved(model, tmp_path, name="weights.pth"):
     return str(file)
 
 
-def trunk_values(model):
-    return [value for value in getattr(model, TRUNK).state_dict().values() if value.is_floating_point()]
+def backbone_values(model):
+    return [value for value in getattr(model, BACKBONE).state_dict().values() if value.is_floating_point()]
 
 
 def ssdlite(num_classes):
@@ -31,7 +31,7 @@ def test_weights_for_other_classes_fill_all_but_the_class_head(tmp_path):
     whole = ssdlite(91)
     model = build_model("detector/ssdlite320", 3, 320, saved(whole, tmp_path))
     theirs = [value for value in whole.backbone.features.state_dict().values() if value.is_floating_point()]
-    assert all(torch.equal(one, two) for one, two in zip(trunk_values(model), theirs, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(backbone_values(model), theirs, strict=True))
     boxes = model.rules.head.regression_head.state_dict()
     assert all(torch.equal(value, boxes[name]) for name, value in whole.head.regression_head.state_dict().items())
     assert model.rules.head.classification_head.module_list[0][1].out_channels == 4 * 6
@@ -40,17 +40,17 @@ def test_weights_for_other_classes_fill_all_but_the_class_head(tmp_path):
 @pytest.mark.parametrize(
     "architecture", ["detector/fcos/mobilenet_v3_small", "detector/faster_rcnn/mobilenet_v3_small"]
 )
-def test_weights_of_the_classification_network_fill_a_small_trunk(architecture, tmp_path):
+def test_weights_of_the_classification_network_fill_a_small_backbone(architecture, tmp_path):
     whole = torchvision.models.mobilenet_v3_small()
     model = build_model(architecture, 3, 64, saved(whole, tmp_path))
     theirs = [value for value in whole.features.state_dict().values() if value.is_floating_point()]
-    assert all(torch.equal(one, two) for one, two in zip(trunk_values(model), theirs, strict=True))
+    assert all(torch.equal(one, two) for one, two in zip(backbone_values(model), theirs, strict=True))
 
 
 def test_classification_weights_fill_the_backbone_of_a_detector(tmp_path):
     whole = torchvision.models.resnet50()
     model = build_model("detector/retinanet", 3, 128, saved(whole, tmp_path))
-    assert torch.equal(model.trunk.stages[-1][-1].conv3.weight, whole.layer4[-1].conv3.weight)
+    assert torch.equal(model.backbone.stages[-1][-1].conv3.weight, whole.layer4[-1].conv3.weight)
 
 
 def test_networks_without_a_batch_norm_epsilon_compute_the_same(tmp_path):
@@ -68,7 +68,7 @@ def test_networks_without_a_batch_norm_epsilon_compute_the_same(tmp_path):
     images = torch.rand(1, 3, 128, 128)
     with torch.no_grad():
         wanted = list(whole.backbone.body(images).values())
-        for one, two in zip(model.trunk(images), wanted, strict=True):
+        for one, two in zip(model.backbone(images), wanted, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-4)
 
 

@@ -13,7 +13,7 @@ from locray.models.architectures import build_model, default_input_size_px
 from locray.models.detections import Candidates, suppress, target_lists
 from locray.models.detector import DETECTORS
 from locray.models.interface import LOSS, NO_OBJECT, Targets
-from locray.models.pretrained import freeze_trunk, pretrained_stages, training_mode
+from locray.models.pretrained import freeze_backbone, pretrained_stages, training_mode
 
 SMALL = [f"detector/{name}/resnet18" for name in DETECTORS]
 SIZE = 64
@@ -144,7 +144,7 @@ def test_in_bfloat16_the_loss_is_close_and_in_float32(detector):
 
 def _loss(model, batch, targets):
     """The loss in training mode, with statistics that stay and the same random samples."""
-    training_mode(model, trunk_statistics=False)
+    training_mode(model, backbone_statistics=False)
     torch.manual_seed(0)
     with torch.no_grad():
         return model.loss(batch, targets)
@@ -246,12 +246,12 @@ def test_only_objects_with_a_box_that_can_be_seen_are_targets():
 
 
 @pytest.mark.parametrize("architecture", ["localizer/resnet18", "detector/fcos/resnet18", "small_cnn"])
-def test_pretrained_stages_are_the_trunk_from_the_image_on(architecture):
+def test_pretrained_stages_are_the_backbone_from_the_image_on(architecture):
     model = build_model(architecture, 3)
     stages = pretrained_stages(model)
     names = {id(weight): name for name, weight in model.named_parameters()}
     found = [names[id(weight)] for stage in stages for weight in stage]
-    assert found == [name for name in names.values() if name.startswith("trunk.")]
+    assert found == [name for name in names.values() if name.startswith("backbone.")]
     assert len(stages) == (0 if architecture == "small_cnn" else 5)
     assert model.max_detections == (100 if architecture.startswith("detector") else 1)
 
@@ -260,21 +260,21 @@ def test_the_whole_networks_have_stages_as_well():
     assert [len(pretrained_stages(build_model(f"detector/{name}", 2))) for name in ("fcos", "ssdlite320")] == [5, 5]
 
 
-def test_a_frozen_trunk_keeps_weights_and_statistics_and_the_rest_learns():
+def test_a_frozen_backbone_keeps_weights_and_statistics_and_the_rest_learns():
     model = build_model("detector/fcos/resnet18", 3, SIZE)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    freeze_trunk(model, frozen=True)
-    training_mode(model, trunk_statistics=False)
+    freeze_backbone(model, frozen=True)
+    training_mode(model, backbone_statistics=False)
     model.loss(*squares())[LOSS].backward()
     torch.optim.SGD([weight for weight in model.parameters() if weight.grad is not None], 0.1).step()
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed
-    assert not any(name.startswith("trunk.") for name in changed)
-    freeze_trunk(model, frozen=False)
-    training_mode(model, trunk_statistics=True)
+    assert not any(name.startswith("backbone.") for name in changed)
+    freeze_backbone(model, frozen=False)
+    training_mode(model, backbone_statistics=True)
     model.loss(*squares())[LOSS].backward()
-    assert all(weight.grad is not None for weight in model.trunk.parameters())
-    assert not torch.equal(model.trunk.stages[0][1].running_mean, before["trunk.stages.0.1.running_mean"])
+    assert all(weight.grad is not None for weight in model.backbone.parameters())
+    assert not torch.equal(model.backbone.stages[0][1].running_mean, before["backbone.stages.0.1.running_mean"])
 
 
 @pytest.mark.parametrize(

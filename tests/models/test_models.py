@@ -144,7 +144,7 @@ class _Predict(torch.nn.Module):
     ("architecture", "size", "message"),
     [
         ("localiser/resnet18", None, "did you mean 'localizer'"),
-        ("localizer", None, "needs a trunk"),
+        ("localizer", None, "needs a backbone"),
         ("localizer/resnet81", None, "did you mean 'resnet18'"),
         ("localizer/resnet18", 100, "multiple of 32 pixels, found 100: use 96"),
         ("localizer/alexnet", None, "no feature maps of stride 16 and 32"),

@@ -84,7 +84,7 @@ def test_layers_of_another_input_size_start_anew(tmp_path):
         pytest.param("localizer/resnet50", "detector/retinanet", 128, marks=pytest.mark.slow),
     ],
 )
-def test_of_another_model_with_the_same_trunk_the_trunk_is_taken(origin, architecture, size, tmp_path):
+def test_of_another_model_with_the_same_backbone_the_backbone_is_taken(origin, architecture, size, tmp_path):
     artifact_of(tmp_path, origin)
     torch.manual_seed(2)
     model = build_model(architecture, 3, size)
@@ -93,10 +93,10 @@ def test_of_another_model_with_the_same_trunk_the_trunk_is_taken(origin, archite
     assert f"come from {tmp_path} ({origin}); new are " in told
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        ours, theirs = (one.eval().trunk(images)[-1] for one in (model, load_artifact(str(tmp_path)).model))
+        ours, theirs = (one.eval().backbone(images)[-1] for one in (model, load_artifact(str(tmp_path)).model))
     torch.testing.assert_close(ours, theirs)
     for name, tensor in model.state_dict().items():
-        assert name.startswith("trunk.") or torch.equal(tensor, before[name]), name
+        assert name.startswith("backbone.") or torch.equal(tensor, before[name]), name
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_of_another_model_with_the_same_trunk_the_trunk_is_taken(origin, archite
         ("localizer/resnet18", "localizer/mobilenet_v3_small"),
     ],
 )
-def test_a_model_without_the_same_trunk_is_refused_and_both_are_named(origin, architecture, tmp_path):
+def test_a_model_without_the_same_backbone_is_refused_and_both_are_named(origin, architecture, tmp_path):
     artifact_of(tmp_path, origin)
     with pytest.raises(UsageError, match=f"is a {origin}, and --model is {architecture}: .*Use --model {origin}"):
         taken(tmp_path, architecture, CLASSES)

@@ -186,32 +186,32 @@ def localizer(**changes):
     return model, Learner(model, settings, CPU, pretrained_stages(model))
 
 
-def test_a_pretrained_trunk_moves_less():
+def test_a_pretrained_backbone_moves_less():
     moved = []
     for rate in (0.25, 1.0):
         model, trained = localizer(pretrained_rate=rate)
         before = copy.deepcopy(model.state_dict())
         train(trained, batch(), 0)
-        weights = [next(iter(model.trunk.named_parameters(prefix="trunk")))[0], "cell_head.weight"]
+        weights = [next(iter(model.backbone.named_parameters(prefix="backbone")))[0], "cell_head.weight"]
         moved.append([(model.state_dict()[name] - before[name]).abs().mean().item() for name in weights])
     assert moved[0][0] == pytest.approx(moved[1][0] * 0.25, rel=0.05)
     assert moved[0][1] == pytest.approx(moved[1][1], rel=0.05)
 
 
-def test_a_frozen_trunk_stays_as_it_is_and_thaws():
+def test_a_frozen_backbone_stays_as_it_is_and_thaws():
     model, trained = localizer()
     before = copy.deepcopy(model.state_dict())
     trained.freeze(True)
     train(trained, batch(), 0)
     for name, tensor in model.state_dict().items():
-        if name.startswith("trunk."):
+        if name.startswith("backbone."):
             assert torch.equal(tensor, before[name]), name
     assert not torch.equal(model.state_dict()["cell_head.weight"], before["cell_head.weight"])
     trained.freeze(False)
     train(trained, batch(), 1)
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])]
-    assert any(name.startswith("trunk.") and name.endswith("running_mean") for name in changed)
-    assert any(name.startswith("trunk.") and name.endswith("weight") for name in changed)
+    assert any(name.startswith("backbone.") and name.endswith("running_mean") for name in changed)
+    assert any(name.startswith("backbone.") and name.endswith("weight") for name in changed)
 
 
 def test_the_average_forgets_its_start_and_follows():

@@ -82,7 +82,7 @@ def test_a_file_of_torchvision_is_still_one(data, tmp_path):
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     chosen = config(data, model="localizer/mobilenet_v3_small", input_size=32, weights=str(tmp_path / "weights.pth"))
     state, told = started(chosen)
-    assert torch.equal(state["trunk.stages.0.0.0.weight"], whole.features[0][0].weight)
+    assert torch.equal(state["backbone.stages.0.0.0.weight"], whole.features[0][0].weight)
     assert told == []
 
 
@@ -125,4 +125,4 @@ def test_the_file_of_an_artifact_is_not_taken_for_torchvisions(data, tmp_path):
 def test_where_nothing_can_be_frozen_that_is_told(data, tmp_path):
     artifact_of(tmp_path, "small_cnn", make_plan(config(data)).classes)
     message = refused(config(data, weights=str(tmp_path), freeze_epochs=1))
-    assert "--freeze-epochs keeps the trunk as it is, and small_cnn has none" in message
+    assert "--freeze-epochs keeps the backbone as it is, and small_cnn has none" in message

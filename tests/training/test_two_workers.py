@@ -111,8 +111,8 @@ def test_a_batch_shared_and_in_parts_teaches_what_the_whole_batch_teaches(both):
 
 def test_a_frozen_backbone_learns_later_and_is_equal_on_both_workers(both):
     stages, others = (worker["frozen"] for worker in both)
-    trunk = {name for name in stages[0] if name.startswith("trunk")}
-    assert set(same(stages[0], stages[FROZEN_STEPS])) == trunk
+    backbone = {name for name in stages[0] if name.startswith("backbone")}
+    assert set(same(stages[0], stages[FROZEN_STEPS])) == backbone
     assert not same(stages[FROZEN_STEPS], stages[FROZEN_STEPS + 1])
     for one, other in zip(stages, others, strict=True):
         assert len(same(one, other)) == len(one)

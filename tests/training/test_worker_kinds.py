@@ -15,22 +15,22 @@ pytestmark = pytest.mark.slow
 
 __all__ = ["data", "impatient"]
 
-TRUNK = "mobilenet_v3_small"
+BACKBONE = "mobilenet_v3_small"
 
 
 @pytest.fixture
 def frozen(data, tmp_path):
-    """Makes a run of two steps an epoch whose trunk stays as it is in all epochs but the last."""
+    """Makes a run of two steps an epoch whose backbone stays as it is in all epochs but the last."""
     torch.manual_seed(3)
-    torch.save(torchvision.models.get_model(TRUNK, weights=None).state_dict(), tmp_path / "weights.pth")
-    options = {"model": f"localizer/{TRUNK}", "input_size": 32, "batch_size": 12, "ema": 0.0}
+    torch.save(torchvision.models.get_model(BACKBONE, weights=None).state_dict(), tmp_path / "weights.pth")
+    options = {"model": f"localizer/{BACKBONE}", "input_size": 32, "batch_size": 12, "ema": 0.0}
     options["weights"] = str(tmp_path / "weights.pth")
     return lambda name, epochs: Rehearsal(data, tmp_path / name, epochs=epochs, freeze_epochs=epochs - 1, **options)
 
 
-def trunk_of(state):
-    """Weights and statistics of the trunk."""
-    return {name: tensor.clone() for name, tensor in state.items() if name.startswith("trunk.")}
+def backbone_of(state):
+    """Weights and statistics of the backbone."""
+    return {name: tensor.clone() for name, tensor in state.items() if name.startswith("backbone.")}
 
 
 def test_a_backbone_is_frozen_for_the_frozen_epochs_only(frozen):
@@ -38,9 +38,9 @@ def test_a_backbone_is_frozen_for_the_frozen_epochs_only(frozen):
     first = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
     assert run.run() == Place(3, 0)
     for weights in run.weights[:2]:
-        assert same(trunk_of(weights), trunk_of(first))
+        assert same(backbone_of(weights), backbone_of(first))
         assert not torch.equal(weights["cell_head.weight"], first["cell_head.weight"])
-    thawed = trunk_of(run.weights[2])
+    thawed = backbone_of(run.weights[2])
     assert all(not torch.equal(thawed[name], first[name]) for name in thawed if name.endswith("running_mean"))
     parameters = {id(parameter): name for name, parameter in run.model.named_parameters()}
     stages = [[parameters[id(parameter)] for parameter in stage] for stage in pretrained_stages(run.model)]
@@ -73,7 +73,7 @@ def test_classes_alone_are_learned(tmp_path):
 
 
 def test_a_detector_is_judged_by_its_mean_average_precision(data, tmp_path):
-    run = Rehearsal(data, tmp_path, model=f"detector/fcos/{TRUNK}", input_size=64, epochs=2)
+    run = Rehearsal(data, tmp_path, model=f"detector/fcos/{BACKBONE}", input_size=64, epochs=2)
     assert run.run() == Place(2, 0)
     for epoch in run.epochs:
         assert epoch["score"] == epoch["map_50_95"] <= epoch["map_50"] <= 1
