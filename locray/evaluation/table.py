@@ -13,7 +13,8 @@ from locray.errors import UsageError
 from locray.evaluation.same_image import file_name, match_uris
 from locray.evaluation.truth import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
-from locray.labelling.identity import Identity, named_identity
+from locray.labelling.identity import Identity
+from locray.table.key import KeySelector, PredictionKey, choose_key
 from locray.table.open import open_table
 
 _COLUMNS = (
@@ -50,17 +51,17 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
             f"as {dataset.records[0].image_uri}. Expected rows whose path ends in the same file name: look whether the "
             "table is that of these images"
         )
-    model_id, config_hash = _choose(candidates, table_uri, config)
+    key = _choose(candidates, table_uri, config)
     mask = [
-        (row[schema.MODEL_ID], row[schema.CONFIG_HASH]) == (model_id, config_hash)
+        PredictionKey(row[schema.MODEL_ID], row[schema.CONFIG_HASH]) == key
         for row in candidates.select([schema.MODEL_ID, schema.CONFIG_HASH]).to_pylist()
     ]
     rows = candidates.filter(pa.array(mask)).to_pylist()
-    own = _own_rows(dataset, rows, f"{table_uri} ({model_id}/{config_hash})")
+    own = _own_rows(dataset, rows, f"{table_uri} ({key})")
     limits = DecodeLimits.of(config)
     comparison = Comparison(limits, min_score=config.score_threshold or 0.0, strict=config.strict)
     results = [comparison.result(record, row) for record, row in zip(dataset.records, own, strict=True)]
-    return Evaluated(model_id, config_hash, results, dict(comparison.errors), dict(comparison.skipped))
+    return Evaluated(key.model_id, key.config_hash, results, dict(comparison.errors), dict(comparison.skipped))
 
 
 def _rows_named_alike(predictions: Any, dataset: Dataset) -> pa.Table:
@@ -84,35 +85,23 @@ def _rows_named_alike(predictions: Any, dataset: Dataset) -> pa.Table:
     return found
 
 
-def _choose(candidates: pa.Table, table_uri: str, config: EvaluateConfig) -> tuple[str, str]:
-    """Model and configuration: the only ones there, or those that `--model` names."""
-    held = Counter(
-        zip(candidates[schema.MODEL_ID].to_pylist(), candidates[schema.CONFIG_HASH].to_pylist(), strict=True)
-    )
-    listed = "; ".join(f"{model_id}/{config_hash} ({count:,} rows)" for (model_id, config_hash), count in held.items())
-    model_id, config_hash = _wanted(config)
-    fitting = [one for one in held if model_id in (None, one[0]) and config_hash in (None, one[1])]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        raise UsageError(
-            f"for these images {table_uri} holds rows of several models or configurations: {listed}. Say which with "
-            "--model ID/CONFIGURATION"
-        )
-    raise UsageError(
-        f"for these images {table_uri} holds no rows of {model_id}{f'/{config_hash}' if config_hash else ''}. "
-        f"It holds: {listed}. Expected the options that the table was labelled with, or --model ID/CONFIGURATION"
-    )
+def _choose(candidates: pa.Table, table_uri: str, config: EvaluateConfig) -> PredictionKey:
+    """The model and configuration that `--model` selects, or the only one there."""
+    keys = zip(candidates[schema.MODEL_ID].to_pylist(), candidates[schema.CONFIG_HASH].to_pylist(), strict=True)
+    num_rows = Counter(PredictionKey(*key) for key in keys)
+    key = choose_key(num_rows, _wanted(config), f"for these images {table_uri}")
+    assert key is not None
+    return key
 
 
-def _wanted(config: EvaluateConfig) -> tuple[str | None, str | None]:
+def _wanted(config: EvaluateConfig) -> KeySelector | None:
     if config.model is None:
-        return None, None
-    named = named_identity(config.model)
-    if named is not None:
-        return named
+        return None
+    selector = KeySelector.parse(config.model)
+    if selector is not None:
+        return selector
     identity = Identity.of(config.model, config)
-    return identity.model_id, identity.config_hash
+    return KeySelector(identity.model_id, identity.config_hash)
 
 
 def _own_rows(dataset: Dataset, rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:

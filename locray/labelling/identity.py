@@ -1,6 +1,5 @@
 """What labels depend on: the model and the settings that change its answers. Called by the runs and by evaluation."""
 
-import re
 from dataclasses import dataclass
 
 from locray import storage
@@ -8,17 +7,6 @@ from locray.config import Device, InferenceOptions, Precision
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.models.files import read_artifact_info, read_weights
-
-_NAMED = re.compile(r"([A-Za-z0-9_.-]+@[0-9a-f]{12})(?:/([0-9a-f]{12}))?")
-
-
-def named_identity(model: str) -> tuple[str, str | None] | None:
-    """Model id and perhaps configuration, where they are given as tables name them: `name@0123456789ab/ba9876543210`.
-
-    None where the text is the URI of an artifact.
-    """
-    found = _NAMED.fullmatch(model)
-    return (found[1], found[2]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,14 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from locray import schema, storage
 from locray.errors import StoreError
 from locray.labelling.deferred_list import write_list
 from locray.storage.scratch_database import create_from, scratch_database
 from locray.table.data_files import scan_texts
+from locray.table.key import PredictionKey
 from locray.table.open import open_table
-from locray.verification.table import Owner
 
 _BATCH_ROWS = 131_072
 _URI, _SINCE = schema.IMAGE_URI, schema.MISSING_SINCE
@@ -44,13 +43,13 @@ class Deleted:
 
 
 def list_deleted(
-    table_uri: str, owner: Owner, listing: Iterable[pa.RecordBatch], list_uri: str, night: date
+    table_uri: str, key: PredictionKey, listing: Iterable[pa.RecordBatch], list_uri: str, night: date
 ) -> Deleted:
-    """Writes the list of the owner's deleted images in the place of the one before, in bounded memory but for itself.
+    """Replaces the list of images that have rows of this key and are not listed any more.
 
     Args:
         table_uri: the predictions table, normalised.
-        owner: whose rows.
+        key: the model and configuration.
         listing: batches of `LISTING_SCHEMA`.
         list_uri: where the list is, or will be.
         night: the date that newly missing images get.
@@ -61,7 +60,7 @@ def list_deleted(
     with scratch_database() as connection:
         before = _list_before(list_uri).to_batches()
         for name, fields, batches in (
-            ("held", pa.schema([(_URI, pa.string())]), _held(table_uri, owner)),
+            ("held", pa.schema([(_URI, pa.string())]), _held(table_uri, key)),
             ("listed", schema.LISTING_SCHEMA, listing),
             ("before", schema.DELETED_SCHEMA, before),
         ):
@@ -79,10 +78,9 @@ def list_deleted(
     return Deleted(images, images - known, returned, list_uri)
 
 
-def _held(table_uri: str, owner: Owner) -> Iterable[pa.RecordBatch]:
+def _held(table_uri: str, key: PredictionKey) -> Iterable[pa.RecordBatch]:
     table = open_table(table_uri)
-    wanted = (ds.field(schema.MODEL_ID) == owner.model_id) & (ds.field(schema.CONFIG_HASH) == owner.config_hash)
-    return scan_texts(table, [_URI], wanted) if table else ()
+    return scan_texts(table, [_URI], key.row_filter) if table else ()
 
 
 def _list_before(list_uri: str) -> pa.Table:

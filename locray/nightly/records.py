@@ -10,6 +10,7 @@ from typing import Any
 
 from locray import storage
 from locray.errors import StoreError
+from locray.table.key import PredictionKey
 from locray.table.open import RECORDS
 
 _RECORD = ".json"
@@ -17,9 +18,9 @@ _PAGE = ".html"
 _DELETED = "deleted"
 
 
-def records_uri(table_uri: str, model_id: str, config_hash: str) -> str:
+def records_uri(table_uri: str, key: PredictionKey) -> str:
     """The folder of the records of one model and configuration."""
-    return storage.join(table_uri, RECORDS, model_id, config_hash)
+    return storage.join(table_uri, RECORDS, key.model_id, key.config_hash)
 
 
 def page_uri(records: str, run_id: str) -> str:

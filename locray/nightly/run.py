@@ -22,9 +22,9 @@ from locray.nightly.vacuum import vacuum
 from locray.progress import Progress, Report
 from locray.sources import open_source
 from locray.storage import scratch_folder
+from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from locray.verification.run import Verification, verify
-from locray.verification.table import Owner
 
 Result = TypeVar("Result")
 
@@ -69,7 +69,12 @@ class Night:
     @property
     def records(self) -> str:
         """The folder of the records of this model and configuration."""
-        return records_uri(self.table, self.label.model_id, self.label.config_hash)
+        return records_uri(self.table, self.key)
+
+    @property
+    def key(self) -> PredictionKey:
+        """The model and configuration that labelled."""
+        return PredictionKey(self.label.model_id, self.label.config_hash)
 
     @property
     def was_cut_short(self) -> bool:
@@ -184,8 +189,7 @@ def _verification(config: NightlyConfig) -> VerifyConfig:
 
 
 def _deleted(night: Night, source: KeptSource) -> Deleted:
-    owner = Owner(night.label.model_id, night.label.config_hash)
-    return list_deleted(night.table, owner, source.listing(), deleted_uri(night.records), night.run_date)
+    return list_deleted(night.table, night.key, source.listing(), deleted_uri(night.records), night.run_date)
 
 
 def _writer_of(night: Night) -> TableWriter:

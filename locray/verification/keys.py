@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from locray import schema
 from locray.progress import Report, ignore, with_progress
 from locray.storage.scratch_database import scratch_database
+from locray.table.key import PredictionKey
 from locray.verification.findings import NAMED, Check, Findings
 
 Place = tuple[int, int]
@@ -34,11 +35,11 @@ def _version_key(uri: str, etag: str) -> str:
 
 
 class Keys:
-    """The keys of all rows of a table, and of a listing. An owner is a number for one model and configuration."""
+    """The keys of all rows of a table, and of a listing. `owner` numbers the models and configurations."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
-        self._owners: dict[tuple[str, str], int] = {}
+        self._owners: dict[PredictionKey, int] = {}
 
     @classmethod
     @contextmanager
@@ -54,7 +55,9 @@ class Keys:
         """Takes rows of one model that stand one after the other in a file."""
         hashes = rows[schema.CONFIG_HASH].fill_null("")
         values = hashes.unique()
-        owners = [self._owners.setdefault((model_id, value), len(self._owners)) for value in values.to_pylist()]
+        owners = [
+            self._owners.setdefault(PredictionKey(model_id, value), len(self._owners)) for value in values.to_pylist()
+        ]
         start = (first[0] << _ROW_BITS) + first[1]
         batch = {
             _URI: rows[_URI],
@@ -65,10 +68,10 @@ class Keys:
         }
         self._insert("held", pa.table(batch), f"{_image_key(_URI)}, {_version_key(_URI, _ETAG)}, owner, ok, place")
 
-    def owners(self) -> dict[tuple[str, str], tuple[int, int]]:
-        """The owner and the number of rows of each model and configuration."""
+    def num_rows(self) -> dict[PredictionKey, int]:
+        """Number of rows per model and configuration."""
         counts = dict(self._connection.execute("SELECT owner, count(*) FROM held GROUP BY ALL").fetchall())
-        return {names: (owner, counts.get(owner, 0)) for names, owner in self._owners.items()}
+        return {key: counts.get(owner, 0) for key, owner in self._owners.items()}
 
     def duplicates(self) -> tuple[int, list[Place]]:
         """How many keys have several rows, and where the first of some of them are."""
@@ -91,12 +94,12 @@ class Keys:
         ((count,),) = self._connection.execute("SELECT count(*) FROM listed").fetchall()
         return int(count)
 
-    def find_lacking(self, owner: int, findings: Findings) -> None:
-        """Looks for listed images that the owner's rows lack.
+    def find_lacking(self, key: PredictionKey | None, findings: Findings) -> None:
+        """Looks for listed images without a row of this key.
 
         As for a labelling run, an image of which the listing doesn't know the version has its row in any version.
         """
-        mine = f"(SELECT image, version FROM held WHERE owner = {owner})"
+        mine = f"(SELECT image, version FROM held WHERE owner = {self._owner(key)})"
         known = "(SELECT * FROM listed WHERE is_known)"
         for check, query in (
             (Check.IMAGE_WITHOUT_ROW, f"listed ANTI JOIN {mine} USING (image)"),
@@ -105,21 +108,25 @@ class Keys:
             count, names = self._first(f"SELECT {_URI} FROM {query}", _URI)
             findings.add(check, count, map(str, names))
 
-    def gone(self, owner: int) -> tuple[int, list[Place]]:
-        """How many images the owner has rows of that are not listed, and where a row of the first ones is."""
-        mine = f"(SELECT image, place FROM held WHERE owner = {owner})"
+    def gone(self, key: PredictionKey | None) -> tuple[int, list[Place]]:
+        """Number of images that have rows of this key and are not listed, and the place of a row of the first ones."""
+        mine = f"(SELECT image, place FROM held WHERE owner = {self._owner(key)})"
         return self._places(
             f"SELECT min(place) AS place FROM (SELECT * FROM {mine} ANTI JOIN listed USING (image)) GROUP BY image"
         )
 
-    def draw(self, owner: int, num_rows: int, seed: int, *, listed: bool) -> list[Place]:
-        """Some of the owner's ok rows, at random; of a listing, rows in the version that is listed."""
+    def draw(self, key: PredictionKey | None, num_rows: int, seed: int, *, listed: bool) -> list[Place]:
+        """Some ok rows of this key, at random; of a listing, rows in the version that is listed."""
         known = "version IN (SELECT version FROM listed WHERE is_known)"
         unknown = "image IN (SELECT image FROM listed WHERE NOT is_known)"
         current = f"AND ({known} OR {unknown})" if listed else ""
         # By a hash rather than by SAMPLE, which would depend on the order in which threads come to the rows.
-        query = f"SELECT place FROM held WHERE owner = {owner} AND ok {current} ORDER BY hash(version, {seed}) LIMIT ?"
+        rows = f"FROM held WHERE owner = {self._owner(key)} AND ok {current}"
+        query = f"SELECT place {rows} ORDER BY hash(version, {seed}) LIMIT ?"
         return [_place(place) for (place,) in self._connection.execute(query, [num_rows]).fetchall()]
+
+    def _owner(self, key: PredictionKey | None) -> int:
+        return -1 if key is None else self._owners.get(key, -1)
 
     def _insert(self, table: str, rows: pa.Table, columns: str) -> None:
         self._connection.register("batch", rows)

@@ -6,14 +6,15 @@ from typing import Any
 from locray import storage
 from locray.config import InferenceOptions, VerifyConfig
 from locray.errors import ExitCode
-from locray.labelling.identity import Identity, named_identity
+from locray.labelling.identity import Identity
 from locray.labelling.summary import Clock
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
+from locray.table.key import KeySelector
 from locray.table.open import ExcludeTableFiles, holds_rows, open_table
 from locray.verification.findings import Check, Finding, plain
 from locray.verification.sample import predict_again
-from locray.verification.table import Owner, check_table
+from locray.verification.table import check_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,11 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
         source = open_source(config.images, config.uri_column)
     if source is not None:
         source.check(may_be_empty=holds_rows(open_table(table_uri)))
-    owner, identity = _whose_rows(config)
+    rows_of, identity = _selected_rows(config)
     check = check_table(
         table_uri,
         None if source is None else ExcludeTableFiles(source, table_uri).listing(),
-        owner=owner,
+        rows_of=rows_of,
         sample=config.sample if identity else 0,
         seed=config.seed,
         may_lack_rows=was_labelled,
@@ -86,8 +87,8 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
         version=check.version,
         files=check.num_files,
         rows=check.num_rows,
-        model_id=None if check.owner is None else check.owner.model_id,
-        config_hash=None if check.owner is None else check.owner.config_hash,
+        model_id=None if check.key is None else check.key.model_id,
+        config_hash=None if check.key is None else check.key.config_hash,
         listed=check.num_listed,
         sampled=len(check.sample),
         compared=compared,
@@ -98,13 +99,13 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
     )
 
 
-def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
-    """The rows that are meant, and how they were made where `--model` is an artifact."""
+def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, Identity | None]:
+    """The rows that `--model` selects, and how to predict them again where it is an artifact."""
     if config.model is None:
         return None, None
-    named = named_identity(config.model)
-    if named is not None:
-        return Owner(*named), None
+    selector = KeySelector.parse(config.model)
+    if selector is not None:
+        return selector, None
     # One image a batch: were results to depend on the batch, this is where it would show.
     prediction = InferenceOptions(
         max_bytes=config.max_bytes,
@@ -114,4 +115,4 @@ def _whose_rows(config: VerifyConfig) -> tuple[Owner | None, Identity | None]:
         precision=config.precision,
     )
     identity = Identity.of(config.model, prediction)
-    return Owner(identity.model_id, identity.config_hash), identity
+    return KeySelector(identity.model_id, identity.config_hash), identity

@@ -11,6 +11,7 @@ from locray import schema
 from locray.errors import UsageError
 from locray.progress import Progress, Report, ignore
 from locray.table.data_files import LoggedFile, logged_files
+from locray.table.key import KeySelector, PredictionKey, choose_key
 from locray.table.open import open_table
 from locray.verification.files import check_folder, read_file, rows_at, wrong_columns
 from locray.verification.findings import NAMED, Check, Findings
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _SAMPLE_COLUMNS = (*schema.LISTING_SCHEMA.names, schema.WIDTH, schema.HEIGHT, schema.DETECTIONS)
-_NOBODY = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose rows are meant: a model, and one configuration of it or, where None, its only one."""
-
-    model_id: str
-    config_hash: str | None = None
-
-    def __str__(self) -> str:
-        return self.model_id if self.config_hash is None else f"{self.model_id}/{self.config_hash}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +33,10 @@ class TableCheck:
     num_rows: int
     """Rows that could be read."""
     num_listed: int | None
-    owner: Owner | None
-    """Whose rows were held against the listing and drawn for the sample; None where there are none, or no need."""
+    key: PredictionKey | None
+    """The rows that were compared with the listing and sampled; None if there are none, or neither was asked for."""
     sample: pa.Table
-    """Some of the owner's ok rows: columns of the listing, size in pixels and detections."""
+    """Some ok rows of the key: columns of the listing, size in pixels and detections."""
     findings: Findings
 
 
@@ -55,7 +44,7 @@ def check_table(
     uri: str,
     listing: Iterable[pa.RecordBatch] | None = None,
     *,
-    owner: Owner | None = None,
+    rows_of: KeySelector | None = None,
     sample: int = 0,
     seed: int = 0,
     may_lack_rows: bool = False,
@@ -68,10 +57,10 @@ def check_table(
     Args:
         uri: the table, normalised.
         listing: batches of `LISTING_SCHEMA`: the images that should have a row each.
-        owner: whose rows. Not needed where the table holds those of one model and configuration.
-        sample: how many of the owner's ok rows to draw; with a listing, of such whose version is listed.
+        rows_of: the rows to compare and to sample. Not needed where the table holds one model and configuration.
+        sample: how many of their ok rows to draw; with a listing, of those whose version is listed.
         seed: draws the same ones again.
-        may_lack_rows: whether the owner may have no rows beside those of others, rather than be a mistake.
+        may_lack_rows: whether a table without such rows is accepted; otherwise it is taken for a mistake.
         report: is told how many rows are read, and how many images are listed.
 
     Raises:
@@ -91,19 +80,21 @@ def check_table(
         report(Progress("comparing keys"))
         count, places = keys.duplicates()
         findings.add(Check.DUPLICATE, count, _names_at(files, places))
-        chosen, number = None, _NOBODY
+        key = None
         if listing is not None or sample:
-            chosen, number = _choose(keys.owners(), owner, uri, may_lack_rows or bool(findings.faults))
+            num_rows_of = keys.num_rows()
+            may_be_absent = not num_rows_of or may_lack_rows or bool(findings.faults)
+            key = choose_key(num_rows_of, rows_of, uri, may_be_absent=may_be_absent)
         num_listed = None
         if listing is not None:
             report(Progress("listing"))
             num_listed = keys.add_listing(listing, report)
-            keys.find_lacking(number, findings)
-            count, places = keys.gone(number)
+            keys.find_lacking(key, findings)
+            count, places = keys.gone(key)
             findings.add(Check.IMAGE_GONE, count, _names_at(files, places))
-        drawn = keys.draw(number, sample, seed, listed=listing is not None) if sample else []
+        drawn = keys.draw(key, sample, seed, listed=listing is not None) if sample else []
     rows = rows_at(files, drawn, _SAMPLE_COLUMNS)
-    return TableCheck(table.version(), len(files), num_rows, num_listed, chosen, rows, findings)
+    return TableCheck(table.version(), len(files), num_rows, num_listed, key, rows, findings)
 
 
 def _check_definition(table: "DeltaTable", findings: Findings) -> None:
@@ -135,31 +126,3 @@ def _read_rows(files: list[LoggedFile], missing: set[str], keys: Keys, findings:
 
 def _names_at(files: list[LoggedFile], places: list[Place]) -> list[str]:
     return [str(uri) for uri in rows_at(files, places, [schema.IMAGE_URI])[schema.IMAGE_URI].to_pylist()]
-
-
-def _choose(
-    held: dict[tuple[str, str], tuple[int, int]], wanted: Owner | None, uri: str, may_lack_rows: bool
-) -> tuple[Owner | None, int]:
-    """Whose rows are meant, and their number among the keys.
-
-    In a table without rows it is nobody, and so it is where the rows may have been in a file that is damaged.
-    """
-    fitting = [
-        names
-        for names in held
-        if wanted is None or (wanted.model_id == names[0] and wanted.config_hash in (None, names[1]))
-    ]
-    if len(fitting) == 1:
-        return Owner(*fitting[0]), held[fitting[0]][0]
-    told = "; ".join(f"{Owner(*names)} ({count:,} rows)" for names, (_, count) in held.items())
-    if fitting:
-        raise UsageError(
-            f"{uri} holds rows of several models or configurations: {told}. Say which with --model: an artifact, or "
-            "ID/CONFIGURATION"
-        )
-    if held and not may_lack_rows:
-        raise UsageError(
-            f"{uri} holds no rows of {wanted}. It holds: {told}. Expected the model and the options that the table was "
-            "labelled with, or --model ID/CONFIGURATION"
-        )
-    return wanted, _NOBODY

@@ -12,24 +12,24 @@ import pytest
 from locray import schema
 from locray.errors import StoreAccessError, StoreError
 from locray.nightly.deleted import Deleted, list_deleted
+from locray.table.key import PredictionKey
 from locray.table.open import create_table
-from locray.verification.table import Owner
 from tests.helpers.rows import predicted
 from tests.helpers.small_disk import small_disk
 from tests.helpers.tables import MODEL_ID, OTHER, commit
 
 NIGHTS = [date(2026, 1, day) for day in range(1, 6)]
-OWNER = Owner(MODEL_ID, "c0ffee")
+KEY = PredictionKey(MODEL_ID, "c0ffee")
 
 
 def uri_of(number: int) -> str:
     return str(predicted([number])[schema.IMAGE_URI][0])
 
 
-def night(table: Path, number: int, listed: list[int], owner: Owner = OWNER) -> Deleted:
+def night(table: Path, number: int, listed: list[int], key: PredictionKey = KEY) -> Deleted:
     """The images listed, each twice."""
     rows = predicted(listed * 2, etag="v9").select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA)
-    return list_deleted(str(table), owner, rows.to_batches(), str(table / "_locray" / "deleted"), NIGHTS[number])
+    return list_deleted(str(table), key, rows.to_batches(), str(table / "_locray" / "deleted"), NIGHTS[number])
 
 
 def listed_in(found: Deleted) -> dict[str, date]:
@@ -64,8 +64,8 @@ def test_images_go_and_come_back(table: Path) -> None:
 
 
 def test_of_other_rows_nothing_is_missing(table: Path) -> None:
-    assert night(table, 0, [7], Owner(OTHER, "c0ffee")).images == 1
-    assert night(table, 0, [], Owner(MODEL_ID, "beef")).images == 0
+    assert night(table, 0, [7], PredictionKey(OTHER, "c0ffee")).images == 1
+    assert night(table, 0, [], PredictionKey(MODEL_ID, "beef")).images == 0
 
 
 def test_a_table_without_rows(tmp_path: Path) -> None:
@@ -116,4 +116,4 @@ def test_what_stops_the_listing_is_raised_as_it_is(table: Path) -> None:
         raise StoreError("the store is out")
 
     with pytest.raises(StoreError, match=r"^the store is out$"):
-        list_deleted(str(table), OWNER, listing(), str(table / "_locray" / "deleted"), NIGHTS[0])
+        list_deleted(str(table), KEY, listing(), str(table / "_locray" / "deleted"), NIGHTS[0])

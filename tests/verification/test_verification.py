@@ -16,10 +16,11 @@ from locray import schema, storage
 from locray.errors import UsageError
 from locray.labelling.committer import Committer
 from locray.progress import Progress
+from locray.table.key import KeySelector, PredictionKey
 from locray.table.writer import TableWriter
 from locray.verification.findings import MEANING, Check, Finding, Findings
 from locray.verification.keys import Keys
-from locray.verification.table import Owner, TableCheck, check_table
+from locray.verification.table import TableCheck, check_table
 from tests.helpers.rows import predicted
 from tests.helpers.s3_server import S3Bucket
 
@@ -90,7 +91,7 @@ def test_a_sound_table_has_no_findings_and_stays_as_it_is(table: Path) -> None:
     check = check_table(str(table), listing(*ALL), sample=2)
     assert (check.findings.faults, check.findings.pending, check.findings.notes) == ({}, {}, {})
     assert (check.num_files, check.num_rows, check.num_listed, len(check.sample)) == (2, 6, 6, 2)
-    assert check.owner == Owner(MODEL_ID, CONFIG_HASH)
+    assert check.key == PredictionKey(MODEL_ID, CONFIG_HASH)
     assert {path: path.stat().st_mtime_ns for path in table.rglob("*")} == before
 
 
@@ -109,7 +110,7 @@ def test_rows_that_were_replaced_and_a_log_with_a_checkpoint_are_sound(table: Pa
 def test_a_table_without_rows(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     TableWriter.claim(uri, MODEL_ID)
-    check = check_table(uri, listing((0, "v1")), owner=Owner(MODEL_ID), sample=3)
+    check = check_table(uri, listing((0, "v1")), rows_of=KeySelector(MODEL_ID), sample=3)
     assert counts(check.findings.pending) == {Check.IMAGE_WITHOUT_ROW: 1}
     assert (check.findings.faults, check.num_rows, len(check.sample)) == ({}, 0, 0)
 
@@ -325,13 +326,13 @@ def test_of_several_models_it_must_be_said_which_is_meant(table: Path) -> None:
     with pytest.raises(UsageError, match=rf"several.*{MODEL_ID}/{CONFIG_HASH} \(6 rows\).*--model"):
         check_table(str(table), listing(*ALL))
     with pytest.raises(UsageError, match="several"):
-        check_table(str(table), listing(*ALL), owner=Owner(other))
-    for owner, lacking in ((Owner(MODEL_ID), {}), (Owner(other, "beef"), {Check.IMAGE_WITHOUT_ROW: 5})):
-        pending = check_table(str(table), listing(*ALL), owner=owner).findings.pending
+        check_table(str(table), listing(*ALL), rows_of=KeySelector(other))
+    for selector, lacking in ((KeySelector(MODEL_ID), {}), (KeySelector(other, "beef"), {Check.IMAGE_WITHOUT_ROW: 5})):
+        pending = check_table(str(table), listing(*ALL), rows_of=selector).findings.pending
         assert {check: found.count for check, found in pending.items()} == lacking
-    for owner in (Owner("third@000000000000"), Owner(MODEL_ID, "beef")):
-        with pytest.raises(UsageError, match=f"no rows of {owner}"):
-            check_table(str(table), listing(*ALL), owner=owner)
+    for selector in (KeySelector("third@000000000000"), KeySelector(MODEL_ID, "beef")):
+        with pytest.raises(UsageError, match=f"no rows of {selector}"):
+            check_table(str(table), listing(*ALL), rows_of=selector)
 
 
 def test_rows_that_were_lost_are_not_taken_for_another_model(table: Path) -> None:
@@ -339,7 +340,7 @@ def test_rows_that_were_lost_are_not_taken_for_another_model(table: Path) -> Non
     for file in files_of(table):
         if MODEL_ID in str(file):
             file.unlink()
-    check = check_table(str(table), listing(*ALL), owner=Owner(MODEL_ID, CONFIG_HASH))
+    check = check_table(str(table), listing(*ALL), rows_of=KeySelector(MODEL_ID, CONFIG_HASH))
     assert counts(check.findings.faults) == {Check.FILE_MISSING: 2}
     assert counts(check.findings.pending) == {Check.IMAGE_WITHOUT_ROW: 6}
 
@@ -381,10 +382,11 @@ def test_keys_agree_with_sets(held: Any, listed: Any) -> None:
     images = {uri for uri, _ in held}
     findings = Findings()
     with Keys.open() as keys:
+        key = PredictionKey("m", "c")
         keys.add(rows, "m", (7, 5))
         assert keys.add_listing([batch]) == len(known)
-        keys.find_lacking(0, findings)
-        gone, duplicates, some = keys.gone(0), keys.duplicates(), keys.draw(0, 99, 1, listed=True)
+        keys.find_lacking(key, findings)
+        gone, duplicates, some = keys.gone(key), keys.duplicates(), keys.draw(key, 99, 1, listed=True)
     lacking = {
         Check.IMAGE_WITHOUT_ROW: sum(uri not in images for uri in known),
         Check.IMAGE_CHANGED: sum(
