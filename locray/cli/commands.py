@@ -21,7 +21,7 @@ from locray.errors import ExitCode, LocrayError
 
 if TYPE_CHECKING:
     from locray.labelling.summary import LabelSummary
-    from locray.nightly.run import Night
+    from locray.nightly.run import NightlyRun
     from locray.training.run import TrainSummary
     from locray.verification.run import Verification
 
@@ -143,16 +143,16 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
     """`locray nightly`."""
     from locray.nightly.run import nightly as run
 
-    night = run(config, console.report, lambda so_far: _show_night(config, so_far, console))
-    _show_night(config, night, console)
+    night = run(config, console.report, lambda so_far: _show_nightly_run(config, so_far, console))
+    _show_nightly_run(config, night, console)
     return night.exit_code
 
 
-def _show_night(config: NightlyConfig, night: "Night", console: Console) -> None:
+def _show_nightly_run(config: NightlyConfig, night: "NightlyRun", console: Console) -> None:
     from locray.nightly.run import LABELLING
-    from locray.report.nightly import write_night_page
+    from locray.report.nightly import write_nightly_page
 
-    page = night.attempt("page", lambda: write_night_page(night))
+    page = night.attempt("page", lambda: write_nightly_page(night))
     facts = night.to_dict() | {"page": page}
     console.result(facts, _lines_of_a_night(facts))
     _say_what_is_left(config, night.label, console)

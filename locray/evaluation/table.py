@@ -15,7 +15,7 @@ from locray.evaluation.truth import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
 from locray.labelling.identity import Identity
 from locray.table.key import KeySelector, PredictionKey, choose_key
-from locray.table.open import open_table
+from locray.table.open import open_existing_table
 
 _COLUMNS = (
     schema.IMAGE_URI,
@@ -39,11 +39,7 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
         UsageError: there is no table, it is not clear which of its models is meant, or images have no row; with
             `--strict`, an image or a box can't be used.
     """
-    table = open_table(table_uri)
-    if table is None:
-        raise UsageError(
-            f"there is no predictions table at {table_uri}; `locray label --table {table_uri} ...` makes one"
-        )
+    table = open_existing_table(table_uri)
     candidates = _rows_named_alike(table.to_pyarrow_dataset() if table.file_uris() else None, dataset)
     if not len(candidates):
         raise UsageError(

@@ -68,7 +68,7 @@ def label(
         counts = difference.counts()
         if counts.to_do:
             pipeline.start()
-        worklist = difference.write(storage.join(writer.scratch_uri, run_id), config.unit_size, config.limit)
+        worklist = difference.write(storage.join(writer.work_uri, run_id), config.unit_size, config.limit)
 
     with writer.raise_if_fenced():
         control = CanaryImages.of(worklist, config.max_bytes)

@@ -48,7 +48,7 @@ def worst(*codes: ExitCode) -> ExitCode:
 
 
 @dataclass
-class Night:
+class NightlyRun:
     """What a night did, as `--json` prints it. A step that was not done, or failed, is None."""
 
     table: str
@@ -115,7 +115,9 @@ class Night:
             return None
 
 
-def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], None] = lambda _: None) -> Night:
+def nightly(
+    config: NightlyConfig, report: Report, on_error: Callable[[NightlyRun], None] = lambda _: None
+) -> NightlyRun:
     """Labels what is new or changed, verifies the table against the same listing, tidies it up, writes the night down.
 
     A table in which the verification finds faults is left as it is: old files may be needed to mend it. Where the
@@ -152,21 +154,21 @@ def nightly(config: NightlyConfig, report: Report, on_error: Callable[[Night], N
 
 
 def _labelled(
-    config: NightlyConfig, report: Report, source: KeptSource, clock: Clock, on_error: Callable[[Night], None]
-) -> Night:
+    config: NightlyConfig, report: Report, source: KeptSource, clock: Clock, on_error: Callable[[NightlyRun], None]
+) -> NightlyRun:
     """A night of which the labelling is done. One that an error stopped, once it had begun, is written down, too."""
     so_far: list[LabelSummary] = []
     try:
         labelled = label(config, report, so_far.append, source)
     except Exception as error:
         for summary in so_far:
-            night = Night(summary.table, config.images, config.run_date, summary, _exit_code_of(error))
+            night = NightlyRun(summary.table, config.images, config.run_date, summary, _exit_code_of(error))
             night.failed[LABELLING] = _told(error)
             _write_down(night, clock)
             on_error(night)
         raise
     exit_code = labelled.exit_code(config.max_failure_rate)
-    return Night(labelled.table, config.images, config.run_date, labelled, exit_code)
+    return NightlyRun(labelled.table, config.images, config.run_date, labelled, exit_code)
 
 
 def _told(error: Exception) -> str:
@@ -177,7 +179,7 @@ def _exit_code_of(error: Exception) -> ExitCode:
     return error.exit_code if isinstance(error, LocrayError) else ExitCode.UNEXPECTED
 
 
-def _write_down(night: Night, clock: Clock) -> None:
+def _write_down(night: NightlyRun, clock: Clock) -> None:
     night.wall_s = clock.wall_s
     night.attempt("record", lambda: write_record(night.records, night.label.run_id, night.to_dict()))
 
@@ -188,10 +190,10 @@ def _verification(config: NightlyConfig) -> VerifyConfig:
     return VerifyConfig(**shared, seed=config.run_date.toordinal())
 
 
-def _deleted(night: Night, source: KeptSource) -> Deleted:
+def _deleted(night: NightlyRun, source: KeptSource) -> Deleted:
     return list_deleted(night.table, night.key, source.listing(), deleted_uri(night.records), night.run_date)
 
 
-def _writer_of(night: Night) -> TableWriter:
+def _writer_of(night: NightlyRun) -> TableWriter:
     """Under the number of the labelling: a run that has claimed the table since then goes first."""
     return TableWriter.resume(night.table, night.label.model_id, night.label.transaction)

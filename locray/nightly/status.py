@@ -8,11 +8,10 @@ import duckdb
 from locray import schema, storage
 from locray.config import StatusConfig
 from locray.config.labelling import TARGET_FILE_BYTES
-from locray.errors import UsageError
 from locray.nightly.compaction import groups_to_merge
 from locray.nightly.records import last_records
 from locray.table.data_files import logged_files
-from locray.table.open import open_table
+from locray.table.open import open_existing_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,7 @@ def status(config: StatusConfig) -> TableStatus:
         StoreError: the store does not answer.
     """
     uri = storage.normalise(config.table)
-    table = open_table(uri)
-    if table is None:
-        raise UsageError(f"there is no predictions table at {uri}; `locray label --table {uri} ...` makes one")
+    table = open_existing_table(uri)
     files = logged_files(table, uri)
     runs = _runs(table.to_pyarrow_dataset()) if files else []
     return TableStatus(

@@ -6,7 +6,7 @@ from typing import Any
 from locray import schema, storage
 from locray.errors import ExitCode
 from locray.nightly.records import page_uri, read_records
-from locray.nightly.run import Night
+from locray.nightly.run import NightlyRun
 from locray.report.charts import Chart, Line, line_chart
 from locray.report.html import render_template
 from locray.verification.findings import MEANING, Finding
@@ -30,7 +30,7 @@ _CHARTS = (
 )
 
 
-def write_night_page(night: Night) -> str:
+def write_nightly_page(night: NightlyRun) -> str:
     """Writes the page beside the record of the night and says where.
 
     Raises:
@@ -85,7 +85,7 @@ def charts(nights: Sequence[Mapping[str, Any]]) -> list[Chart]:
     return found
 
 
-def _facts(night: Night) -> dict[str, str]:
+def _facts(night: NightlyRun) -> dict[str, str]:
     labelled = night.label
     facts = {
         "listed": labelled.listed,
@@ -104,7 +104,7 @@ def _facts(night: Night) -> dict[str, str]:
     }
 
 
-def _steps(night: Night) -> dict[str, str]:
+def _steps(night: NightlyRun) -> dict[str, str]:
     """What became of each step."""
     labelled, verified = night.label, night.verify
     done = {
@@ -138,7 +138,7 @@ def _steps(night: Night) -> dict[str, str]:
     }
 
 
-def _findings(night: Night) -> list[tuple[str, str, str, Finding]]:
+def _findings(night: NightlyRun) -> list[tuple[str, str, str, Finding]]:
     """Kind, name, meaning and place of what the verification has found."""
     if night.verify is None:
         return []

@@ -13,12 +13,12 @@ from locray.errors import StoreAccessError, StoreError, UsageError
 from locray.sources import Source
 from locray.table.errors import explained, in_one_line
 
-SCRATCH = "_locray"
+WORK_FOLDER = "_locray"
 """What lies below the table and is none of it. Readers of Delta and Hive tables ignore such names."""
-RECORDS = f"{SCRATCH}/nights"
+RECORDS = f"{WORK_FOLDER}/nights"
 """Where nightly runs keep their records. No model's scratch has this name: ids of models hold an @."""
 
-_OWN_NAMES = ("_delta_log/", f"{SCRATCH}/", f"{schema.MODEL_ID}=")
+_OWN_NAMES = ("_delta_log/", f"{WORK_FOLDER}/", f"{schema.MODEL_ID}=")
 """What the names below a table begin with, of all that was written for it."""
 
 
@@ -45,6 +45,19 @@ def open_table(uri: str) -> DeltaTable | None:
     missing = [name for name in schema.PREDICTIONS_SCHEMA.names if name not in found.names]
     if missing:
         raise UsageError(f"{uri} is a Delta table, but no predictions table: it has no column {', '.join(missing)}.")
+    return table
+
+
+def open_existing_table(uri: str) -> DeltaTable:
+    """The predictions table at the URI.
+
+    Raises:
+        UsageError: there is none.
+        StoreAccessError: the folder or bucket can't be reached, or the table can't be read.
+    """
+    table = open_table(uri)
+    if table is None:
+        raise UsageError(f"there is no predictions table at {uri}. Create one with `locray label --table {uri} ...`")
     return table
 
 

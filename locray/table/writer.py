@@ -22,7 +22,7 @@ from locray import schema, storage
 from locray.errors import FencedError, StoreAccessError, StoreError
 from locray.table.data_files import LoggedFile, files_to_replace, logged_files, remove_file, write_file
 from locray.table.errors import explained, in_one_line
-from locray.table.open import SCRATCH, create_table, open_table
+from locray.table.open import WORK_FOLDER, create_table, open_table
 
 WRITE_ID = "locray.write_id"
 _OWN_FILE = re.compile(r"part-([0-9a-f]{32})(?:-\d+)?\.parquet|\.locray-[0-9a-f]+\.tmp")
@@ -89,7 +89,7 @@ class TableWriter:
             FencedError: another run has claimed the table; nothing was added.
             StoreError: the store failed; perhaps all was added, which the next run sees, or nothing.
         """
-        self._settle()
+        self._resolve_uncertain_commit()
         write_id = uuid.uuid4().hex
         self._commit([self._write(rows, str(run_date), f"part-{write_id}")], write_id)
 
@@ -101,7 +101,7 @@ class TableWriter:
         Raises:
             FencedError: another run has claimed the table; nothing was changed.
         """
-        self._settle()
+        self._resolve_uncertain_commit()
         write_id = uuid.uuid4().hex
         files = [file for file in logged_files(self.table, self.uri) if file.model_id == self.model_id]
         actions: list[AddAction | RemoveAction] = [self._write(rows, str(run_date), f"part-{write_id}")]
@@ -133,7 +133,7 @@ class TableWriter:
             FencedError: another run has claimed the table, and may have written some of it; nothing was deleted.
         """
         here = storage.list_uris(storage.join(self.uri, f"{schema.MODEL_ID}={self.model_id}"))
-        scratch = storage.list_uris(self.scratch_uri)
+        scratch = storage.list_uris(self.work_uri)
         self.check_claim()  # after the listings: what a newer run writes comes after its claim
         committed = {entry[WRITE_ID] for entry in self.table.history() if WRITE_ID in entry}
         live = {uri.rsplit("/", 1)[-1] for uri in self.table.file_uris()}
@@ -144,8 +144,8 @@ class TableWriter:
             if own and name not in live and own[1] not in committed:
                 orphans.append(uri)
         storage.delete(orphans)
-        of_runs = {uri.removeprefix(self.scratch_uri).strip("/").split("/")[0] for uri in scratch}
-        return len(orphans) + sum(storage.delete_folder(storage.join(self.scratch_uri, run)) for run in sorted(of_runs))
+        of_runs = {uri.removeprefix(self.work_uri).strip("/").split("/")[0] for uri in scratch}
+        return len(orphans) + sum(storage.delete_folder(storage.join(self.work_uri, run)) for run in sorted(of_runs))
 
     def check_claim(self) -> None:
         """Makes sure that the model's rows are still this writer's: what it has written may be deleted otherwise.
@@ -173,9 +173,9 @@ class TableWriter:
             raise
 
     @property
-    def scratch_uri(self) -> str:
+    def work_uri(self) -> str:
         """Where runs of this model keep what they need while they last. Readers of Delta and Hive tables ignore it."""
-        return storage.join(self.uri, SCRATCH, self.model_id)
+        return storage.join(self.uri, WORK_FOLDER, self.model_id)
 
     def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
         with self.raise_if_fenced():
@@ -216,7 +216,7 @@ class TableWriter:
                 raise self._overtaken() from None
             raise StoreError(f"a commit to the table at {self.uri} was refused: {in_one_line(error)}") from error
 
-    def _settle(self) -> None:
+    def _resolve_uncertain_commit(self) -> None:
         """Goes on from an uncertain commit, where it has landed. To be called before the next snapshot is read.
 
         Raises:

@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from locray import schema
-from locray.errors import UsageError
 from locray.progress import Progress, Report, ignore
 from locray.table.data_files import LoggedFile, logged_files
 from locray.table.key import KeySelector, PredictionKey, choose_key
-from locray.table.open import open_table
+from locray.table.open import open_existing_table
 from locray.verification.files import check_folder, read_file, rows_at, wrong_columns
 from locray.verification.findings import NAMED, Check, Findings
 from locray.verification.keys import Keys, Place
@@ -68,9 +67,7 @@ def check_table(
         StoreError: the store does not answer.
     """
     report(Progress("reading the log"))
-    table = open_table(uri)
-    if table is None:
-        raise UsageError(f"there is no predictions table at {uri}; `locray label --table {uri} ...` makes one")
+    table = open_existing_table(uri)
     findings = Findings()
     _check_definition(table, findings)
     files = logged_files(table, uri)

@@ -161,7 +161,7 @@ class LateClaim:
     def __init__(self, uri: str, model_id: str) -> None:
         self.uri, self.model_id = uri, model_id
         self.table = open_table(uri) or create_table(uri)
-        self.scratch_uri = f"{uri}/_locray/{model_id}"
+        self.work_uri = f"{uri}/_locray/{model_id}"
         self.writer: TableWriter | None = None
         self.number = 0
 

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.s3
 
 WHERE = [
     *each(FIRST_NIGHT),
-    *each(AFTER_A_CRASH, "deletion", "scratch"),
+    *each(AFTER_A_CRASH, "deletion", "work folder"),
     *each(RETRY, "file", "commit"),
     *each(WITH_CHECKPOINTS, "checkpoint", "last checkpoint"),
     *each(SECOND_NIGHT, "list", "deletion", "file", "commit", "record", "page"),

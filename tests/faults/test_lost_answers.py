@@ -55,7 +55,7 @@ def test_a_worklist_that_may_not_be_deleted_is_left_to_the_next_run(place: Place
     def denied(_: AtMutation, __: Forward) -> Answer:
         return Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
-    fault = AtMutation(FIRST_NIGHT.mutations.index("scratch"), denied)
+    fault = AtMutation(FIRST_NIGHT.mutations.index("work folder"), denied)
     driver = place.start_with(fault, FIRST_NIGHT)
     assert driver.wait() == 0, driver.log.read_text()
     assert fault.happened.is_set()

@@ -55,7 +55,7 @@ def test_a_paused_driver_is_overtaken_and_changes_nothing(
         paused.resume()
         exit_code = paused.wait()
     # Before its claim it has nothing that could be taken over; after its last commit, nothing is left to be done.
-    no_matter = scenario.mutations[index] in {"table", "scratch"}
+    no_matter = scenario.mutations[index] in {"table", "work folder"}
     assert exit_code == (ExitCode.DONE if no_matter else ExitCode.FENCED), paused.log.read_text()
     assert place.rows() == rows
     if scenario.command[0] == "label" and scenario.mutations[index] in {"file", "commit"}:

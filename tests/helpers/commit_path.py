@@ -47,22 +47,24 @@ class Scenario:
         return self.name
 
 
-FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "scratch"))
-AFTER_A_CRASH = Scenario("after a crash", ("claim", "deletion", "scratch", "worklist", "file", "commit", "scratch"))
+FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "work folder"))
+AFTER_A_CRASH = Scenario(
+    "after a crash", ("claim", "deletion", "work folder", "worklist", "file", "commit", "work folder")
+)
 RETRY = Scenario(
     "retry",
-    ("claim", "worklist", "file", "file", "file", "commit", "scratch"),
+    ("claim", "worklist", "file", "file", "file", "commit", "work folder"),
     (*LABEL, "--retry-failed"),
     {MENDED: "1"},
 )
 WITH_CHECKPOINTS = Scenario(
     "with checkpoints",
-    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "scratch"),
+    ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "work folder"),
 )
 SECOND_NIGHT = Scenario(
     "second night",
     (
-        *("claim", "worklist", "file", "file", "commit", "scratch"),
+        *("claim", "worklist", "file", "file", "commit", "work folder"),
         *("list", "deletion", "deletion", "deletion", "file", "commit", "record", "page"),
     ),
     (*NIGHTLY, "--retry-failed", "--retention-hours", "0"),
@@ -94,7 +96,7 @@ _KINDS = {
     r"PUT .*/_locray/nights/.*/deleted": "list",
     r"PUT .*/_locray/nights/.*\.json": "record",
     r"PUT .*/_locray/nights/.*\.html": "page",
-    r"DELETE .*/_locray/.*": "scratch",
+    r"DELETE .*/_locray/.*": "work folder",
     r"PUT .*/_locray/.*": "worklist",
     r"PUT .*/_delta_log/_last_checkpoint": "last checkpoint",
     r"PUT .*/_delta_log/.*\.checkpoint.*": "checkpoint",

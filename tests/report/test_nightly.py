@@ -12,18 +12,18 @@ from locray.labelling.summary import LabelSummary
 from locray.nightly.compaction import Compaction
 from locray.nightly.deleted import Deleted
 from locray.nightly.records import write_record
-from locray.nightly.run import Night
-from locray.report.nightly import charts, write_night_page
+from locray.nightly.run import NightlyRun
+from locray.report.nightly import charts, write_nightly_page
 from locray.verification.findings import Check, Finding
 from locray.verification.run import Verification
 
 
-def night_of(table: Path, day: int, *, faults: dict[Check, Finding] | None = None) -> Night:
+def night_of(table: Path, day: int, *, faults: dict[Check, Finding] | None = None) -> NightlyRun:
     label = LabelSummary(
         f"2026010{day}T000000-0", "net@0123456789ab", str(table), listed=10, already_labelled=4, planned=6,
         ok=4, failed=1, deferred=1, errors={"corrupt": 1}, config_hash="c0ffee", deferred_reason="the <store> was away",
     )  # fmt: skip
-    night = Night(str(table), "s3://bucket/<photos>", date(2026, 1, day), label, ExitCode.DEFERRED)
+    night = NightlyRun(str(table), "s3://bucket/<photos>", date(2026, 1, day), label, ExitCode.DEFERRED)
     night.verify = Verification(
         str(table), 1, 2, 9, "net@0123456789ab", "c0ffee", 10, 3, 3, faults or {},
         {Check.IMAGE_WITHOUT_ROW: Finding(1, ("s3://bucket/<a>.jpg",))}, {}, 1.0,
@@ -34,9 +34,9 @@ def night_of(table: Path, day: int, *, faults: dict[Check, Finding] | None = Non
     return night
 
 
-def page_of(night: Night) -> str:
+def page_of(night: NightlyRun) -> str:
     write_record(night.records, night.label.run_id, night.to_dict())
-    return Path(write_night_page(night)).read_text()
+    return Path(write_nightly_page(night)).read_text()
 
 
 def test_a_night_with_all_that_it_may_have(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_a_damaged_table_is_left_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_night_that_was_cut_short(tmp_path: Path) -> None:
-    night = Night(
+    night = NightlyRun(
         **(vars(night_of(tmp_path, 1)) | {"verify": None, "deleted": None, "vacuumed": None, "compaction": None})
     )
     night.label.deferred_causes["not_tried"] = 1
