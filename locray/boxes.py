@@ -42,7 +42,7 @@ def clip(boxes_xyxy: FloatArray, widths: NumberArray, heights: NumberArray) -> F
     return clipped
 
 
-def is_proper(boxes_xyxy: FloatArray) -> NDArray[np.bool_]:
+def is_valid(boxes_xyxy: FloatArray) -> NDArray[np.bool_]:
     """Which boxes (..., 4) are finite with xmin < xmax and ymin < ymax, as (...,)."""
     finite = np.isfinite(boxes_xyxy).all(axis=-1)
     return np.asarray(finite & (boxes_xyxy[..., 0] < boxes_xyxy[..., 2]) & (boxes_xyxy[..., 1] < boxes_xyxy[..., 3]))

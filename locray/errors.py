@@ -1,22 +1,24 @@
-"""The error tree, the codes of failed images, and the exit codes. Used by every layer.
+"""The error tree, the codes of failed images, the exit codes, and spelling hints for messages.
 
 LocrayError
 ├── UsageError        exit 2   wrong option, missing folder, denied bucket, no artifact, no dataset
-├── FencedError       exit 5   another run has taken over the table's rows of this model
-├── ExportError       exit 1   an exported network that does not give its artifact's answers
-├── RunStoppedError   exit 1   somebody asked the training to stop; it is saved
-├── WorkersFailedError exit 1  workers died again and again
-└── StoreError        exit 1   the store does not answer, retries spent
-    └── StoreAccessError  exit 2   bucket, key or table that is absent or denied
+├── FencedError       exit 5   another run has claimed the table for the same model
+├── ExportError       exit 1   an exported network whose outputs differ from its artifact's
+├── RunStoppedError   exit 1   a training was interrupted after saving its state
+├── WorkersFailedError exit 1  workers kept failing
+└── StoreError        exit 1   the store does not respond, retries exhausted
+    └── StoreAccessError  exit 2   a bucket, key or table that is missing or denied
 
-An image that can't be labelled is never an exception: it is a row with an `ErrorCode`.
+An image that can't be labelled raises nothing: it becomes a row with an `ErrorCode`.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 
 
 class ExitCode(IntEnum):
-    """What a command tells the shell."""
+    """Exit codes of the commands."""
 
     DONE = 0
     UNEXPECTED = 1
@@ -25,11 +27,11 @@ class ExitCode(IntEnum):
     DEFERRED = 4
     FENCED = 5
     CORRUPT = 6
-    """Of `verify` and `nightly`: the table or its files are damaged, or rows contradict themselves or their model."""
+    """`verify` and `nightly`: the table or its files are damaged, or rows are inconsistent."""
 
 
 class ErrorCode(StrEnum):
-    """Why an image has no detections: the closed set of the table's `error_code`."""
+    """Why an image could not be labelled: all values of the table's `error_code`."""
 
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
@@ -47,14 +49,14 @@ class ErrorCode(StrEnum):
 
 
 STORE_CODES = frozenset({ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED})
-"""Said of an image that could not be fetched. Of all images at once, they speak of the store or of our rights."""
+"""An image could not be fetched. If all images fail this way, the store or its permissions are at fault."""
 
 MODEL_CODES = frozenset({ErrorCode.MODEL_ERROR, ErrorCode.NON_FINITE})
-"""Said of an image that the model has no answer for. Of all images at once, they speak of the model."""
+"""The model failed on an image. If all images fail this way, the model is at fault."""
 
 
 class DeferralCause(StrEnum):
-    """Why an image is left to the next run. `STORE_CODES` and `MODEL_CODES` may stand in its place."""
+    """Why an image is deferred to the next run, beside `STORE_CODES` and `MODEL_CODES`."""
 
     THROTTLED = "throttled"
     TIMED_OUT = "timed_out"
@@ -62,44 +64,44 @@ class DeferralCause(StrEnum):
     SERVER_ERROR = "server_error"
     CREDENTIALS = "credentials"
     STORE = "store"
-    """Any other trouble of a store or file system."""
+    """Any other failure of a store or file system."""
     WORKER = "worker"
-    """No process to decode it in, or too many, decoders or model workers, that died over its unit."""
+    """No process could be started to decode it, or too many decoders or model workers died on its unit."""
     NOT_COMMITTED = "not_committed"
     NOT_TRIED = "not_tried"
 
 
 class LocrayError(Exception):
-    """Base of all errors that locray raises on purpose. The message is for the user.
+    """Base class of all errors that locray raises on purpose.
 
-    It says what was found, what was expected, and what to do.
+    The message is for the user: what was found, what was expected, and what to do.
     """
 
     exit_code: ExitCode = ExitCode.UNEXPECTED
 
 
 class UsageError(LocrayError):
-    """The command can't start as it was given."""
+    """Invalid options or inputs: the command did not start."""
 
     exit_code = ExitCode.USAGE
 
 
 class FencedError(LocrayError):
-    """Another run has claimed the table for the same model; this one must stop."""
+    """Another run has claimed the table for the same model, so this one must stop."""
 
     exit_code = ExitCode.FENCED
 
 
 class ExportError(LocrayError):
-    """An exported network does not give the answers of its artifact; no file was written."""
+    """The outputs of an exported network differ from its artifact's; no file was written."""
 
 
 class RunStoppedError(LocrayError):
-    """A training was asked to stop before its end; the same command goes on."""
+    """A training was interrupted; the same command resumes it."""
 
 
 class WorkersFailedError(LocrayError):
-    """Workers died more often than is forgiven: those of a training, or those that load a model to label with."""
+    """More workers failed than are tolerated, in training or while loading a model to label with."""
 
 
 class StoreError(LocrayError):
@@ -107,6 +109,18 @@ class StoreError(LocrayError):
 
 
 class StoreAccessError(StoreError):
-    """A bucket, folder or key is absent or denied. Raised before work starts."""
+    """A bucket, folder or key is missing or denied. Raised before work starts."""
 
     exit_code = ExitCode.USAGE
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name closest to a misspelled one; None if none is close."""
+    matches = get_close_matches(name, sorted(known), n=1)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of an error message: `; did you mean 'resnet18'?`, or an empty string if no known name is close."""
+    found = nearest(name, known)
+    return f"; did you mean {found!r}?" if found else ""

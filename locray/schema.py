@@ -1,4 +1,4 @@
-"""The columns of every table that locray writes or passes on. Used by every layer; a column is named here only."""
+"""Schemas of all tables that locray reads, writes or passes between stages. Every column name is defined here once."""
 
 import pyarrow as pa
 
@@ -27,7 +27,7 @@ IMAGE = "image"
 LABEL_ID = "label_id"
 LABEL = "label"
 SCORE = "score"
-XMIN, YMIN, XMAX, YMAX = "xmin", "ymin", "xmax", "ymax"
+CORNERS = XMIN, YMIN, XMAX, YMAX = "xmin", "ymin", "xmax", "ymax"
 
 FILENAME = "filename"
 OBJECTS = "objects"
@@ -36,7 +36,7 @@ IS_CROWD = "is_crowd"
 STATUS_OK = "ok"
 STATUS_FAILED = "failed"
 STATUS_DEFERRED = "deferred"
-"""Only between the stages: a deferred image never becomes a row of the table."""
+"""Between stages only: a deferred image is never written to the table."""
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -45,13 +45,10 @@ DETECTION = pa.struct(
         pa.field(LABEL_ID, pa.int32()),
         pa.field(LABEL, pa.string()),
         pa.field(SCORE, pa.float32()),
-        pa.field(XMIN, pa.float32()),
-        pa.field(YMIN, pa.float32()),
-        pa.field(XMAX, pa.float32()),
-        pa.field(YMAX, pa.float32()),
+        *(pa.field(name, pa.float32()) for name in CORNERS),
     ]
 )
-"""One object: absolute pixels of the EXIF-upright frame, 0 <= xmin < xmax <= width."""
+"""One detection, in absolute pixels of the EXIF-upright image: 0 <= xmin < xmax <= width."""
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -61,7 +58,7 @@ LISTING_SCHEMA = pa.schema(
         pa.field(LAST_MODIFIED, TIMESTAMP),
     ]
 )
-"""What a source yields. A null etag means that the version is not known before the image is fetched."""
+"""What a source yields. A null etag: the version is unknown until the image is fetched."""
 
 WORKLIST_SCHEMA = pa.schema([pa.field(ORDINAL, pa.int64(), nullable=False), *LISTING_SCHEMA])
 
@@ -75,10 +72,10 @@ _OUTCOME_FIELDS = [
 ]
 
 DECODED_SCHEMA = pa.schema([*WORKLIST_SCHEMA, *_OUTCOME_FIELDS])
-"""What leaves the decode stage, beside the pixels (`decoded_schema`)."""
+"""Output of the decode stage, without the pixels (see `decoded_schema`)."""
 
 PREDICTED_SCHEMA = pa.schema([*DECODED_SCHEMA, pa.field(DETECTIONS, pa.list_(DETECTION))])
-"""What reaches the committer: one row an image, not yet stamped with the run."""
+"""Input of the committer: one row per image, without the columns of the run."""
 
 PREDICTIONS_SCHEMA = pa.schema(
     [
@@ -92,12 +89,12 @@ PREDICTIONS_SCHEMA = pa.schema(
         pa.field(LABELLED_AT, TIMESTAMP, nullable=False),
     ]
 )
-"""The predictions table: one row for every image, model and configuration."""
+"""The predictions table: one row per image, model and configuration."""
 
 DELETED_SCHEMA = pa.schema(
     [pa.field(IMAGE_URI, pa.string(), nullable=False), pa.field(MISSING_SINCE, pa.date32(), nullable=False)]
 )
-"""Images that have rows and are not listed any more, and the date of the first night that missed them."""
+"""Images that have rows but are no longer listed, with the date of the first nightly run that missed them."""
 
 DEFERRED_SCHEMA = pa.schema(
     [
@@ -107,19 +104,16 @@ DEFERRED_SCHEMA = pa.schema(
         pa.field(RUN_ID, pa.string(), nullable=False),
     ]
 )
-"""Images that a run left to the next one: the code is a cause of deferral, or what a failed one would have."""
+"""Images that a run deferred. `error_code` is a `DeferralCause` or an `ErrorCode`."""
 
 ANNOTATION = pa.struct(
     [
         pa.field(LABEL, pa.string(), nullable=False),
-        pa.field(XMIN, pa.float64()),
-        pa.field(YMIN, pa.float64()),
-        pa.field(XMAX, pa.float64()),
-        pa.field(YMAX, pa.float64()),
+        *(pa.field(name, pa.float64()) for name in CORNERS),
         pa.field(IS_CROWD, pa.bool_()),
     ]
 )
-"""One annotated object, in pixels of the frame `WIDTH` x `HEIGHT`; null corners: the class alone is known."""
+"""One annotated object, in pixels of the frame `WIDTH` x `HEIGHT`. Null corners: only the class is known."""
 
 ANNOTATED_SCHEMA = pa.schema(
     [
@@ -129,12 +123,12 @@ ANNOTATED_SCHEMA = pa.schema(
         pa.field(OBJECTS, pa.list_(ANNOTATION)),
     ]
 )
-"""An annotated data set as a table, a row an image. No objects: the image shows none; null: it is not annotated."""
+"""An annotated data set, one row per image. Empty `objects`: the image shows none; null: it is not annotated."""
 
 PARTITION_COLUMNS = [MODEL_ID, RUN_DATE]
 KEY_COLUMNS = [IMAGE_URI, ETAG, MODEL_ID, CONFIG_HASH]
 
 
 def decoded_schema(input_size_px: int) -> pa.Schema:
-    """`DECODED_SCHEMA` with the pixels: a (input_size, input_size, 3) uint8 letterboxed image a row, flattened."""
+    """`DECODED_SCHEMA` with the pixels: one flattened (input_size, input_size, 3) uint8 letterboxed image per row."""
     return DECODED_SCHEMA.append(pa.field(IMAGE, pa.list_(pa.uint8(), input_size_px * input_size_px * 3)))

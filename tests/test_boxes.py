@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.boxes import Letterbox, areas, clip, iou_matrix, is_proper, to_images
+from locray.boxes import Letterbox, areas, clip, iou_matrix, is_valid, to_images
 
 SIDES = st.integers(min_value=1, max_value=20_000)
 INPUTS = st.integers(min_value=16, max_value=1024)
@@ -74,7 +74,7 @@ def test_every_box_is_clipped_to_its_own_image():
 def test_proper_boxes_are_those_with_an_area(boxes):
     with_sides = (boxes[:, 2] - boxes[:, 0] > 0) & (boxes[:, 3] - boxes[:, 1] > 0)
 
-    assert np.array_equal(is_proper(boxes), with_sides)
+    assert np.array_equal(is_valid(boxes), with_sides)
     assert (areas(boxes)[~with_sides] == 0).all()
 
 
@@ -83,7 +83,7 @@ def test_a_box_that_is_not_finite_is_not_proper(position, value):
     boxes = np.array([[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])
     boxes[0, position] = value
 
-    assert is_proper(boxes).tolist() == [False, True]
+    assert is_valid(boxes).tolist() == [False, True]
 
 
 @given(ANY_BOXES, ANY_BOXES)
@@ -97,7 +97,7 @@ def test_iou_is_symmetric_and_between_nought_and_one(a, b):
 
 @given(WHOLE_BOXES)
 def test_iou_of_a_box_with_itself_is_one_and_zero_if_degenerate(boxes):
-    assert np.array_equal(np.diag(iou_matrix(boxes, boxes)), is_proper(boxes).astype(float))
+    assert np.array_equal(np.diag(iou_matrix(boxes, boxes)), is_valid(boxes).astype(float))
 
 
 @given(WHOLE_BOXES, WHOLE_BOXES)

@@ -15,8 +15,7 @@ from locray.config.common import (
     Positive,
     ResultOptions,
 )
-from locray.errors import ErrorCode
-from locray.names import nearest
+from locray.errors import ErrorCode, nearest
 
 TARGET_FILE_BYTES = 64 * 2**20
 """Some million rows, which fit into the driver's memory to be sorted, and which readers take in one piece."""

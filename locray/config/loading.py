@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from locray.config.commands import COMMANDS, option_names
 from locray.config.common import CommandConfig
-from locray.errors import UsageError
-from locray.names import nearest
+from locray.errors import UsageError, nearest
 
 ENVIRONMENT_PREFIX = "LOCRAY_"
 NOT_OPTIONS = frozenset({"LOCRAY_TEST_DATA"})

@@ -33,7 +33,6 @@ _BATCH_SIZE = 32
 _CONCURRENT_GETS = 64
 _DECODE_TIMEOUT_S = 60.0
 _SAME_IOU = 0.9
-_CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +136,5 @@ def _compare(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> tuple[bo
     """Whether the best of two lists of detections have the same class and, by an IoU of 0.9, the same box."""
     if not one or not other:
         return not one and not other, not one and not other
-    boxes = (np.array([[found[0][corner] for corner in _CORNERS]]) for found in (one, other))
+    boxes = (np.array([[found[0][corner] for corner in schema.CORNERS]]) for found in (one, other))
     return one[0][schema.LABEL_ID] == other[0][schema.LABEL_ID], bool(iou_matrix(*boxes)[0, 0] >= _SAME_IOU)

@@ -1,12 +1,12 @@
-"""COCO JSON: one file a split. Format name `coco`. Read through `locray.datasets`.
+"""COCO JSON: one file per split. Format name `coco`.
 
 A split's file is `instances_<split>.json` or `<split>.json`, at the root or in `annotations/`, or
 `<split>/_annotations.coco.json` (without a folder: the split `train`). Its images are looked for in the file's own
 folder, then at the root and in `<split>/`, `images/` and `images/<split>/`; an `s3://` URI or the absolute path of a
 file on this machine is taken as it is.
 
-Numbers of categories need not begin at 0 nor follow each other; a supercategory, segmentations and key points are
-ignored. `bbox` is (left, top, width, height); an annotation without one is an object of which only the class is known.
+Category ids may be any numbers. Supercategories, segmentations and key points are ignored. `bbox` is (left, top, width,
+height); of an annotation without one, only the class is known.
 """
 
 import json
@@ -15,25 +15,24 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from locray import storage
-from locray.datasets.building import DatasetBuilder
 from locray.datasets.fields import (
+    abbreviate,
+    json_format_number,
     json_list,
     json_number,
     json_numbers,
     json_object,
     json_side_px,
-    plain_number,
-    shown,
 )
-from locray.datasets.files import ImageFinder, below, ending_of, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, Parsed, SkipReason
+from locray.datasets.files import ImageFinder, choose_split, extension_of, list_files, relative_path
+from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
 from locray.errors import UsageError
 from locray.schema import HEIGHT, WIDTH
 
-ENDING = ".json"
+EXTENSION = ".json"
 PREFIX = "instances_"
 ROBOFLOW_FILE = "_annotations.coco.json"
-EXPECTED = f"{PREFIX}<split>{ENDING} or <split>{ENDING}, here or in annotations/, or <split>/{ROBOFLOW_FILE}"
+EXPECTED = f"{PREFIX}<split>{EXTENSION} or <split>{EXTENSION}, here or in annotations/, or <split>/{ROBOFLOW_FILE}"
 
 ONLY_SPLIT = "train"
 
@@ -42,49 +41,41 @@ _OTHER_TASKS = ("captions_", "panoptic_", "person_keypoints_", "stuff_", "image_
 
 
 def splits(data_uri: str) -> list[str]:
-    """The names of the splits under `data_uri`, sorted."""
+    """Names of the splits under `data_uri`, sorted."""
     return sorted(_split_files(data_uri, list_files(data_uri)))
 
 
 def read(data_uri: str, split: str) -> Dataset:
-    """The images that the split's file names and that are there.
+    """The existing images that the split's file names.
 
     Raises:
-        UsageError: no such split, a file that can't be read (naming entry and field), or no image found.
+        UsageError: no such split, a file that can't be parsed (the message names entry and field), or no image found.
         StoreError: the store failed.
     """
     uris = list_files(data_uri)
-    files = _split_files(data_uri, uris)
-    if split not in files:
-        raise missing_split(data_uri, split, files, EXPECTED)
+    file_uri = choose_split(_split_files(data_uri, uris), split, data_uri, EXPECTED)
     images = ImageFinder(uris)
-    file_uri = files[split]
     places = ((), (split,), ("images",), ("images", split))
     folder_uris = [file_uri.rpartition("/")[0], *(storage.join(data_uri, *place) for place in places)]
     builder = DatasetBuilder(data_uri, split, object_noun="annotation")
     parsed = parse_coco(storage.read_bytes(file_uri), file_uri)
-    builder.leave_out_all(parsed.skipped)
-    for described in parsed.images:
-        image_uri = images.locate(folder_uris, described.filename or "")
-        if image_uri is None:
-            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
-        else:
-            builder.add(image_uri, described)
+    builder.skip_all(parsed.skipped)
+    for image in parsed.images:
+        builder.add(images.find_or_absolute(folder_uris, image.filename or ""), image)
     return builder.build()
 
 
-def parse_coco(data: bytes, where: str) -> Parsed:
+def parse_coco(data: bytes, where: str) -> ParsedFile:
     """The images of a COCO file, in its order, each with its annotations.
 
-    Left out: images and annotations whose id was there before, annotations of a category or an image that the file
-    does not declare.
+    Skips images and annotations with the id of an earlier one, and annotations of an undeclared category or image.
 
     Args:
         data: The whole file.
-        where: What to call the file in messages.
+        where: The file's name in messages.
 
     Raises:
-        UsageError: no JSON, no COCO, or an entry that can't be read; names entry and field.
+        UsageError: not JSON, not COCO, or an invalid entry; the message names entry and field.
     """
     document = json_object(data, where)
     labels = _labels(json_list(document, "categories", where), where)
@@ -98,12 +89,11 @@ def parse_coco(data: bytes, where: str) -> Parsed:
         else:
             images[image_id] = (image, place)
     objects = _objects(json_list(document, "annotations", where), labels, images.keys(), where, skipped)
-    described = [_described(image, place, objects.get(image_id, [])) for image_id, (image, place) in images.items()]
-    return Parsed(described, skipped)
+    return ParsedFile([_image(image, place, objects[image_id]) for image_id, (image, place) in images.items()], skipped)
 
 
-def write_coco(images: Iterable[Described]) -> bytes:
-    """The file that `parse_coco` reads back into the same images, each with a file name."""
+def write_coco(images: Iterable[ImageAnnotations]) -> bytes:
+    """A COCO file; the inverse of `parse_coco`. Every image needs a file name."""
     images = list(images)
     labels = sorted({annotation.label for image in images for annotation in image.objects})
     category_ids = {label: number for number, label in enumerate(labels, start=1)}
@@ -119,7 +109,7 @@ def write_coco(images: Iterable[Described]) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
 
 
-def _image_entry(number: int, image: Described) -> dict[str, Any]:
+def _image_entry(number: int, image: ImageAnnotations) -> dict[str, Any]:
     assert image.filename is not None
     sides = {WIDTH: image.width_px, HEIGHT: image.height_px}
     known = {name: side for name, side in sides.items() if side is not None}
@@ -134,24 +124,24 @@ def _annotation_entry(number: int, image_id: int, category_id: int, annotation: 
     width, height = xmax - xmin, ymax - ymin
     return {
         **entry,
-        "bbox": [plain_number(value) for value in (xmin, ymin, width, height)],
-        "area": plain_number(width * height),
+        "bbox": [json_format_number(value) for value in (xmin, ymin, width, height)],
+        "area": json_format_number(width * height),
     }
 
 
 def _labels(categories: Sequence[Any], where: str) -> dict[Hashable, str]:
-    """Each category's name by its id."""
+    """Name of each category by id."""
     labels: dict[Hashable, str] = {}
     for index, category in enumerate(categories):
         place = f"{where}, categories[{index}]"
         category_id = _id_of(category, place)
         name = category.get("name")
         if not isinstance(name, str) or not name.strip():
-            raise UsageError(f"{place}, field name: found {shown(name)}, expected the name of a class.")
+            raise UsageError(f"{place}, field name: found {abbreviate(name)}, expected the name of a class.")
         if labels.setdefault(category_id, name.strip()) != name.strip():
             raise UsageError(
                 f"{place}, field id: found {category_id} for {name!r}, but it was {labels[category_id]!r} before. "
-                "Expected one name for an id."
+                "Expected one name per id."
             )
     return labels
 
@@ -163,11 +153,11 @@ def _objects(
     where: str,
     skipped: list[tuple[SkipReason, str]],
 ) -> dict[Hashable, list[tuple[int, Annotation]]]:
-    """The annotations by the id of their image, each with its own id; adds to `skipped`."""
+    """The annotations by image id, each with its own id; adds to `skipped`."""
     objects: dict[Hashable, list[tuple[int, Annotation]]] = {image_id: [] for image_id in image_ids}
     seen: set[Hashable] = set()
     for index, entry in enumerate(annotations):
-        # Not every tool gives annotations an id: then its place in the list stands for it.
+        # Not every tool gives annotations an id: the position in the list replaces it.
         named = isinstance(entry, dict) and "id" in entry
         annotation_id = _id_of(entry, f"{where}, annotations[{index}]") if named else f"[{index}]"
         place = f"{where}, annotation {annotation_id}"
@@ -194,11 +184,11 @@ def _annotation(entry: Mapping[str, Any], label: str, place: str) -> Annotation:
     return Annotation(label, (xmin, ymin, xmin + width, ymin + height), is_crowd)
 
 
-def _described(image: Mapping[str, Any], place: str, objects: Sequence[tuple[int, Annotation]]) -> Described:
+def _image(image: Mapping[str, Any], place: str, objects: Sequence[tuple[int, Annotation]]) -> ImageAnnotations:
     file_name = image.get("file_name")
     if not isinstance(file_name, str) or not file_name.strip():
-        raise UsageError(f"{place}, field file_name: found {shown(file_name)}, expected the name of an image.")
-    return Described(
+        raise UsageError(f"{place}, field file_name: found {abbreviate(file_name)}, expected the name of an image.")
+    return ImageAnnotations(
         filename=file_name,
         objects=tuple(annotation for _, annotation in objects),
         width_px=json_side_px(image.get(WIDTH), f"{place}, field {WIDTH}"),
@@ -209,19 +199,19 @@ def _described(image: Mapping[str, Any], place: str, objects: Sequence[tuple[int
 
 
 def _id_of(entry: object, place: str, field: str = "id") -> int | str:
-    """An id; whole numbers, or names as some tools give them."""
+    """An id: an integer, or a string as some tools write."""
     value = entry.get(field) if isinstance(entry, dict) else None
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
     if not isinstance(entry, dict):
-        raise UsageError(f"{place}: found {shown(entry)}, expected a JSON object.")
-    raise UsageError(f"{place}, field {field}: found {shown(value)}, expected an id.")
+        raise UsageError(f"{place}: found {abbreviate(entry)}, expected a JSON object.")
+    raise UsageError(f"{place}, field {field}: found {abbreviate(value)}, expected an id.")
 
 
 def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
-    """Each split's file, by the split's name: `instances_<split>.json` before `<split>.json`."""
+    """The file of each split: `instances_<split>.json` before `<split>.json`."""
     files: dict[str, str] = {}
-    named = [below(data_uri, uri) for uri in uris if ending_of(uri) == ENDING]
+    named = [relative_path(data_uri, uri) for uri in uris if extension_of(uri) == EXTENSION]
     by_path = {path: storage.join(data_uri, path) for path in named}
     for prefix in (PREFIX, ""):
         for path, uri in by_path.items():

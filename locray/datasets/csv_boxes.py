@@ -1,8 +1,8 @@
-"""One CSV file a split, one row an object. Format name `csv`. Read through `locray.datasets`; written by the demo.
+"""CSV: one file per split, one row per object. Format name `csv`.
 
-The first line names the columns, in any order: `filename,class,xmin,ymin,xmax,ymax` and, if known, `width,height`;
-others are ignored. A row whose class and box are empty is an image without objects; one whose box alone is empty is an
-object of which only the class is known.
+The header line names the columns, in any order: `filename,class,xmin,ymin,xmax,ymax` and, if known, `width,height`;
+others are ignored. A row with an empty class and box is an image without objects. A row with an empty box is an object
+of which only the class is known.
 
 A split's file is `<root>/<split>.csv`, `<root>/<split>_labels.csv` or `<root>/images/<split>_labels.csv`. Its images
 are looked for in the file's own folder, then below it in `images/`, `<split>/` and `images/<split>/`; an `s3://` URI or
@@ -14,58 +14,51 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from locray import storage
-from locray.datasets.building import DatasetBuilder
-from locray.datasets.fields import decoded, number, plain, side_px
-from locray.datasets.files import ImageFinder, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, SkipReason
+from locray.datasets.fields import decode_text, format_number, parse_number, parse_side_px
+from locray.datasets.files import ImageFinder, choose_split, list_files
+from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations
 from locray.errors import UsageError
-from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
+from locray.schema import CORNERS, FILENAME, HEIGHT, WIDTH
 
 CLASS = "class"
-BOX = (XMIN, YMIN, XMAX, YMAX)
 
-LABELS_ENDING = "_labels.csv"
-ENDING = ".csv"
+LABELS_EXTENSION = "_labels.csv"
+EXTENSION = ".csv"
+EXPECTED = f"<split>{EXTENSION} or <split>{LABELS_EXTENSION}, here or in images/"
 
 
 def splits(data_uri: str) -> list[str]:
-    """The names of the splits under `data_uri`, sorted."""
+    """Names of the splits under `data_uri`, sorted."""
     return sorted(_split_files(data_uri, list_files(data_uri)))
 
 
 def read(data_uri: str, split: str) -> Dataset:
-    """The images that the split's file names and that are there; those that are not are left out and counted.
+    """The existing images that the split's file names.
 
     Raises:
-        UsageError: no such split, a row that can't be read (naming file, line and field), or no image found.
+        UsageError: no such split, an invalid row (the message names file, line and field), or no image found.
         StoreError: the store failed.
     """
     uris = list_files(data_uri)
-    files = _split_files(data_uri, uris)
-    if split not in files:
-        raise missing_split(data_uri, split, files, f"<split>{ENDING} or <split>{LABELS_ENDING}, here or in images/")
+    file_uri = choose_split(_split_files(data_uri, uris), split, data_uri, EXPECTED)
     images = ImageFinder(uris)
-    folder_uri = files[split].rpartition("/")[0]
+    folder_uri = file_uri.rpartition("/")[0]
     folder_uris = [storage.join(folder_uri, *place) for place in ((), ("images",), (split,), ("images", split))]
     builder = DatasetBuilder(data_uri, split, object_noun="line")
-    for described in parse_csv(decoded(storage.read_bytes(files[split]), files[split]), files[split]):
-        image_uri = images.locate(folder_uris, described.filename or "")
-        if image_uri is None:
-            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {described.filename!r}")
-        else:
-            builder.add(image_uri, described)
+    for image in parse_csv(decode_text(storage.read_bytes(file_uri), file_uri), file_uri):
+        builder.add(images.find_or_absolute(folder_uris, image.filename or ""), image)
     return builder.build()
 
 
-def parse_csv(text: str, where: str) -> list[Described]:
-    """The images of a CSV text, each once, in the order of their first row.
+def parse_csv(text: str, where: str) -> list[ImageAnnotations]:
+    """The images of a CSV file, each once, in the order of their first row.
 
     Args:
-        text: The whole file, header line included.
-        where: What to call the file in messages.
+        text: The whole file with its header line.
+        where: The file's name in messages.
 
     Raises:
-        UsageError: a column is missing, or a row can't be read; names line and field.
+        UsageError: a missing column, or an invalid row; the message names line and field.
     """
     images: dict[str, _Image] = {}
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -77,33 +70,33 @@ def parse_csv(text: str, where: str) -> list[Described]:
     except csv.Error as error:
         raise UsageError(f"{where}, line {rows.line_num}: not a CSV row ({error}).") from None
     return [
-        Described(name, tuple(image.objects), image.width_px, image.height_px, image.where, image.lines)
+        ImageAnnotations(name, tuple(image.objects), image.width_px, image.height_px, image.where, image.lines)
         for name, image in images.items()
     ]
 
 
-def write_csv(images: Iterable[Described]) -> str:
-    """The text that `parse_csv` reads back into the same images.
+def write_csv(images: Iterable[ImageAnnotations]) -> str:
+    """A CSV file; the inverse of `parse_csv`.
 
     Args:
-        images: Each with a file name of its own, and without crowds.
+        images: With distinct file names, and without crowds.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow([FILENAME, WIDTH, HEIGHT, CLASS, *BOX])
+    writer.writerow([FILENAME, WIDTH, HEIGHT, CLASS, *CORNERS])
     for image in images:
         frame = ["" if side is None else side for side in (image.width_px, image.height_px)]
         if not image.objects:
             writer.writerow([image.filename, *frame, "", "", "", "", ""])
         for annotation in image.objects:
             assert not annotation.is_crowd, "there is no column for crowds"
-            box = ["", "", "", ""] if annotation.box_xyxy_px is None else map(plain, annotation.box_xyxy_px)
+            box = ["", "", "", ""] if annotation.box_xyxy_px is None else map(format_number, annotation.box_xyxy_px)
             writer.writerow([image.filename, *frame, annotation.label, *box])
     return text.getvalue()
 
 
 class _Image:
-    """What the rows read so far say of one image."""
+    """What the rows so far say about one image."""
 
     def __init__(self, width_px: int | None, height_px: int | None, where: str) -> None:
         self.width_px = width_px
@@ -115,11 +108,11 @@ class _Image:
 
 def _columns(header: list[str], where: str) -> dict[str, int]:
     names = [name.strip() for name in header]
-    missing = [name for name in (FILENAME, CLASS, *BOX) if name not in names]
+    missing = [name for name in (FILENAME, CLASS, *CORNERS) if name not in names]
     if missing:
         raise UsageError(
             f"{where}, line 1: found the columns {', '.join(names) or '(none)'}; missing {', '.join(missing)}. "
-            f"Expected a header line {','.join((FILENAME, CLASS, *BOX))}[,{WIDTH},{HEIGHT}], in any order."
+            f"Expected a header line {','.join((FILENAME, CLASS, *CORNERS))}[,{WIDTH},{HEIGHT}], in any order."
         )
     return {name: position for position, name in enumerate(names)}
 
@@ -133,18 +126,18 @@ def _take_row(
     fields = {name: row[position] for name, position in column_of.items()}
     if not fields[FILENAME].strip():
         raise UsageError(f"{where}, field {FILENAME}: found nothing, expected the name of an image.")
-    width_px = side_px(fields.get(WIDTH), f"{where}, field {WIDTH}")
-    height_px = side_px(fields.get(HEIGHT), f"{where}, field {HEIGHT}")
+    width_px = parse_side_px(fields.get(WIDTH), f"{where}, field {WIDTH}")
+    height_px = parse_side_px(fields.get(HEIGHT), f"{where}, field {HEIGHT}")
     image = images.get(fields[FILENAME])
     if image is None:
         image = images[fields[FILENAME]] = _Image(width_px, height_px, f"{file_name}, image {fields[FILENAME]!r}")
     if (image.width_px, image.height_px) != (width_px, height_px):
         raise UsageError(
             f"{where}, fields {WIDTH} and {HEIGHT}: found {width_px} x {height_px} for {fields[FILENAME]!r}, "
-            f"but {image.width_px} x {image.height_px} in an earlier line. Expected one frame for an image."
+            f"but {image.width_px} x {image.height_px} in an earlier line. Expected one size per image."
         )
     label = fields[CLASS].strip()
-    has_box = any(fields[name].strip() for name in BOX)
+    has_box = any(fields[name].strip() for name in CORNERS)
     if not label and has_box:
         raise UsageError(f"{where}, field {CLASS}: found nothing beside a box, expected the name of its class.")
     if label:
@@ -153,19 +146,19 @@ def _take_row(
 
 
 def _box(fields: Mapping[str, str], where: str) -> Box:
-    xmin, ymin, xmax, ymax = (number(fields[name], f"{where}, field {name}") for name in BOX)
+    xmin, ymin, xmax, ymax = (parse_number(fields[name], f"{where}, field {name}") for name in CORNERS)
     return xmin, ymin, xmax, ymax
 
 
 def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, str]:
-    """Each split's file, by the split's name: `<split>.csv` before `<split>_labels.csv`, that before one in images/."""
+    """The file of each split: `<split>.csv`, else `<split>_labels.csv`, else the latter in images/."""
     files: dict[str, str] = {}
-    for folders, ending in (((), ENDING), ((), LABELS_ENDING), (("images",), LABELS_ENDING)):
+    for folders, ending in (((), EXTENSION), ((), LABELS_EXTENSION), (("images",), LABELS_EXTENSION)):
         folder_uri = storage.join(data_uri, *folders)
         for uri in uris:
             folder, _, name = uri.rpartition("/")
             split = name[: -len(ending)]
-            is_of_other_kind = ending == ENDING and name.lower().endswith(LABELS_ENDING)
+            is_of_other_kind = ending == EXTENSION and name.lower().endswith(LABELS_EXTENSION)
             if folder == folder_uri and name.lower().endswith(ending) and split and not is_of_other_kind:
                 files.setdefault(split, uri)
     return files

@@ -1,4 +1,4 @@
-"""Fields of annotation files, checked and named where they are wrong. Used by the parsers and writers."""
+"""Fields of annotation files: parsed with errors that name file, entry and field, and formatted."""
 
 import json
 import math
@@ -8,67 +8,67 @@ from typing import Any
 
 from locray.errors import UsageError
 
-_MOST_SHOWN = 60
-_LONGEST_SIDE_PX = 2**31 - 1
-"""More than any format of images can hold."""
+_MAX_SHOWN_CHARACTERS = 60
+_MAX_SIDE_PX = 2**31 - 1
+"""More than any image format allows."""
 
 
-def number(text: str | None, what: str) -> float:
-    """A finite number from an annotation file.
+def parse_number(text: str | None, what: str) -> float:
+    """Parses a finite number.
 
     Raises:
-        UsageError: absent, not a number, or not finite; `what` says file, record and field.
+        UsageError: missing, not a number, or not finite. `what` names file, entry and field.
     """
     try:
         value = float(text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        found = "nothing" if text is None or not text.strip() else repr(text.strip()[:_MOST_SHOWN])
+        found = "nothing" if text is None or not text.strip() else repr(text.strip()[:_MAX_SHOWN_CHARACTERS])
         raise UsageError(f"{what}: found {found}, expected a number.")
     return value
 
 
-def side_px(text: str | None, what: str) -> int | None:
-    """A frame's width or height, None where the file doesn't say; some tools write 0 for "not known".
+def parse_side_px(text: str | None, what: str) -> int | None:
+    """Parses a width or height; None if there is none (some tools write 0 for "unknown").
 
     Raises:
-        UsageError: there is something, and it is not a number, or too large for a side.
+        UsageError: not a number, or too large.
     """
     if text is None or not text.strip():
         return None
-    return _side(number(text, what), what)
+    return _side(parse_number(text, what), what)
 
 
 def json_number(value: object, what: str) -> float:
-    """As `number`, of a value that JSON or YAML has read; text that holds a number is taken, as some tools write it."""
+    """Like `parse_number`, for a JSON or YAML value. Some tools write numbers as strings."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     if isinstance(value, str):
-        return number(value, what)
-    raise UsageError(f"{what}: found {shown(value)}, expected a number.")
+        return parse_number(value, what)
+    raise UsageError(f"{what}: found {abbreviate(value)}, expected a number.")
 
 
 def json_side_px(value: object, what: str) -> int | None:
-    """As `side_px`, of a value that JSON has read."""
+    """Like `parse_side_px`, for a JSON value."""
     return None if value is None else _side(json_number(value, what), what)
 
 
 def _side(value: float, what: str) -> int | None:
-    if value > _LONGEST_SIDE_PX:
-        raise UsageError(f"{what}: found {value:g}, expected a side in pixels, at most {_LONGEST_SIDE_PX}.")
+    if value > _MAX_SIDE_PX:
+        raise UsageError(f"{what}: found {value:g}, expected a side in pixels, at most {_MAX_SIDE_PX}.")
     rounded = round(value)
     return rounded if rounded > 0 else None
 
 
 def json_numbers(value: object, count: int, what: str) -> list[float]:
-    """A list of so many finite numbers.
+    """A list of `count` finite numbers.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is anything else.
     """
     if not isinstance(value, list) or len(value) != count:
-        raise UsageError(f"{what}: found {shown(value)}, expected {count} numbers.")
+        raise UsageError(f"{what}: found {abbreviate(value)}, expected {count} numbers.")
     return [json_number(one, what) for one in value]
 
 
@@ -76,16 +76,16 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
     """The members of a JSON file that holds one object.
 
     Raises:
-        UsageError: it doesn't; names line and column.
+        UsageError: not JSON (the message names line and column), or not an object.
     """
     try:
-        document = _parsed(decoded(data, where))
+        document = _parsed(decode_text(data, where))
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
     except RecursionError:
         raise UsageError(f"{where}: nested too deeply to be annotations.") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{where}: found {shown(document)}, expected a JSON object.")
+        raise UsageError(f"{where}: found {abbreviate(document)}, expected a JSON object.")
     return document
 
 
@@ -95,12 +95,12 @@ def _parsed(text: str) -> Any:
     except json.JSONDecodeError:
         raise
     except ValueError:
-        # A whole number with more digits than Python reads. A hook makes reading several times slower, so only now.
-        return json.loads(text, parse_int=_number_or_text)
+        # An integer with more digits than Python parses. A hook makes parsing several times slower, so it comes second.
+        return json.loads(text, parse_int=_integer_or_text)
 
 
-def _number_or_text(digits: str) -> int | str:
-    """Text where Python doesn't read it: then the field that holds it is named like any other that is wrong."""
+def _integer_or_text(digits: str) -> int | str:
+    """A string if there are too many digits: then the field is reported like any other that is no number."""
     try:
         return int(digits)
     except ValueError:
@@ -111,39 +111,39 @@ def json_list(document: Mapping[str, Any], key: str, where: str) -> list[Any]:
     """A member of a JSON object that is a list.
 
     Raises:
-        UsageError: it is absent or something else; names those there are.
+        UsageError: it is missing (the message names the members found), or no list.
     """
     if key not in document:
         raise UsageError(f"{where}: found the fields {', '.join(list(document)[:9]) or '(none)'}; missing {key}.")
     value = document[key]
     if not isinstance(value, list):
-        raise UsageError(f"{where}, field {key}: found {shown(value)}, expected a list.")
+        raise UsageError(f"{where}, field {key}: found {abbreviate(value)}, expected a list.")
     return value
 
 
-def shown(value: object) -> str:
-    """A value as a message shows it: short."""
+def abbreviate(value: object) -> str:
+    """A value in a message, cut to a short length."""
     if value is None:
         return "nothing"
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}..."
 
 
-def plain(value: float) -> str:
-    """A number as people write it, and exact: 12 and not 12.0."""
+def format_number(value: float) -> str:
+    """A number in its shortest exact form: 12, not 12.0."""
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def plain_number(value: float) -> int | float:
-    """As `plain`, for JSON."""
+def json_format_number(value: float) -> int | float:
+    """Like `format_number`, for JSON."""
     return int(value) if value == int(value) else float(value)
 
 
-def decoded(data: bytes, where: str) -> str:
-    """The text of a file of ours to read, which has to be UTF-8 (with or without a byte order mark).
+def decode_text(data: bytes, where: str) -> str:
+    """The text of a UTF-8 file, with or without a byte order mark.
 
     Raises:
-        UsageError: it isn't; `where` names the file.
+        UsageError: it is not UTF-8. `where` names the file.
     """
     try:
         return data.decode("utf-8-sig")

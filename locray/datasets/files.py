@@ -1,22 +1,25 @@
-"""The files of a data set: listed once, looked up by the names that annotations give. Used by the readers."""
+"""Files of a data set: listed once, and found by the names that annotations give."""
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from locray import storage
-from locray.errors import UsageError
-from locray.names import did_you_mean
+from locray.errors import UsageError, did_you_mean
 
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif", ".mpo"})
-"""In lower case. By name, since no image is opened to read annotations; what decodes is decided by content."""
+Files = TypeVar("Files")
 
-USUAL_SPLITS = frozenset(
+IMAGE_EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif", ".mpo"}
+)
+"""In lower case. Images are told by name here, since none is opened to read annotations."""
+
+SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}
 )
-"""What folders of splits are called, in lower case, where nothing else tells them from other folders."""
+"""Usual names of splits, in lower case: a folder of this name is a split where nothing else says so."""
 
-_NOT_DATA = "__MACOSX"
-"""Beside what begins with a dot."""
+_SYSTEM_FOLDER = "__MACOSX"
 
 
 class MissingSplitError(UsageError):
@@ -24,7 +27,7 @@ class MissingSplitError(UsageError):
 
 
 def missing_split(data_uri: str, split: str, found: Iterable[str], expected: str) -> MissingSplitError:
-    """The error for a split that the data doesn't have; names those found, and the nearest."""
+    """The error for a split that is not there; the message names those found, and the nearest."""
     names = sorted(found)
     if not names:
         return MissingSplitError(f"Found no splits in {data_uri}. Expected: {expected}.")
@@ -32,42 +35,50 @@ def missing_split(data_uri: str, split: str, found: Iterable[str], expected: str
     return MissingSplitError(f"Found no split {split!r} in {data_uri}. It has: {has}")
 
 
-def list_files(folder_uri: str) -> list[str]:
-    """The URIs of all files below a folder, sorted.
+def choose_split(found: Mapping[str, Files], split: str, data_uri: str, expected: str) -> Files:
+    """The files of one split.
 
-    But those that systems and tools leave there: `.DS_Store`, `.ipynb_checkpoints/`, `.git/`, `__MACOSX/`.
+    Raises:
+        MissingSplitError: there is no such split.
     """
+    if split not in found:
+        raise missing_split(data_uri, split, found, expected)
+    return found[split]
+
+
+def list_files(folder_uri: str) -> list[str]:
+    """The URIs of all files under a folder, sorted, without hidden files and `__MACOSX/`."""
     return [uri for uri in storage.list_uris(folder_uri) if _is_data(uri[len(folder_uri) :])]
 
 
 def _is_data(path: str) -> bool:
-    return not any(name.startswith(".") or name == _NOT_DATA for name in path.split("/"))
+    return not any(name.startswith(".") or name == _SYSTEM_FOLDER for name in path.split("/"))
 
 
-def below(folder_uri: str, uri: str) -> str:
-    """The path of a file from a folder that it lies in."""
+def relative_path(folder_uri: str, uri: str) -> str:
+    """The path of a file relative to a folder above it."""
     return uri[len(folder_uri) :].lstrip("/")
 
 
-def ending_of(uri: str) -> str:
-    """`.jpg`, in lower case; empty where the name has none."""
+def extension_of(uri: str) -> str:
+    """File extension in lower case, with its dot; empty if there is none."""
     return posixpath.splitext(uri)[1].lower()
 
 
 def is_image_name(uri: str) -> bool:
-    """Whether the name is one of an image; says nothing of the content."""
-    return ending_of(uri) in IMAGE_ENDINGS
+    """Whether the extension is that of an image."""
+    return extension_of(uri) in IMAGE_EXTENSIONS
 
 
 class ImageFinder:
-    """The images of a data set, found by the names in annotations: endings in any case, and Windows' backslashes."""
+    """Finds images by the names in annotations: extensions in any case, backslashes as slashes."""
 
     def __init__(self, uris: Iterable[str]) -> None:
         self._exact = set(uris)
         self._by_folded: dict[str, str] | None = None
 
     def find(self, folder_uris: Sequence[str], filename: str) -> str | None:
-        """The image in the first of the folders that has it, None where none has."""
+        """The image in the first of the folders that has it; None if none has."""
         for name in _spellings(filename):
             for folder_uri in folder_uris:
                 uri = storage.join(folder_uri, name)
@@ -75,10 +86,10 @@ class ImageFinder:
                     return uri
         return self._find_folded(folder_uris, filename)
 
-    def locate(self, folder_uris: Sequence[str], name: str) -> str | None:
-        """As `find`, but an `s3://` URI, or the absolute path of a file on this machine, is the image itself.
+    def find_or_absolute(self, folder_uris: Sequence[str], name: str) -> str | None:
+        """Like `find`, but an `s3://` URI or the absolute path of an existing file is returned as it is.
 
-        An object is not looked for: that would take a request each.
+        Whether an object exists is not checked: that would take one request per image.
         """
         if storage.is_remote(name) or (name.startswith("/") and storage.exists(name)):
             return name
@@ -101,6 +112,6 @@ def _folded(uri: str) -> str:
 
 
 def _spellings(filename: str) -> list[str]:
-    """As written, and with what Windows and shells put there undone; none for an absolute path of another machine."""
+    """The name as written, and normalised; none for the absolute path of a file on another machine."""
     tidy = posixpath.normpath(filename.replace("\\", "/")) if filename else ""
     return list(dict.fromkeys(name for name in (filename, tidy) if name and not name.startswith("/")))

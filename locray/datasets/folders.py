@@ -1,26 +1,25 @@
-"""Class folders: an image's class is the folder that it lies in. Format name `folders`. Read through `locray.datasets`.
+"""Class folders: an image's class is the folder that it lies in. Format name `folders`.
 
-Only the class is known, no box. `<anything>/<split>/<class>/<any depth>/<image>`, where a split's folder is known by a
-usual name (train, val, test, ...), or by its classes being those of other folders beside it. Without folders for
-splits, `<anything>/<class>/<any depth>/<image>`, everything is the split `train`.
+Only the class is known, no box. The layout is `<anything>/<split>/<class>/<any depth>/<image>`, where the folder of a
+split has a usual name (train, val, test, ...) or the same classes as a folder beside it. Without folders for splits,
+`<anything>/<class>/<any depth>/<image>`, everything is the split `train`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from locray.datasets.building import DatasetBuilder
-from locray.datasets.files import USUAL_SPLITS, below, is_image_name, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, SkipReason
+from locray.datasets.files import SPLIT_NAMES, is_image_name, list_files, missing_split, relative_path
+from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, SkipReason
 
 EXPECTED = "images in <split>/<class>/ or in <class>/"
 ONLY_SPLIT = "train"
 
 Folders = tuple[str, ...]
 Place = tuple[str, str | None]
-"""The split and the class of an image; None where it lies beside the folders of its split's classes."""
+"""Split and class of an image; the class is None if it lies beside the class folders."""
 
 
 def splits(data_uri: str) -> list[str]:
-    """The names of the splits under `data_uri`, sorted."""
+    """Names of the splits under `data_uri`, sorted."""
     return sorted({split for split, label in _places(data_uri).values() if label is not None})
 
 
@@ -33,15 +32,15 @@ def read(data_uri: str, split: str) -> Dataset:
     """
     places = _places(data_uri)
     builder = DatasetBuilder(data_uri, split)
-    known: dict[str, tuple[Annotation, ...]] = {}  # one object for all images of a class
+    known: dict[str, tuple[Annotation, ...]] = {}  # shared by all images of a class
     for image_uri, (found, label) in places.items():
         if found != split:
             continue
         if label is None:
-            builder.leave_out(SkipReason.NO_ANNOTATION, f"{image_uri}: lies beside the folders of the classes")
+            builder.skip(SkipReason.NO_ANNOTATION, f"{image_uri}: lies beside the class folders")
             continue
         objects = known.setdefault(label, (Annotation(label, None),))
-        builder.add(image_uri, Described(None, objects, where=image_uri))
+        builder.add(image_uri, ImageAnnotations(None, objects, where=image_uri))
     if not known:
         names = {name for name, label in places.values() if label is not None}
         raise missing_split(data_uri, split, names, EXPECTED)
@@ -49,9 +48,9 @@ def read(data_uri: str, split: str) -> Dataset:
 
 
 def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
-    """Split and class for each folder that holds images, given as the names that lead to it.
+    """Split and class of each folder that holds images, given as the names on its path.
 
-    Folders that lie above those of the splits, or beside them, have no place.
+    Folders above or beside those of the splits have none.
     """
     folders = sorted(set(paths))
     by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
@@ -66,8 +65,8 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
 
 
 def _depth_of_split(folder: Folders) -> int | None:
-    """Where the first folder with a usual split's name stands."""
-    return next((at for at, name in enumerate(folder) if name.lower() in USUAL_SPLITS), None)
+    """Position of the first folder with a usual name of a split."""
+    return next((at for at, name in enumerate(folder) if name.lower() in SPLIT_NAMES), None)
 
 
 def _place(folder: Folders, at: int) -> Place:
@@ -75,7 +74,7 @@ def _place(folder: Folders, at: int) -> Place:
 
 
 def _common(folders: Iterable[Folders]) -> int:
-    """How many names all the folders begin with."""
+    """Number of leading names that all paths share."""
     depth = 0
     for names in zip(*folders, strict=False):
         if len(set(names)) > 1:
@@ -85,7 +84,7 @@ def _common(folders: Iterable[Folders]) -> int:
 
 
 def _splits_repeat_their_classes(folders: Iterable[Folders]) -> bool:
-    """Whether there are only `<split>/<class>`, more than one split, and a class that several of them have."""
+    """Whether all paths are `<split>/<class>`, with several splits and a class that several of them have."""
     pairs = [folder for folder in folders if len(folder) == 2]  # noqa: PLR2004  # split and class
     splits_found = {split for split, _ in pairs}
     classes = {label for _, label in pairs}
@@ -93,7 +92,7 @@ def _splits_repeat_their_classes(folders: Iterable[Folders]) -> bool:
 
 
 def _places(data_uri: str) -> Mapping[str, Place]:
-    """Split and class of each image that has a place."""
+    """Split and class of each image that belongs to a split."""
     paths: dict[str, Folders] = {}
     for uri in list_files(data_uri):
         if is_image_name(uri):
@@ -103,5 +102,5 @@ def _places(data_uri: str) -> Mapping[str, Place]:
 
 
 def _folders(data_uri: str, uri: str) -> Folders:
-    names: Sequence[str] = below(data_uri, uri).split("/")[:-1]
+    names: Sequence[str] = relative_path(data_uri, uri).split("/")[:-1]
     return tuple(names)

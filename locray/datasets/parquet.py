@@ -1,9 +1,9 @@
-"""Parquet: a table with a row an image. Format name `parquet`. Read through `locray.datasets`.
+"""Parquet: a table with one row per image. Format name `parquet`.
 
-The columns are those of `schema.ANNOTATED_SCHEMA`: the image, its frame, and the list of its objects. The image is
-`image_uri`, or `filename`, a path from the table's folder; a relative `image_uri` is one too. An image named by an
-absolute path or an `s3://` URI is not looked for; those of the table's own folder are. Numbers may have any numeric
-type; columns and fields that may be null may be absent; others are ignored.
+The columns are those of `schema.ANNOTATED_SCHEMA`: the image, its size, and the list of its objects. The image is
+`image_uri`, or `filename`: an absolute path or URI, or a path relative to the table's folder. Only relative ones are
+checked for existence. Numbers may have any numeric type; nullable columns and fields may be missing; others are
+ignored.
 
 A split is `<split>.parquet`, or all files of `<split>/`, or shards named `<split>-00000-of-00007.parquet`.
 """
@@ -20,56 +20,48 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from locray import schema, storage
-from locray.datasets.building import DatasetBuilder
-from locray.datasets.files import ImageFinder, below, ending_of, list_files, missing_split
-from locray.datasets.records import Annotation, Box, Dataset, Described, Parsed, SkipReason
+from locray.datasets.files import ImageFinder, choose_split, extension_of, list_files, relative_path
+from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
 from locray.errors import UsageError
 
-ENDING = ".parquet"
-EXPECTED = f"<split>{ENDING}, or files in <split>/"
+EXTENSION = ".parquet"
+EXPECTED = f"<split>{EXTENSION}, or files in <split>/"
 
-_CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
 _SHARD = re.compile(r"-\d+-of-\d+$")
 _ABSOLUTE = re.compile(r"/|[a-z0-9]+://|zip:")
 
 
 def splits(data_uri: str) -> list[str]:
-    """The names of the splits under `data_uri`, sorted."""
+    """Names of the splits under `data_uri`, sorted."""
     return sorted(_split_files(data_uri, list_files(data_uri)))
 
 
 def read(data_uri: str, split: str) -> Dataset:
-    """The images of a split's tables.
+    """The images of a split's files.
 
     Raises:
-        UsageError: no such split, a file that is no such table (naming column or row), or no image left.
+        UsageError: no such split, an invalid file (the message names column or row), or no image left.
         StoreError: the store failed.
     """
     uris = list_files(data_uri)
-    files = _split_files(data_uri, uris)
-    if split not in files:
-        raise missing_split(data_uri, split, files, EXPECTED)
+    file_uris = choose_split(_split_files(data_uri, uris), split, data_uri, EXPECTED)
     images = ImageFinder(uris)
     builder = DatasetBuilder(data_uri, split)
-    for file_uri in files[split]:
+    for file_uri in file_uris:
         parsed = parse_table(read_table(file_uri), file_uri)
-        builder.leave_out_all(parsed.skipped)
+        builder.skip_all(parsed.skipped)
         folder_uris = [file_uri.rpartition("/")[0], data_uri]
-        for described in parsed.images:
-            name = described.filename or ""
-            image_uri = name if _ABSOLUTE.match(name) else images.find(folder_uris, name)
-            if image_uri is None:
-                builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no image {name!r}")
-            else:
-                builder.add(image_uri, described)
+        for image in parsed.images:
+            name = image.filename or ""
+            builder.add(name if _ABSOLUTE.match(name) else images.find(folder_uris, name), image)
     return builder.build()
 
 
 def read_table(uri: str) -> pa.Table:
-    """The columns of interest of a Parquet file.
+    """The relevant columns of a Parquet file.
 
     Raises:
-        UsageError: it is no Parquet file.
+        UsageError: not a Parquet file.
         StoreError: the store failed.
     """
     wanted = (*schema.ANNOTATED_SCHEMA.names, schema.FILENAME)
@@ -81,11 +73,11 @@ def read_table(uri: str) -> pa.Table:
         raise UsageError(f"{uri}: no Parquet file that can be read ({error}).") from None
 
 
-def parse_table(table: pa.Table, where: str) -> Parsed:
-    """The images of a table, a row each; an image whose objects are null is left out as not annotated.
+def parse_table(table: pa.Table, where: str) -> ParsedFile:
+    """The images of a table, one per row; skips rows whose objects are null as not annotated.
 
     Raises:
-        UsageError: a column is missing or of another type, or a row holds what it may not; names column and row.
+        UsageError: a missing column or one of another type, or an invalid row; the message names column and row.
     """
     names = _image_names(table, where)
     widths, heights = (_sides(table, name, where) for name in (schema.WIDTH, schema.HEIGHT))
@@ -94,16 +86,16 @@ def parse_table(table: pa.Table, where: str) -> Parsed:
     for row, (name, width, height, of_one) in enumerate(zip(names, widths, heights, objects, strict=True)):
         place = f"{where}, row {row}"
         if not name:
-            raise UsageError(f"{place}: found no name of an image.")
+            raise UsageError(f"{place}: found no image, expected its URI or path.")
         if of_one is None:
             skipped.append((SkipReason.NO_ANNOTATION, f"{place}: {schema.OBJECTS} is null"))
         else:
-            images.append(Described(name, tuple(of_one), width or None, height or None, place))
-    return Parsed(images, skipped)
+            images.append(ImageAnnotations(name, tuple(of_one), width or None, height or None, place))
+    return ParsedFile(images, skipped)
 
 
-def to_table(images: Iterable[Described]) -> pa.Table:
-    """The table, of `schema.ANNOTATED_SCHEMA`, that `parse_table` reads back into the same images."""
+def to_table(images: Iterable[ImageAnnotations]) -> pa.Table:
+    """A table of `schema.ANNOTATED_SCHEMA`; the inverse of `parse_table`."""
     rows = [
         {
             schema.IMAGE_URI: image.filename,
@@ -112,7 +104,7 @@ def to_table(images: Iterable[Described]) -> pa.Table:
             schema.OBJECTS: [
                 {
                     schema.LABEL: annotation.label,
-                    **dict(zip(_CORNERS, annotation.box_xyxy_px or (None,) * 4, strict=True)),
+                    **dict(zip(schema.CORNERS, annotation.box_xyxy_px or (None,) * 4, strict=True)),
                     schema.IS_CROWD: annotation.is_crowd,
                 }
                 for annotation in image.objects
@@ -123,8 +115,8 @@ def to_table(images: Iterable[Described]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.ANNOTATED_SCHEMA)
 
 
-def write_parquet(images: Iterable[Described]) -> bytes:
-    """`to_table` as a file."""
+def write_parquet(images: Iterable[ImageAnnotations]) -> bytes:
+    """`to_table` as a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(to_table(images), sink, compression="zstd")
     return bytes(sink.getvalue())
@@ -146,7 +138,7 @@ def _sides(table: pa.Table, column: str, where: str) -> list[int | None]:
 
 
 def _objects(table: pa.Table, where: str) -> list[list[Annotation] | None]:
-    """The objects of each row. By columns: a Python dictionary an object would cost several times as much."""
+    """The objects of each row. By columns: one dictionary per object would cost several times as much."""
     if schema.OBJECTS not in table.column_names:
         raise _missing(table, schema.OBJECTS, where)
     place = f"{where}, column {schema.OBJECTS}"
@@ -156,8 +148,8 @@ def _objects(table: pa.Table, where: str) -> list[list[Annotation] | None]:
         raise UsageError(f"{place}: found {kind}, expected a list of structs of {', '.join(schema.ANNOTATION.names)}.")
     values = lists.flatten()  # of a slice, and without what null lists hide
     fields = {field.name for field in kind.value_type}
-    absent = [name for name in (schema.LABEL, *_CORNERS) if name not in fields]
-    if schema.LABEL in absent or len(absent) not in (0, len(_CORNERS)):
+    absent = [name for name in (schema.LABEL, *schema.CORNERS) if name not in fields]
+    if schema.LABEL in absent or len(absent) not in (0, len(schema.CORNERS)):
         raise UsageError(f"{place}: found the fields {', '.join(sorted(fields))}; missing {', '.join(absent)}.")
     lengths = pc.fill_null(pc.list_value_length(lists), 0).to_pylist()
     rows = [row for row, length in enumerate(lengths) for _ in range(length)]
@@ -169,9 +161,9 @@ def _objects(table: pa.Table, where: str) -> list[list[Annotation] | None]:
 
 
 def _columns(values: pa.StructArray, fields: set[str], place: str) -> list[list[Any]]:
-    """Label, corners and crowd of each object."""
+    """Label, corners and crowd flag of all objects."""
     columns = [_cast(_field(values, schema.LABEL), pa.string(), f"{place}.{schema.LABEL}").to_pylist()]
-    for name in _CORNERS:
+    for name in schema.CORNERS:
         known = name in fields
         cast = _cast(_field(values, name), pa.float64(), f"{place}.{name}") if known else None
         columns.append(cast.to_pylist() if cast is not None else [None] * len(values))
@@ -182,7 +174,7 @@ def _columns(values: pa.StructArray, fields: set[str], place: str) -> list[list[
 
 
 def _field(values: pa.StructArray, name: str) -> pa.Array:
-    # Not `values.field`: that ignores where the struct itself is null.
+    # Not `values.field`, which ignores that the struct itself may be null.
     return pc.struct_field(values, name)
 
 
@@ -199,7 +191,7 @@ def _annotation(
         raise UsageError(f"{place}: found an object without {schema.LABEL}, expected the name of its class.")
     if xmin is None or ymin is None or xmax is None or ymax is None:
         if any(value is not None for value in (xmin, ymin, xmax, ymax)):
-            raise UsageError(f"{place}: found a {label!r} with some corners only, expected four or none.")
+            raise UsageError(f"{place}: found a {label!r} with some of its corners, expected four or none.")
         return Annotation(label, None, is_crowd)
     box: Box = (xmin, ymin, xmax, ymax)
     if not math.isfinite(sum(map(abs, box))) and not all(map(math.isfinite, box)):
@@ -222,8 +214,8 @@ def _missing(table: pa.Table, column: str, where: str) -> UsageError:
 def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, list[str]]:
     files: dict[str, list[str]] = {}
     for uri in uris:
-        folder, name = posixpath.split(below(data_uri, uri))
-        if ending_of(uri) != ENDING or "/" in folder:
+        folder, name = posixpath.split(relative_path(data_uri, uri))
+        if extension_of(uri) != EXTENSION or "/" in folder:
             continue
         split = folder or _SHARD.sub("", posixpath.splitext(name)[0])
         files.setdefault(split, []).append(uri)

@@ -1,10 +1,10 @@
-"""The project's own predictions table as annotations: pseudo-labels. Format name `predictions`.
+"""A predictions table as annotations (pseudo-labels). Format name `predictions`.
 
-Read through `locray.datasets`. The split `train` is what the table says of each image now: its newest row, whichever
-model wrote it. Where several models have written, each model's id is a split too: the newest row of that model.
+The split `train` is the newest row of each image, of any model. If several models wrote to the table, each model id is
+a split, too: the newest row of each image by that model.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import duckdb
@@ -12,10 +12,9 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from locray import schema, storage
-from locray.datasets.building import DatasetBuilder
 from locray.datasets.files import missing_split
 from locray.datasets.parquet import parse_table
-from locray.datasets.records import Dataset, Described, SkipReason
+from locray.datasets.records import Dataset, DatasetBuilder, SkipReason
 from locray.errors import UsageError
 
 SPLIT = "train"
@@ -26,16 +25,16 @@ _NUM_DETECTIONS = "num_detections"
 
 @dataclass(frozen=True, slots=True)
 class PredictionsFormat:
-    """Met by `DatasetFormat`; takes detections that score at least `min_score`.
+    """Detections with a score of at least `min_score`, as a `DatasetFormat`.
 
-    A row's newest state decides: an image that failed at last is left out, even if it was labelled before. So is an
-    image with detections of which none scores enough: that it shows nothing is not what the model said.
+    Skipped are images whose newest row is a failure, and images with detections that all score less: the model did not
+    say that those show nothing.
     """
 
     min_score: float
 
     def splits(self, data_uri: str) -> list[str]:
-        """`train`, and the models where there are several; empty where no table lies."""
+        """`train`, and the model ids if there are several; empty if there is no table."""
         table = _open(data_uri)
         return [] if table is None else _splits(table)
 
@@ -43,7 +42,7 @@ class PredictionsFormat:
         """The newest row of each image, sorted by image.
 
         Raises:
-            UsageError: no table, another Delta table, no such model, or no image left.
+            UsageError: no predictions table, no such model, or no image left.
             StoreError: the store failed.
         """
         table = _open(data_uri)
@@ -55,18 +54,18 @@ class PredictionsFormat:
         num_detections = rows[_NUM_DETECTIONS].to_pylist()
         statuses = rows[schema.STATUS].to_pylist()
         parsed = parse_table(rows, data_uri)
-        for described, status, before in zip(parsed.images, statuses, num_detections, strict=True):
-            name = described.filename or ""
+        for image, status, total in zip(parsed.images, statuses, num_detections, strict=True):
+            name = image.filename or ""
             if status != schema.STATUS_OK:
-                builder.leave_out(SkipReason.FAILED_IMAGE, f"{data_uri}, image {name}")
-            elif before and not described.objects:
-                builder.leave_out(SkipReason.LOW_SCORE, f"{data_uri}, image {name}")
+                builder.skip(SkipReason.FAILED_IMAGE, f"{data_uri}, image {name}")
+            elif total and not image.objects:
+                builder.skip(SkipReason.LOW_SCORE, f"{data_uri}, image {name}")
             else:
-                builder.add(name, Described(name, described.objects, described.width_px, described.height_px, name))
+                builder.add(name, replace(image, where=name))
         return builder.build()
 
     def _newest_rows(self, table: DeltaTable, model_id: str | None) -> Any:
-        """The rows as a table of `schema.ANNOTATED_SCHEMA`, with status and number of detections of any score."""
+        """Rows of `schema.ANNOTATED_SCHEMA` with their status and the number of detections of any score."""
         connection = duckdb.connect()
         connection.register("predictions", table.to_pyarrow_dataset())
         detections = f"coalesce({schema.DETECTIONS}, [])"

@@ -1,47 +1,55 @@
-"""What a data set is made of. Filled by the readers; read by training and evaluation.
+"""Records of an annotated data set, and the checks that every format shares.
 
-Two steps lie between an annotation file and a `Dataset`. A format's pure parser yields `Described`: what the file
-says, unchecked. `building.DatasetBuilder` then makes records of those.
+A format's pure parser yields `ImageAnnotations`: what a file says, unchecked. `DatasetBuilder` checks them, counts what
+has to be skipped, and makes a `Dataset`.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+
+from locray.errors import UsageError
 
 Box = tuple[float, float, float, float]
 
+_MAX_EXAMPLES = 3
+_ROUNDING = 1e-5
+"""Share of a side. A centre and a size of six digits often reach this far over the edge: no box that was clipped."""
+
 
 class SkipReason(StrEnum):
-    """Why an annotation, or an image with all of its annotations, is not part of the data set."""
+    """Why an annotation, or an image with all its annotations, is not part of the data set."""
 
     EMPTY_BOX = "empty_box"
-    """The two corners lie on one line: the box has no area."""
+    """The corners lie on one line: the box has no area."""
     INVERTED_BOX = "inverted_box"
-    """xmin > xmax or ymin > ymax: which corner is wrong can't be known."""
+    """xmin > xmax or ymin > ymax."""
     OUTSIDE_BOX = "outside_box"
-    """The box lies wholly beside its frame."""
+    """The box lies completely outside its frame."""
     UNKNOWN_CLASS = "unknown_class"
-    """The annotation's class number is not among the classes that the data set declares."""
+    """The class number is not among the declared classes."""
     UNKNOWN_IMAGE = "unknown_image"
-    """The annotation's image number is not among the images that the same file declares."""
+    """The image number is not among the declared images."""
     DUPLICATE_ID = "duplicate_id"
-    """An image or annotation whose number or name was there before; the first one counts."""
+    """An image or annotation whose id or name occurred before; the first one counts."""
     NO_IMAGE = "no_image"
-    """Annotations for an image that is not there. Counts images."""
+    """Annotations of a missing image. Counts images."""
     NO_ANNOTATION = "no_annotation"
-    """An image that a split names, or that lies in it, without an annotation. Counts images."""
+    """An image without annotations, in a format where every image has some. Counts images."""
     FAILED_IMAGE = "failed_image"
-    """The predictions table says that the image could not be labelled. Counts images."""
+    """The predictions table has a failure for the image. Counts images."""
     LOW_SCORE = "low_score"
-    """The predictions table has detections of the image, none with the least score. Counts images."""
+    """The predictions table has detections, none of them with the minimum score. Counts images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
     """One object: its class and its box in absolute pixels, continuous coordinates (see `locray.boxes`).
 
-    `box_xyxy_px` is None where the class alone is known. `is_crowd` marks a box around many objects that were not
-    annotated one by one: training leaves it out, evaluation counts no detection inside it as wrong.
+    `box_xyxy_px` is None if only the class is known. `is_crowd` marks a box around many objects that were not annotated
+    one by one: training ignores it, and evaluation counts no detection inside it as a false positive.
     """
 
     label: str
@@ -50,14 +58,38 @@ class Annotation:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageAnnotations:
+    """What an annotation file says about one image, unchecked.
+
+    `filename` is as written in the file; None in formats that need none. `where` (the image's entry) and
+    `object_numbers` (lines or ids of the objects; empty: they are counted from 1) are for messages only.
+    """
+
+    filename: str | None
+    objects: tuple[Annotation, ...]
+    width_px: int | None = None
+    height_px: int | None = None
+    where: str = field(default="", compare=False)
+    object_numbers: Sequence[int] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFile:
+    """The images of an annotation file, and the entries that belong to none: reason and place of each."""
+
+    images: list[ImageAnnotations]
+    skipped: list[tuple[SkipReason, str]]
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """One image with its objects; no objects means that the image shows none.
 
-    `width_px` and `height_px` are the frame that the boxes were written in: the image's own pixels, those of a scaled
-    copy, those of the stored picture that EXIF turns, or 1 x 1 where boxes are shares of the sides. None where the
-    annotations don't say. `locray.images.exif.boxes_in_upright_frame` leads from there to the image's pixels. Where a
-    side is not known, a box may reach over the image or lie beside it, until somebody opens it. `where` names the
-    image's entry in messages; empty where there is none.
+    `width_px` and `height_px` are the frame that the boxes are given in: the image's own size, that of a scaled copy,
+    that of the stored image before its EXIF orientation is applied, or 1 x 1 for boxes relative to the sides. They are
+    None where the annotations don't say; then a box may exceed the image until the image is opened.
+    `locray.images.exif.boxes_in_upright_frame` converts boxes from this frame to the pixels of the upright image.
+    `where` names the image's entry in messages.
     """
 
     image_uri: str
@@ -71,9 +103,8 @@ class Record:
 class Dataset:
     """The images of one split, in the order of the annotations.
 
-    `classes` are the labels that occur, sorted. `skipped` counts by reason (`SkipReason`) what the files hold and
-    the data set doesn't; `left_out_places` says where the first few of each reason stand, the first of all first.
-    `num_clipped_boxes` boxes reached over their frame and were cut to it.
+    `classes` are the labels that occur, sorted. `skipped` counts what was skipped by `SkipReason`; `skip_examples` has
+    the places of the first few of each reason. `num_clipped_boxes` boxes exceeded their frame and were clipped to it.
     """
 
     name: str
@@ -82,28 +113,115 @@ class Dataset:
     classes: tuple[str, ...]
     skipped: Mapping[str, int]
     num_clipped_boxes: int = 0
-    left_out_places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    skip_examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What an annotation file says of one image, before any check.
+@dataclass
+class DatasetBuilder:
+    """Collects the records of one split and counts what is skipped.
 
-    `filename` is as it stands in the file, None where a format doesn't need it. For messages alone: `where` names the
-    image's entry, and `object_numbers` are the objects' lines or ids; empty where they are counted from 1.
+    `object_noun` is what messages call an object of an image, before its number (`ImageAnnotations.object_numbers`).
     """
 
-    filename: str | None
-    objects: tuple[Annotation, ...]
-    width_px: int | None = None
-    height_px: int | None = None
-    where: str = field(default="", compare=False)
-    object_numbers: Sequence[int] = field(default=(), compare=False)
+    data_uri: str
+    split: str
+    object_noun: str = "object"
+    _records: list[Record] = field(default_factory=list)
+    _uris: set[str] = field(default_factory=set)
+    _skipped: Counter[str] = field(default_factory=Counter)
+    _examples: dict[str, list[str]] = field(default_factory=dict)
+    _num_clipped_boxes: int = 0
+
+    def add(self, image_uri: str | None, image: ImageAnnotations) -> None:
+        """Adds an image once, with the objects whose box has an area inside the frame. None: the image is missing."""
+        if image_uri is None:
+            name = f"image {image.filename!r}" if image.filename else "such image"
+            self.skip(SkipReason.NO_IMAGE, f"{image.where}: there is no {name}")
+            return
+        if image_uri in self._uris:
+            self.skip(SkipReason.DUPLICATE_ID, f"{image.where or self.data_uri}: {image_uri} again")
+            return
+        self._uris.add(image_uri)
+        width_px, height_px = image.width_px, image.height_px
+        objects = []
+        for index, annotation in enumerate(image.objects):
+            if annotation.box_xyxy_px is None:
+                objects.append(annotation)
+                continue
+            reason, box = clip_to_frame(annotation.box_xyxy_px, width_px, height_px)
+            if reason is not None:
+                self._skip_box(reason, image_uri, image, index)
+            elif box == annotation.box_xyxy_px:
+                objects.append(annotation)
+            else:
+                self._num_clipped_boxes += _is_more_than_rounding(annotation.box_xyxy_px, box, width_px, height_px)
+                objects.append(replace(annotation, box_xyxy_px=box))
+        self._records.append(Record(image_uri, tuple(objects), width_px, height_px, image.where))
+
+    def skip(self, reason: SkipReason, place: str) -> None:
+        """Counts a skipped entry; `place` names its file and entry."""
+        self._skipped[reason] += 1
+        examples = self._examples.setdefault(str(reason), [])
+        if len(examples) < _MAX_EXAMPLES:
+            examples.append(place)
+
+    def skip_all(self, skipped: Iterable[tuple[SkipReason, str]]) -> None:
+        """Counts the entries that a parser skipped."""
+        for reason, place in skipped:
+            self.skip(reason, place)
+
+    def _skip_box(self, reason: SkipReason, image_uri: str, image: ImageAnnotations, index: int) -> None:
+        number = image.object_numbers[index] if image.object_numbers else index + 1
+        annotation = image.objects[index]
+        corners = " ".join(f"{value:g}" for value in annotation.box_xyxy_px or ())
+        frame = f" in a frame of {image.width_px} x {image.height_px}" if image.width_px and image.height_px else ""
+        place = f"{image.where or image_uri}, {self.object_noun} {number}"
+        self.skip(reason, f"{place}, box of {annotation.label!r}: {corners}{frame}")
+
+    def build(self) -> Dataset:
+        """The data set, named after the last part of its URI.
+
+        Raises:
+            UsageError: no image is left.
+        """
+        if not self._records:
+            found = ", ".join(f"{count} x {reason}" for reason, count in self._skipped.items()) or "no annotations"
+            first = next((f" The first: {places[0]}." for places in self._examples.values()), "")
+            raise UsageError(
+                f"Split {self.split!r} of {self.data_uri} has no usable image. Found: {found}.{first} "
+                "Expected annotations and their images: check that both were copied."
+            )
+        return Dataset(
+            name=self.data_uri.rstrip("/!").rpartition("/")[2],
+            split=self.split,
+            records=tuple(self._records),
+            classes=tuple(sorted({annotation.label for record in self._records for annotation in record.objects})),
+            skipped={str(reason): count for reason, count in sorted(self._skipped.items())},
+            num_clipped_boxes=self._num_clipped_boxes,
+            skip_examples={reason: tuple(places) for reason, places in self._examples.items()},
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
-    """The images of an annotation file, and what it holds that belongs to none: reason and place of each."""
+def _is_more_than_rounding(before: Box, after: Box, width_px: int | None, height_px: int | None) -> bool:
+    slack = (_ROUNDING * (width_px or 0), _ROUNDING * (height_px or 0)) * 2
+    return any(abs(one - other) > most for one, other, most in zip(before, after, slack, strict=True))
 
-    images: list[Described]
-    skipped: list[tuple[SkipReason, str]]
+
+def clip_to_frame(box_xyxy_px: Box, width_px: int | None, height_px: int | None) -> tuple[SkipReason | None, Box]:
+    """The part of a finite box inside its frame, or the reason why there is none.
+
+    A frame of unknown size still begins at 0, 0. (Plain numbers: one array per box would cost ten times as much.)
+
+    Returns:
+        (None, the clipped box), or (the reason, the box as it was).
+    """
+    xmin, ymin, xmax, ymax = box_xyxy_px
+    if xmin > xmax or ymin > ymax:
+        return SkipReason.INVERTED_BOX, box_xyxy_px
+    if xmin == xmax or ymin == ymax:
+        return SkipReason.EMPTY_BOX, box_xyxy_px
+    width, height = width_px or math.inf, height_px or math.inf
+    inside = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, width), min(ymax, height))
+    if inside[0] >= inside[2] or inside[1] >= inside[3]:
+        return SkipReason.OUTSIDE_BOX, box_xyxy_px
+    return None, inside

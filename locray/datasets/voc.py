@@ -1,13 +1,13 @@
-"""Pascal VOC: one XML file an image. Format name `voc`. Read through `locray.datasets`.
+"""Pascal VOC: one XML file per image. Format name `voc`.
 
-Two layouts are known:
+Two layouts are supported:
 
-- `Annotations/<id>.xml`, `JPEGImages/<id>.*` and `ImageSets/Main/<split>.txt` with an id a line. The lists of single
+- `Annotations/<id>.xml`, `JPEGImages/<id>.*` and `ImageSets/Main/<split>.txt` with one id per line. The lists of single
   classes (`aeroplane_train.txt`) are not splits.
 - The XML files beside their images, in `images/<split>/` or in `<split>/`.
 
-Corners are taken as they are written. (VOC's own first pixel is 1; most tools that write this format begin at 0.)
-Objects marked `difficult` or `truncated` are objects like others.
+Corners are taken as written. (VOC's own first pixel is 1; most tools that write this format begin at 0.) Objects marked
+`difficult` or `truncated` are treated like others.
 """
 
 import posixpath
@@ -19,31 +19,30 @@ from typing import NoReturn
 from xml.etree import ElementTree
 
 from locray import storage
-from locray.datasets.building import DatasetBuilder
-from locray.datasets.fields import decoded, number, plain, side_px
-from locray.datasets.files import below, list_files, missing_split
-from locray.datasets.records import Annotation, Dataset, Described, SkipReason
+from locray.datasets.fields import decode_text, format_number, parse_number, parse_side_px
+from locray.datasets.files import list_files, missing_split, relative_path
+from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, SkipReason
 from locray.errors import UsageError
-from locray.schema import FILENAME, HEIGHT, WIDTH, XMAX, XMIN, YMAX, YMIN
+from locray.schema import CORNERS, FILENAME, HEIGHT, WIDTH
 
-XML_ENDING = ".xml"
-LIST_ENDING = ".txt"
+XML_EXTENSION = ".xml"
+LIST_EXTENSION = ".txt"
 EXPECTED = "ImageSets/Main/<split>.txt, or XML files beside their images in <split>/ or images/<split>/"
 
 _NOT_IMAGES = frozenset({".txt", ".json", ".csv"})
-_MARK = re.compile(r"\s+(-1|0|1)$")
+_CLASS_MARK = re.compile(r"\s+(-1|0|1)$")
 
 
 def splits(data_uri: str) -> list[str]:
-    """The names of the splits under `data_uri`, sorted."""
+    """Names of the splits under `data_uri`, sorted."""
     return sorted(_split_lists(data_uri) or _folder_splits(data_uri))
 
 
 def read(data_uri: str, split: str) -> Dataset:
-    """The images of a split with their objects; what has no image or no annotation is left out and counted.
+    """The images of a split that have an annotation.
 
     Raises:
-        UsageError: no such split, an annotation that can't be read (naming file, object and field), or no image left.
+        UsageError: no such split, an invalid annotation (the message names file, object and field), or no image left.
         StoreError: the store failed.
     """
     found = _listed_split(data_uri, split) or _folder_split(data_uri, split)
@@ -55,30 +54,26 @@ def read(data_uri: str, split: str) -> Dataset:
         if image_id in found.annotation_uris:
             annotated.append(image_id)
         else:
-            builder.leave_out(SkipReason.NO_ANNOTATION, f"split {split!r} of {data_uri}: {image_id} has no annotation")
+            builder.skip(SkipReason.NO_ANNOTATION, f"split {split!r} of {data_uri}: {image_id} has no annotation")
         for _ in range(times - 1):
-            builder.leave_out(SkipReason.DUPLICATE_ID, f"split {split!r} of {data_uri}: {image_id} again")
+            builder.skip(SkipReason.DUPLICATE_ID, f"split {split!r} of {data_uri}: {image_id} again")
     texts = storage.read_all([found.annotation_uris[image_id] for image_id in annotated])
     for image_id, xml in zip(annotated, texts, strict=True):
-        described = parse_voc(xml, found.annotation_uris[image_id])
-        image_uri = found.image_of(image_id, described.filename)
-        if image_uri is None:
-            builder.leave_out(SkipReason.NO_IMAGE, f"{described.where}: there is no such image")
-        else:
-            builder.add(image_uri, described)
+        image = parse_voc(xml, found.annotation_uris[image_id])
+        builder.add(found.find_image(image_id, image.filename), image)
     return builder.build()
 
 
-def parse_voc(xml: str | bytes, where: str) -> Described:
-    """What one annotation file says.
+def parse_voc(xml: str | bytes, where: str) -> ImageAnnotations:
+    """The image of one annotation file.
 
     Args:
         xml: The whole file; bytes are decoded as their XML declaration says.
-        where: What to call the file in messages.
+        where: The file's name in messages.
 
     Raises:
-        UsageError: not well-formed (naming line and column), a document type declaration (none of our files needs
-            one, and entities can grow without bounds), or an object with a field that is missing or no number.
+        UsageError: not well-formed (the message names line and column), a document type declaration (entities can
+            expand without bounds), or an object with a missing or invalid field.
     """
     parser = ElementTree.XMLParser(target=_NoDoctype(where))  # noqa: S314  # no entity gets past _NoDoctype
     try:
@@ -88,22 +83,24 @@ def parse_voc(xml: str | bytes, where: str) -> Described:
         raise UsageError(f"{where}: not well-formed XML ({error}). Expected a Pascal VOC annotation.") from None
     if root.tag != "annotation":
         raise UsageError(f"{where}: found <{root.tag}>, expected a Pascal VOC <annotation>.")
-    return Described(
+    return ImageAnnotations(
         filename=(root.findtext(FILENAME) or "").strip() or None,
         objects=tuple(
             _parse_object(element, f"{where}, object {index}")
             for index, element in enumerate(root.findall("object"), start=1)
         ),
-        width_px=side_px(root.findtext(f"size/{WIDTH}"), f"{where}, field size/{WIDTH}"),
-        height_px=side_px(root.findtext(f"size/{HEIGHT}"), f"{where}, field size/{HEIGHT}"),
+        width_px=parse_side_px(root.findtext(f"size/{WIDTH}"), f"{where}, field size/{WIDTH}"),
+        height_px=parse_side_px(root.findtext(f"size/{HEIGHT}"), f"{where}, field size/{HEIGHT}"),
         where=where,
     )
 
 
-def write_voc(image: Described) -> bytes:
-    """The file that `parse_voc` reads back into the same image; every object with a box, and no crowds.
+def write_voc(image: ImageAnnotations) -> bytes:
+    """An annotation file; the inverse of `parse_voc`.
 
-    The name and the labels hold no control characters, which XML can't, and no white space at their ends.
+    Args:
+        image: With objects that all have a box and are no crowds. Name and labels without control characters, which
+            XML can't hold, and without white space at their ends.
     """
     root = ElementTree.Element("annotation")
     if image.filename is not None:
@@ -117,15 +114,15 @@ def write_voc(image: Described) -> bytes:
         element = ElementTree.SubElement(root, "object")
         ElementTree.SubElement(element, "name").text = annotation.label
         box = ElementTree.SubElement(element, "bndbox")
-        for name, value in zip((XMIN, YMIN, XMAX, YMAX), annotation.box_xyxy_px, strict=True):
-            ElementTree.SubElement(box, name).text = plain(value)
+        for name, value in zip(CORNERS, annotation.box_xyxy_px, strict=True):
+            ElementTree.SubElement(box, name).text = format_number(value)
     ElementTree.indent(root)
     data: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return data
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
-    """A tree builder that stops at a document type declaration, before an entity can be declared."""
+    """Refuses document type declarations, and so every entity declaration."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -140,21 +137,21 @@ def _parse_object(element: ElementTree.Element, where: str) -> Annotation:
     if not label:
         raise UsageError(f"{where}, field name: found nothing, expected the name of its class.")
     xmin, ymin, xmax, ymax = (
-        number(element.findtext(f"bndbox/{name}"), f"{where}, field bndbox/{name}") for name in (XMIN, YMIN, XMAX, YMAX)
+        parse_number(element.findtext(f"bndbox/{name}"), f"{where}, field bndbox/{name}") for name in CORNERS
     )
     return Annotation(label, (xmin, ymin, xmax, ymax))
 
 
 @dataclass(frozen=True)
 class _Split:
-    """The files of a split by the image's id: its path below the folder, without the ending."""
+    """The files of a split by image id: the path below the folder, without extension."""
 
     image_ids: Sequence[str]
     annotation_uris: Mapping[str, str]
     image_uris: Mapping[str, Sequence[str]]
 
-    def image_of(self, image_id: str, filename: str | None) -> str | None:
-        """The image with this id, the one that the annotation names if there are more; else the one it names."""
+    def find_image(self, image_id: str, filename: str | None) -> str | None:
+        """The image with this id, or the one that the annotation names; of several, the named one."""
         name = re.split(r"[/\\]", filename or "")[-1]
         candidates = self.image_uris.get(image_id) or self.image_uris.get(posixpath.splitext(name)[0], ())
         named = (uri for uri in candidates if uri.rpartition("/")[2] == name)
@@ -162,14 +159,14 @@ class _Split:
 
 
 def _files_by_id(folder_uri: str, *, deep: bool) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The XML files and the images of a folder, each by id."""
+    """XML files and images of a folder, by id."""
     annotations: dict[str, str] = {}
     images: defaultdict[str, list[str]] = defaultdict(list)
     for uri in list_files(folder_uri):
-        image_id, ending = posixpath.splitext(below(folder_uri, uri))
+        image_id, ending = posixpath.splitext(relative_path(folder_uri, uri))
         if "/" in image_id and not deep:
             continue
-        if ending.lower() == XML_ENDING:
+        if ending.lower() == XML_EXTENSION:
             annotations[image_id] = uri
         elif ending.lower() not in _NOT_IMAGES:
             images[image_id].append(uri)
@@ -177,19 +174,19 @@ def _files_by_id(folder_uri: str, *, deep: bool) -> tuple[dict[str, str], dict[s
 
 
 def _listed_split(data_uri: str, split: str) -> _Split | None:
-    """A split that `ImageSets/Main/<split>.txt` lists."""
+    """The split that `ImageSets/Main/<split>.txt` lists."""
     lines = _split_lists(data_uri).get(split)
     if lines is None:
         return None
     annotations, _ = _files_by_id(storage.join(data_uri, "Annotations"), deep=True)
     _, images = _files_by_id(storage.join(data_uri, "JPEGImages"), deep=True)
-    # A name may end in " 1" without that being a mark.
-    image_ids = [line if line in annotations else _MARK.sub("", line) for line in lines]
+    # An id may itself end in " 1".
+    image_ids = [line if line in annotations else _CLASS_MARK.sub("", line) for line in lines]
     return _Split(image_ids, annotations, images)
 
 
 def _folder_split(data_uri: str, split: str) -> _Split | None:
-    """A split that is a folder of images and XML files."""
+    """The split in a folder of images and XML files."""
     if split not in _folder_splits(data_uri):
         return None
     for folder_uri in (storage.join(data_uri, "images", split), storage.join(data_uri, split)):
@@ -200,30 +197,30 @@ def _folder_split(data_uri: str, split: str) -> _Split | None:
 
 
 def _split_lists(data_uri: str) -> dict[str, list[str]]:
-    """The lines of every list in ImageSets/Main that is not about a single class, by the name of the split.
+    """The lines of every list in ImageSets/Main that is no list of a single class, by split.
 
-    A class's list marks every image with -1, 0 or 1, and is named for a split that is there as well.
+    The list of a class marks every image with -1, 0 or 1, and is named `<class>_<split>` after a list that exists.
     """
     folder_uri = storage.join(data_uri, "ImageSets", "Main")
-    uris = [uri for uri in list_files(folder_uri) if uri.lower().endswith(LIST_ENDING)]
-    names = [below(folder_uri, uri)[: -len(LIST_ENDING)] for uri in uris]
+    uris = [uri for uri in list_files(folder_uri) if uri.lower().endswith(LIST_EXTENSION)]
+    names = [relative_path(folder_uri, uri)[: -len(LIST_EXTENSION)] for uri in uris]
     lines = [
-        [line.strip() for line in decoded(data, uri).splitlines()]
+        [line.strip() for line in decode_text(data, uri).splitlines()]
         for uri, data in zip(uris, storage.read_all(uris), strict=True)
     ]
     lists = {name: [line for line in of_one if line] for name, of_one in zip(names, lines, strict=True)}
     return {
         name: of_one
         for name, of_one in lists.items()
-        if not (any(name.endswith(f"_{other}") for other in lists) and all(map(_MARK.search, of_one)))
+        if not (any(name.endswith(f"_{other}") for other in lists) and all(map(_CLASS_MARK.search, of_one)))
     }
 
 
 def _folder_splits(data_uri: str) -> set[str]:
-    """The folders `<split>/` and `images/<split>/` that hold XML files and others side by side."""
+    """Names of the folders `<split>/` and `images/<split>/` that hold both XML files and others."""
     holds: defaultdict[str, set[bool]] = defaultdict(set)
     for uri in list_files(data_uri):
-        folder, _, name = below(data_uri, uri).removeprefix("images/").rpartition("/")
+        folder, _, name = relative_path(data_uri, uri).removeprefix("images/").rpartition("/")
         if folder and "/" not in folder:
-            holds[folder].add(name.lower().endswith(XML_ENDING))
+            holds[folder].add(name.lower().endswith(XML_EXTENSION))
     return {folder for folder, kinds in holds.items() if kinds == {True, False}}

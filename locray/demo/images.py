@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from locray.datasets.csv_boxes import write_csv
-from locray.datasets.records import Annotation, Described
+from locray.datasets.records import Annotation, ImageAnnotations
 from locray.demo.broken import BROKEN
 from locray.demo.drawing import SHAPES, ImageArray, Rng, draw_sample
 
@@ -66,7 +66,7 @@ def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
             name = f"images/{split}-{number:05}.jpg"
             (folder / name).write_bytes(_encoded(rng, Image.fromarray(image), "jpg"))
             height, width, _ = image.shape
-            described.append(Described(name, (Annotation(label, box),), width, height))
+            described.append(ImageAnnotations(name, (Annotation(label, box),), width, height))
         (folder / f"{split}.csv").write_text(write_csv(described), encoding="utf-8", newline="")
 
 

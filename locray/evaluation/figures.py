@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from locray.metrics.calibration import BestThreshold, Calibration, best_cut, calibration, judge
+from locray.metrics.calibration import BestThreshold, Calibration, best_threshold, calibration, score_detections
 from locray.metrics.classification import ClassMetrics, ConfusionMatrix, class_metrics, confusion_matrix
-from locray.metrics.detection import DetectionMetrics, detection
-from locray.metrics.localization import LocalizationMetrics, localization
+from locray.metrics.detection import DetectionMetrics, detection_metrics
+from locray.metrics.localization import LocalizationMetrics, localization_metrics
 from locray.metrics.results import ImageResult
 
 
@@ -27,16 +27,16 @@ class Figures:
     @classmethod
     def of(cls, results: Sequence[ImageResult]) -> "Figures":
         """Computes all of them."""
-        average_precision = detection(results)
-        judged = judge(results)
+        average_precision = detection_metrics(results)
+        judged = score_detections(results)
         return cls(
             images=len(results),
             objects=sum(len(result.object_labels) for result in results),
             has_boxes=bool(average_precision.classes),
-            localization=localization(results),
+            localization=localization_metrics(results),
             detection=average_precision,
             classes=class_metrics(results, average_precision.classes),
             confusion=confusion_matrix(results),
             calibration=calibration(judged),
-            best_cut=best_cut(judged),
+            best_cut=best_threshold(judged),
         )

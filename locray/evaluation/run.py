@@ -144,7 +144,7 @@ def summarise(
         calibration=figures.calibration,
         classes=list(figures.classes),
         confusion=Confusion(
-            list(confusion.labels), confusion.counts.tolist(), "images" if confusion.one_object_each else "objects"
+            list(confusion.labels), confusion.counts.tolist(), "images" if confusion.per_image else "objects"
         ),
         errors=evaluated.errors,
         skipped=dict(sorted((Counter(dataset.skipped) + Counter(evaluated.skipped)).items())),

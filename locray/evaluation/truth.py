@@ -15,7 +15,6 @@ from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.images.exif import UPRIGHT, boxes_in_upright_frame
 from locray.metrics.results import ImageResult
 
-_EDGES = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 
@@ -67,7 +66,7 @@ class Comparison:
         corners = [annotation.box_xyxy_px or _NO_BOX for annotation in record.objects]
         boxes_xyxy = _in_image(row, record, np.array(corners, dtype=np.float64).reshape(-1, 4), self._limits)
         has_box = np.array([annotation.box_xyxy_px is not None for annotation in record.objects], dtype=np.bool_)
-        kept = ~has_box | boxes.is_proper(boxes_xyxy)
+        kept = ~has_box | boxes.is_valid(boxes_xyxy)
         if not kept.all():
             self._count_outside(record, row, kept)
         objects = [record.objects[index] for index in np.flatnonzero(kept)]
@@ -80,7 +79,7 @@ class Comparison:
             labels=tuple(found[schema.LABEL] for found in detections),
             scores=tuple(found[schema.SCORE] for found in detections),
             boxes_xyxy_px=np.array(
-                [[found[edge] for edge in _EDGES] for found in detections], dtype=np.float64
+                [[found[edge] for edge in schema.CORNERS] for found in detections], dtype=np.float64
             ).reshape(-1, 4),
         )
 

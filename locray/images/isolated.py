@@ -46,7 +46,7 @@ _MAX_HEADER_BYTES = 2**20
 
 
 @contextmanager
-def deadline_or_death(timeout_s: float) -> Iterator[None]:
+def process_deadline(timeout_s: float) -> Iterator[None]:
     """A block that is the end of this process, by SIGALRM, where it is not done in time.
 
     The kernel sees to it, so it does not matter what a decoder does or whether it holds the interpreter's lock. Costs
@@ -59,11 +59,11 @@ def deadline_or_death(timeout_s: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def decode_or_die(
+def decode_with_deadline(
     data: bytes, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None
 ) -> DecodedImage | ImageFailure:
     """`decode_image`, but a decoder that is not done in time is the end of this process."""
-    with deadline_or_death(timeout_s):
+    with process_deadline(timeout_s):
         return decode_image(data, limits, min_longer_side_px=min_longer_side_px)
 
 
@@ -239,7 +239,7 @@ def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float, mi
         except EOFError:
             return
         data = _receive(connection, length)
-        outcome = decode_or_die(data, limits, timeout_s * _ORPHANS_DEADLINE, min_longer_side_px)
+        outcome = decode_with_deadline(data, limits, timeout_s * _ORPHANS_DEADLINE, min_longer_side_px)
         if isinstance(outcome, ImageFailure):
             _send_header(connection, asdict(outcome))
         else:

@@ -22,7 +22,7 @@ from locray.images.decode import (
     decode_image,
 )
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
-from locray.images.isolated import IsolatedDecoder, decode_or_die
+from locray.images.isolated import IsolatedDecoder, decode_with_deadline
 from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
 from locray.labelling.crashes import MAX_CRASHES
 from locray.labelling.worklist import Worklist
@@ -77,7 +77,7 @@ class FetchDecode:
         except StoreError as error:
             return _defer(_unnamed_rows(self.worklist, unit), self.settings, DeferralCause.STORE, str(error))
         if crashes == 0:
-            return decode_rows(rows, self.settings, lambda data: decode_or_die(data, limits, timeout_s, side_px))
+            return decode_rows(rows, self.settings, lambda data: decode_with_deadline(data, limits, timeout_s, side_px))
         if crashes < MAX_CRASHES:
             with IsolatedDecoder(limits, timeout_s, side_px) as decode:
                 return decode_rows(rows, self.settings, decode)

@@ -168,7 +168,7 @@ class Predictor:
             for name in (schema.WIDTH, schema.HEIGHT)
         )
         corners = boxes.to_images(answers.boxes_xyxy_px, widths, heights, self._input_size_px).astype(np.float32)
-        kept = (answers.scores > 0) & (answers.scores >= self._settings.score_threshold) & boxes.is_proper(corners)
+        kept = (answers.scores > 0) & (answers.scores >= self._settings.score_threshold) & boxes.is_valid(corners)
         # The answers may stand in another order than the rows: a batch that failed was run again image by image.
         order = np.argsort(answers.rows, kind="stable")
         kept, corners, scores, label_ids = kept[order], corners[order], answers.scores[order], answers.label_ids[order]

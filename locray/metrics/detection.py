@@ -1,7 +1,4 @@
-"""COCO's average precision (Lin et al., 2014, https://arxiv.org/abs/1405.0312), by faster-coco-eval.
-
-Called by training's validation and by evaluation.
-"""
+"""COCO's average precision (Lin et al., 2014, https://arxiv.org/abs/1405.0312), computed by faster-coco-eval."""
 
 import contextlib
 import io
@@ -16,31 +13,30 @@ from numpy.typing import NDArray
 from locray.metrics.results import ImageResult
 
 RECALL_LEVELS = np.linspace(0, 1, 101)
-"""Where COCO reads a precision-recall curve."""
+"""Recall levels at which COCO samples the precision-recall curve."""
 
-_ALL_AREAS, _AT_IOU_50, _MOST_DETECTIONS = 0, 0, -1
+_ALL_AREAS, _AT_IOU_50, _MAX_DETECTIONS = 0, 0, -1
 _NO_OBJECTS = -1
-"""COCO's mark for a class without objects."""
+"""COCO's value for a class without objects."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClassPrecision:
-    """Average precision of one class that is annotated, in [0, 1]."""
+class ClassAveragePrecision:
+    """Average precision of one annotated class, in [0, 1]."""
 
     label: str
     ap_50_95: float
     ap_50: float
     precision_at_recall: NDArray[np.float64]
-    """(101,): the best precision at IoU 0.5 with at least the recall of each of `RECALL_LEVELS`, 0 where it isn't
-    reached.
-    """
+    """(101,): highest precision at IoU 0.5 with at least each recall of `RECALL_LEVELS`; 0 if it isn't reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionMetrics:
-    """Average precision over the classes that are annotated with boxes, in [0, 1].
+    """Mean average precision over the classes that are annotated with boxes, in [0, 1].
 
-    By size, the figures count objects of under 32^2, up to 96^2 and over 96^2 pixels; None where there are none.
+    `map_small`, `map_medium` and `map_large` are of objects under 32^2, up to 96^2 and over 96^2 pixels; None if there
+    are none.
     """
 
     map_50_95: float
@@ -48,21 +44,21 @@ class DetectionMetrics:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
-    classes: tuple[ClassPrecision, ...]
-    """By label."""
+    classes: tuple[ClassAveragePrecision, ...]
+    """Sorted by label."""
 
 
 def mean_average_precision(results: Sequence[ImageResult]) -> tuple[float, float]:
-    """mAP@[.5:.95] and mAP@.5; both 0 where nothing is annotated with a box."""
-    metrics = detection(results)
+    """mAP@[.5:.95] and mAP@.5; both 0 if nothing is annotated with a box."""
+    metrics = detection_metrics(results)
     return metrics.map_50_95, metrics.map_50
 
 
-def detection(results: Sequence[ImageResult]) -> DetectionMetrics:
-    """Every figure of average precision.
+def detection_metrics(results: Sequence[ImageResult]) -> DetectionMetrics:
+    """Average precision overall, by object size and by class.
 
-    What is found in an image without objects counts as wrong. In an image where an object is annotated without a box,
-    nothing is known about further boxes of its class: there, what overlaps no boxed object is neither right nor wrong.
+    Detections in an image without objects are false positives. Where an object is annotated without a box, further
+    boxes of its class are unknown: detections of this class that overlap no annotated box are ignored.
     """
     labels = sorted({label for result in results for label in (*result.true_labels, *result.labels)})
     annotations, detections = _coco_annotations(results, labels), _coco_detections(results, labels)
@@ -72,7 +68,7 @@ def detection(results: Sequence[ImageResult]) -> DetectionMetrics:
     if not detections:
         nothing = np.zeros(len(RECALL_LEVELS))
         small, medium, large = _precision_without_detections(annotations)
-        none_found = tuple(ClassPrecision(labels[number - 1], 0.0, 0.0, nothing) for number in sorted(annotated))
+        none_found = tuple(ClassAveragePrecision(labels[number - 1], 0.0, 0.0, nothing) for number in sorted(annotated))
         return DetectionMetrics(0.0, 0.0, small, medium, large, none_found)
     truth = {
         "images": [{"id": image_id} for image_id in range(1, len(results) + 1)],
@@ -86,13 +82,13 @@ def detection(results: Sequence[ImageResult]) -> DetectionMetrics:
         evaluation.evaluate()
         evaluation.accumulate()
     # (IoU thresholds, recall levels, classes, area ranges)
-    return _metrics(np.asarray(evaluation.eval["precision"])[..., _MOST_DETECTIONS], labels)
+    return _metrics(np.asarray(evaluation.eval["precision"])[..., _MAX_DETECTIONS], labels)
 
 
 def _metrics(precision_trka: NDArray[np.float64], labels: Sequence[str]) -> DetectionMetrics:
     overall = precision_trka[..., _ALL_AREAS]
     classes = tuple(
-        ClassPrecision(
+        ClassAveragePrecision(
             label,
             float(overall[:, :, index].mean()),
             float(overall[_AT_IOU_50, :, index].mean()),
@@ -111,7 +107,7 @@ def _mean(precision: NDArray[np.float64]) -> float | None:
 
 
 def _precision_without_detections(annotations: Sequence[dict[str, Any]]) -> list[float | None]:
-    """Zero for each of the three sizes that occur."""
+    """0 for each of the three sizes that occurs, None for the others."""
     areas = np.array([entry["area"] for entry in annotations if not entry["iscrowd"]])
     limits = ((0, 32**2), (32**2, 96**2), (96**2, np.inf))
     return [0.0 if ((areas >= low) & (areas <= high)).any() else None for low, high in limits]
@@ -121,10 +117,10 @@ def _coco_annotations(results: Sequence[ImageResult], labels: Sequence[str]) -> 
     number_of = {label: number for number, label in enumerate(labels, 1)}
     annotations: list[dict[str, Any]] = []
     for image_id, result in enumerate(results, 1):
-        everywhere = _around(result)
+        around = _box_around(result)
         for index, label in enumerate(result.true_labels):
             has_box = bool(result.true_has_box[index])
-            bbox = _xywh(result.true_boxes_xyxy_px[index]) if has_box else everywhere
+            bbox = _xywh(result.true_boxes_xyxy_px[index]) if has_box else around
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -147,8 +143,8 @@ def _coco_detections(results: Sequence[ImageResult], labels: Sequence[str]) -> l
     ]
 
 
-def _around(result: ImageResult) -> list[float]:
-    """A box around all that was found in the image: as a crowd, it makes a matter of indifference of each of it."""
+def _box_around(result: ImageResult) -> list[float]:
+    """A box around all detections of the image: as a crowd, it makes COCO ignore them."""
     if not result.labels:
         return [0.0, 0.0, 1.0, 1.0]
     boxes = result.boxes_xyxy_px

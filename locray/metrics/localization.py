@@ -1,4 +1,4 @@
-"""Metrics of the best guess for each image. Called by training's validation and by evaluation."""
+"""Metrics of the best detection of each image."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 
 from locray.boxes import iou_matrix
-from locray.metrics.results import IOU_OF_A_HIT, ImageResult
+from locray.metrics.results import IOU_THRESHOLD, ImageResult
 
 
 @dataclass(frozen=True, slots=True)
 class LocalizationMetrics:
-    """Of the highest-scored detection of each image, each in [0, 1]; an image without a detection counts as wrong.
+    """Metrics of the highest-scored detection of each image, in [0, 1]; an image without a detection counts as wrong.
 
     Localization accuracy is that of the ImageNet challenge (Russakovsky et al., 2015, https://arxiv.org/abs/1409.0575)
-    with one guess: the right class and an IoU of at least 0.5 with an object of it.
+    with one guess per image: the right class, and an IoU of at least 0.5 with an object of this class.
     """
 
     class_accuracy: float
-    """Over the images that show an object."""
+    """Over images that show an object."""
     mean_iou: float
-    """Over the images that show an object with a box: the best overlap with any of them."""
+    """Over images that show an object with a box: the largest IoU with any of them."""
     localization_accuracy: float
     """Over the same images as `mean_iou`."""
 
 
-def localization(results: Sequence[ImageResult]) -> LocalizationMetrics:
-    """Class accuracy, mean IoU and localization accuracy; 0 where no image shows what is needed."""
+def localization_metrics(results: Sequence[ImageResult]) -> LocalizationMetrics:
+    """Class accuracy, mean IoU and localization accuracy; 0 where there are no such images."""
     right_class, ious, hits = [], [], []
     for result in results:
         is_object = ~result.true_is_crowd
@@ -44,9 +44,9 @@ def localization(results: Sequence[ImageResult]) -> LocalizationMetrics:
             continue
         overlaps = iou_matrix(result.boxes_xyxy_px[:1], result.true_boxes_xyxy_px)[0]
         ious.append(float(overlaps[is_boxed].max()))
-        hits.append(bool((overlaps[is_boxed & same] >= IOU_OF_A_HIT).any()))
-    return LocalizationMetrics(_share(right_class), _share(ious), _share(hits))
+        hits.append(bool((overlaps[is_boxed & same] >= IOU_THRESHOLD).any()))
+    return LocalizationMetrics(_mean(right_class), _mean(ious), _mean(hits))
 
 
-def _share(values: Sequence[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else 0.0

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from locray.errors import UsageError
+from locray.errors import UsageError, did_you_mean
 from locray.models import detector, localizer, small_cnn, small_resnet
 from locray.models.interface import LabelModel
-from locray.names import did_you_mean
 
 
 class ModelBuilder(Protocol):

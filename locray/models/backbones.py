@@ -11,9 +11,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from locray.errors import UsageError
+from locray.errors import UsageError, did_you_mean
 from locray.models.weights import fill, is_file, read_state, torchvision_state
-from locray.names import did_you_mean
 
 _PROBE_SIDE_PX = 128
 _MAP_DIMENSIONS = 4

@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from locray.errors import UsageError
+from locray.errors import UsageError, did_you_mean
 from locray.models.backbones import build_backbone, split
 from locray.models.dense_detectors import Fcos, RetinaNet, SsdLite
 from locray.models.faster_rcnn import FasterRcnn
@@ -21,7 +21,6 @@ from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, LabelModel, Nor
 from locray.models.pyramids import CoarserMaps, Pyramid
 from locray.models.small_detectors import SMALL_DETECTORS
 from locray.models.weights import fill, is_file, read_state, torchvision_state
-from locray.names import did_you_mean
 
 _SMALL_INPUT_PX = 320
 _COARSEST_STRIDE = 32

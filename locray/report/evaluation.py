@@ -97,7 +97,7 @@ def _charts(figures: Figures) -> list[Chart]:
     if figures.has_boxes:
         charts.append(_precision_recall(figures.detection))
     if figures.calibration.bins:
-        right = "the class is" if figures.confusion.one_object_each else "class and place (IoU 0.5) are"
+        right = "the class is" if figures.confusion.per_image else "class and place (IoU 0.5) are"
         note = f"A detection counts as right if {right}. Faint bars hold few detections."
         charts.append(reliability_chart("Can scores be taken for probabilities?", figures.calibration, note))
     return charts

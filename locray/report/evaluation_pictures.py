@@ -10,8 +10,7 @@ from locray.boxes import iou_matrix
 from locray.datasets.records import Record
 from locray.evaluation.figures import Figures
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
-from locray.metrics.matching import match
-from locray.metrics.results import ImageResult
+from locray.metrics.results import ImageResult, match
 from locray.report.figures import THUMBNAIL_SIDE_PX, Box, Picture
 
 NUM_PICTURES = 24
@@ -38,7 +37,7 @@ def worst_pictures(
     Raises:
         StoreError: an image can't be read.
     """
-    one_each = figures.confusion.one_object_each
+    one_each = figures.confusion.per_image
     cut = 0.0 if one_each or figures.best_cut is None else figures.best_cut.score_threshold
     shown = [_from(result, cut) for result in results]
     mistakes = [_of_guess(result) if one_each else _of_objects(result) for result in shown]
@@ -84,8 +83,8 @@ def _of_guess(result: ImageResult) -> Mistakes:
 def _of_objects(result: ImageResult) -> Mistakes:
     """Each missed object counts 1, each wrong detection its score."""
     matching = match(result)
-    missed = int(matching.is_to_find.sum()) - len(matching.found)
-    is_wrong = matching.is_judged & ~matching.is_true_positive
+    missed = int(matching.is_ground_truth.sum()) - len(matching.found)
+    is_wrong = ~matching.is_ignored & ~matching.is_true_positive
     return Mistakes(
         missed + float(np.array(result.scores)[is_wrong].sum()), f"{missed} missed, {int(is_wrong.sum())} wrong"
     )

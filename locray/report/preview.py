@@ -194,7 +194,7 @@ def _texts(
         ),
         "facts": facts,
         "options": {"--" + name.replace("_", "-"): str(value) for name, value in options.items()},
-        "skipped": [(reason, count, dataset.left_out_places.get(reason, ())) for reason, count in skipped.items()],
+        "skipped": [(reason, count, dataset.skip_examples.get(reason, ())) for reason, count in skipped.items()],
         "errors": errors,
     }
 

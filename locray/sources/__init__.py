@@ -2,8 +2,7 @@
 
 import os
 
-from locray.errors import UsageError
-from locray.names import did_you_mean
+from locray.errors import UsageError, did_you_mean
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource
 from locray.sources.inventory import MANIFEST_NAME, InventorySource

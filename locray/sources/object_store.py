@@ -6,8 +6,7 @@ from typing import Self
 
 import pyarrow as pa
 
-from locray.errors import UsageError
-from locray.names import did_you_mean
+from locray.errors import UsageError, did_you_mean
 from locray.sources.object_listing import ObjectListing
 from locray.storage import check_readable_folder, exists, folder_exists, is_remote
 from locray.storage.s3 import client

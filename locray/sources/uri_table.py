@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from locray.errors import UsageError
-from locray.names import did_you_mean
+from locray.errors import UsageError, did_you_mean
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, LISTING_SCHEMA, SIZE_BYTES
 from locray.sources.source import BATCH_ROWS, listing_batch, rebatch
 from locray.storage import is_remote, join, local_path, normalise, open_file, open_parquet

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from locray.metrics.calibration import best_cut, judge
+from locray.metrics.calibration import best_threshold, score_detections
 from locray.metrics.detection import mean_average_precision
-from locray.metrics.localization import localization
+from locray.metrics.localization import localization_metrics
 from locray.metrics.results import ImageResult
 from locray.models.interface import NO_OBJECT, PredictedBoxes
 from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES
@@ -74,7 +74,7 @@ def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, 
     The score is then the mean of the three localization metrics (one alone moves in coarse steps on a small split),
     or class accuracy where no box is known; for a detector it is mAP@[.5:.95], and the score to cut at comes with it.
     """
-    found = localization(results)
+    found = localization_metrics(results)
     metrics = {CLASS_ACCURACY: found.class_accuracy}
     if not any(result.true_has_box.any() for result in results):
         return metrics | {SCORE: found.class_accuracy}
@@ -86,7 +86,7 @@ def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, 
         MAP_50: map_50,
     }
     if not one_object:
-        cut = best_cut(judge(results))
+        cut = best_threshold(score_detections(results))
         return metrics | {SCORE: map_50_95, BEST_CUT: cut.score_threshold if cut else 0.0}
     three = (found.class_accuracy, found.mean_iou, found.localization_accuracy)
     return metrics | {SCORE: sum(three) / len(three)}

@@ -45,9 +45,7 @@ def _faulty_detections(rows: pa.RecordBatch) -> Mapping[Check, Mask]:
     lists = rows[schema.DETECTIONS]
     owner = pc.list_parent_indices(lists).to_numpy()
     found = pc.list_flatten(lists)
-    corners = np.stack(
-        [_floats(pc.struct_field(found, name)) for name in (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)], axis=1
-    )
+    corners = np.stack([_floats(pc.struct_field(found, name)) for name in schema.CORNERS], axis=1)
     # The largest corner is the image's side rounded to float32, which may be more than the side.
     sides = np.stack(
         [_floats(rows[name].fill_null(0)).astype(np.float32)[owner] for name in (schema.WIDTH, schema.HEIGHT)], axis=1
@@ -58,7 +56,7 @@ def _faulty_detections(rows: pa.RecordBatch) -> Mapping[Check, Mask]:
     orderly[1:] &= (owner[1:] != owner[:-1]) | (scores[1:] <= scores[:-1])
     named = _mask(pc.is_valid(pc.struct_field(found, schema.LABEL)))
     named &= _mask(pc.greater_equal(pc.struct_field(found, schema.LABEL_ID), 0))
-    sound = {Check.BOX: boxes.is_proper(corners) & inside, Check.SCORE: orderly, Check.LABEL: named}
+    sound = {Check.BOX: boxes.is_valid(corners) & inside, Check.SCORE: orderly, Check.LABEL: named}
     return {check: _owners_of(owner[~is_sound], len(rows)) for check, is_sound in sound.items()}
 
 

@@ -32,7 +32,6 @@ BF16_BOX_TOLERANCE_PX = 2.0
 """Unless `--precision fp32` says that no row is of bfloat16: each machine of a cluster decides for itself."""
 
 _IMAGES_AT_ONCE = 32
-_CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
 _NOT_THERE = {str(code) for code in (ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED)}
 
 
@@ -136,10 +135,10 @@ def _is_same(one: dict[str, Any], other: dict[str, Any], tolerance: Tolerance) -
     return (
         (one[schema.LABEL_ID], one[schema.LABEL]) == (other[schema.LABEL_ID], other[schema.LABEL])
         and abs(one[schema.SCORE] - other[schema.SCORE]) <= tolerance.score
-        and all(abs(one[corner] - other[corner]) <= tolerance.box_px for corner in _CORNERS)
+        and all(abs(one[corner] - other[corner]) <= tolerance.box_px for corner in schema.CORNERS)
     )
 
 
 def _shown(one: dict[str, Any]) -> str:
-    corners = ", ".join(f"{one[corner]:.1f}" for corner in _CORNERS)
+    corners = ", ".join(f"{one[corner]:.1f}" for corner in schema.CORNERS)
     return f"{one[schema.LABEL]!r} {one[schema.SCORE]:.3f} at ({corners})"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
 from locray.datasets.coco import parse_coco, write_coco
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.errors import UsageError
 from tests.helpers.annotated import annotations, close, corners, images, names_below, write
 
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(described):
 def test_numbers_need_not_be_dense_and_crowds_are_kept():
     objects = [entry(5), entry(6, category_id=90, iscrowd=1, segmentation={"counts": "x"}), entry(7, bbox=())]
     (image,) = parsed(document(objects=objects)).images
-    assert image == Described(
+    assert image == ImageAnnotations(
         "a.jpg",
         (
             Annotation("cow", (1, 2, 11, 22.5)),
@@ -142,7 +142,7 @@ def test_real_troubles_are_counted(tmp_path):
     assert dataset.skipped == {"empty_box": 1, "inverted_box": 1, "no_image": 1, "outside_box": 1}
     assert dataset.num_clipped_boxes == 1
     file = f"{tmp_path}/val.json"
-    assert dataset.left_out_places["inverted_box"] == (
+    assert dataset.skip_examples["inverted_box"] == (
         f"{file}, image 1, annotation 11, box of 'cow': 5 5 1 14 in a frame of 100 x 80",
     )
-    assert dataset.left_out_places["no_image"] == (f"{file}, image 2: there is no image 'gone.jpg'",)
+    assert dataset.skip_examples["no_image"] == (f"{file}, image 2: there is no image 'gone.jpg'",)

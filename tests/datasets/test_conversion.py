@@ -9,7 +9,7 @@ from locray.datasets import list_splits, read_dataset
 from locray.datasets.coco import write_coco
 from locray.datasets.csv_boxes import write_csv
 from locray.datasets.parquet import write_parquet
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.datasets.regions import write_regions
 from locray.datasets.voc import write_voc
 from locray.datasets.yolo import write_data_yaml, write_yolo
@@ -23,7 +23,7 @@ def blood(real_data):
 
 def described_of(dataset):
     return [
-        Described(
+        ImageAnnotations(
             f"images/train/{posixpath.basename(record.image_uri)}", record.objects, record.width_px, record.height_px
         )
         for record in dataset.records
@@ -43,7 +43,7 @@ FILES = {
     "parquet": lambda images, _: {"train.parquet": write_parquet(images)},
     "regions": lambda images, _: {
         "regions.json": write_regions(
-            Described(posixpath.basename(image.filename), image.objects, image.width_px, image.height_px)
+            ImageAnnotations(posixpath.basename(image.filename), image.objects, image.width_px, image.height_px)
             for image in images
         )
     },

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from locray.datasets import list_splits, read_dataset
 from locray.datasets.csv_boxes import parse_csv, write_csv
-from locray.datasets.records import Annotation, Described
+from locray.datasets.records import Annotation, ImageAnnotations
 from locray.errors import UsageError
 
 HEADER = "filename,class,xmin,ymin,xmax,ymax"
@@ -18,7 +18,7 @@ annotations = st.builds(
 )
 sides = st.none() | st.integers(1, 100_000)
 images = st.builds(
-    Described,
+    ImageAnnotations,
     filename=texts.filter(str.strip),
     objects=st.lists(annotations, max_size=4).map(tuple),
     width_px=sides,
@@ -33,8 +33,8 @@ def test_what_is_written_is_read_back(described):
 
 def test_the_written_text_is_plain():
     described = [
-        Described("a, b.jpg", (Annotation("cow", (1.0, 2.5, 30.0, 40.0)),), 64, 48),
-        Described("empty.jpg", ()),
+        ImageAnnotations("a, b.jpg", (Annotation("cow", (1.0, 2.5, 30.0, 40.0)),), 64, 48),
+        ImageAnnotations("empty.jpg", ()),
     ]
     assert write_csv(described) == (
         "filename,width,height,class,xmin,ymin,xmax,ymax\r\n"
@@ -52,8 +52,8 @@ def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
         "41,31,0.7,a.jpg,11,21,bee\r\n"
     ).removeprefix("\ufeff")
     assert parse_csv(text, "labels.csv") == [
-        Described("a.jpg", (Annotation("cow", (10, 20, 30, 40)), Annotation("bee", (11, 21, 31, 41)))),
-        Described("b.jpg", (Annotation("ant", (1, 2, 3, 4)),)),
+        ImageAnnotations("a.jpg", (Annotation("cow", (10, 20, 30, 40)), Annotation("bee", (11, 21, 31, 41)))),
+        ImageAnnotations("b.jpg", (Annotation("ant", (1, 2, 3, 4)),)),
     ]
 
 
@@ -131,7 +131,7 @@ def test_the_boards_are_read(real_data):
 
 
 def test_a_class_may_be_known_without_its_box():
-    described = [Described("a.jpg", (Annotation("cow", None), Annotation("ant", (1, 2, 3, 4))), None, 48)]
+    described = [ImageAnnotations("a.jpg", (Annotation("cow", None), Annotation("ant", (1, 2, 3, 4))), None, 48)]
     text = write_csv(described)
     assert text.splitlines()[1] == "a.jpg,,48,cow,,,,"
     assert parse_csv(text, "labels.csv") == described
@@ -156,8 +156,8 @@ def test_places_name_lines(tmp_path):
     (tmp_path / "train.csv").write_text(f"{HEADER}\na.jpg,cow,1,2,3,4\na.jpg,cow,5,2,3,4\ngone.jpg,cow,1,2,3,4\n")
     dataset = read_dataset(str(tmp_path), "csv", "train")
     image = f"{tmp_path}/train.csv, image 'a.jpg'"
-    assert dataset.left_out_places["inverted_box"] == (f"{image}, line 3, box of 'cow': 5 2 3 4",)
-    assert dataset.left_out_places["no_image"] == (
+    assert dataset.skip_examples["inverted_box"] == (f"{image}, line 3, box of 'cow': 5 2 3 4",)
+    assert dataset.skip_examples["no_image"] == (
         f"{tmp_path}/train.csv, image 'gone.jpg': there is no image 'gone.jpg'",
     )
 
@@ -175,7 +175,7 @@ def test_boxes_beside_the_frame_are_left_out_where_it_is_known(tmp_path):
     ]
     assert (dataset.skipped, dataset.num_clipped_boxes) == ({"outside_box": 3}, 2)
     file = f"{tmp_path}/train.csv"
-    assert dataset.left_out_places["outside_box"] == (
+    assert dataset.skip_examples["outside_box"] == (
         f"{file}, image 'a.jpg', line 2, box of 'cow': 100 0 120 50 in a frame of 100 x 50",
         f"{file}, image 'a.jpg', line 4, box of 'cow': 5 -9 9 -1 in a frame of 100 x 50",
         f"{file}, image 'b.jpg', line 6, box of 'cow': 5 -9 9 -1",

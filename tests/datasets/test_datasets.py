@@ -9,7 +9,7 @@ from locray.datasets import FORMATS, Annotation, Dataset, Record, list_splits, r
 from locray.datasets.coco import write_coco
 from locray.datasets.csv_boxes import write_csv
 from locray.datasets.parquet import write_parquet
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.errors import UsageError
 
 
@@ -180,7 +180,7 @@ def write_naming(folder, format_name, *names):
     writer, ending = WRITERS[format_name]
     folder.mkdir()
     cow = Annotation("cow", (1, 2, 3, 4))
-    (folder / f"train{ending}").write_bytes(writer([Described(name, (cow,)) for name in names]))
+    (folder / f"train{ending}").write_bytes(writer([ImageAnnotations(name, (cow,)) for name in names]))
 
 
 @pytest.mark.s3

@@ -61,8 +61,8 @@ def test_images_beside_the_folders_of_the_classes_are_counted(tmp_path):
     dataset = read_dataset(str(tmp_path), "folders", "train")
     assert names_below(tmp_path, dataset) == ["ant/1.jpg", "cow/1.jpg"]
     assert dataset.skipped == {"no_annotation": 1}
-    place = f"{tmp_path}/cover.png: lies beside the folders of the classes"
-    assert dataset.left_out_places == {"no_annotation": (place,)}
+    place = f"{tmp_path}/cover.png: lies beside the class folders"
+    assert dataset.skip_examples == {"no_annotation": (place,)}
 
 
 def test_images_without_any_folder_are_no_data_set(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from locray import schema
 from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
 from locray.datasets.parquet import parse_table, read_table, to_table, write_parquet
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.errors import UsageError
 from tests.helpers.annotated import annotations, corners, images, names_below, write
 
@@ -41,7 +41,11 @@ def test_other_types_fewer_columns_and_nulls():
     objects = pa.array([[box], None, [], [box, box]], pa.large_list(kind))
     names = pa.array(["a", "b", "c", "d"]).dictionary_encode()
     found = parsed({"filename": names, "objects": objects, "width": pa.array([0, 1, None, 64], pa.int8())})
-    assert found.images == [Described("a", (COW,)), Described("c", ()), Described("d", (COW, COW), 64)]
+    assert found.images == [
+        ImageAnnotations("a", (COW,)),
+        ImageAnnotations("c", ()),
+        ImageAnnotations("d", (COW, COW), 64),
+    ]
     assert found.skipped == [(SkipReason.NO_ANNOTATION, "train.parquet, row 1: objects is null")]
 
     (image,) = parsed({"image_uri": ["a"], "objects": [[{"label": "cow"}]]}).images
@@ -67,9 +71,9 @@ BOX = {"label": "cow", "xmin": 1.0, "ymin": 2.0, "xmax": 3.0, "ymax": 4.0}
         ({"image_uri": ["a"], "objects": [[{"name": "a"}]]}, "found the fields name; missing label"),
         ({"image_uri": ["a"], "objects": [[BOX | {"xmax": "x"}]]}, "objects.xmax: found string, expected double"),
         ({"image_uri": ["a"], "objects": [[BOX | {"label": None}]]}, "an object without label"),
-        ({"image_uri": ["a"], "objects": [[BOX, BOX | {"ymin": None}]]}, "'cow' with some corners only"),
+        ({"image_uri": ["a"], "objects": [[BOX, BOX | {"ymin": None}]]}, "'cow' with some of its corners"),
         ({"image_uri": ["a"], "objects": [[BOX | {"ymin": float("nan")}]]}, "expected finite numbers"),
-        ({"image_uri": ["a", None], "objects": [[BOX], [BOX]]}, "row 1: found no name"),
+        ({"image_uri": ["a", None], "objects": [[BOX], [BOX]]}, "row 1: found no image"),
         ({"image_uri": ["a"], "objects": [[BOX]], "width": ["wide"]}, "column width: found string, expected int64"),
     ],
 )
@@ -86,7 +90,7 @@ def test_what_is_no_parquet_file(tmp_path):
 
 def test_splits_are_files_folders_and_shards_and_images_lie_anywhere(tmp_path):
     def table(*names):
-        return write_parquet([Described(name, (COW,), 10, 10) for name in names])
+        return write_parquet([ImageAnnotations(name, (COW,), 10, 10) for name in names])
 
     elsewhere = ["s3://bucket/a b.jpg", "/not/looked/for.jpg", "zip:/x.zip!/a.jpg"]
     tables = {
@@ -106,7 +110,7 @@ def test_splits_are_files_folders_and_shards_and_images_lie_anywhere(tmp_path):
 def test_real_troubles_are_counted(tmp_path):
     boxes = [(1, 1, 1, 5), (5, 5, 4, 6), (20, 1, 30, 5), (5, 5, 20, 6)]
     objects = tuple(Annotation("cow", box) for box in boxes)
-    rows = [Described("a.jpg", objects, 10, 10), Described("a.jpg", ()), Described("b.jpg", ())]
+    rows = [ImageAnnotations("a.jpg", objects, 10, 10), ImageAnnotations("a.jpg", ()), ImageAnnotations("b.jpg", ())]
     write(tmp_path, {"train.parquet": write_parquet(rows), "a.jpg": "", "b.jpg": ""})
     dataset = read_dataset(str(tmp_path), "parquet", "train")
     assert [len(record.objects) for record in dataset.records] == [1, 0]

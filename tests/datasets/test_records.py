@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.datasets.building import DatasetBuilder, cut_to_frame
-from locray.datasets.fields import number, side_px
-from locray.datasets.records import Annotation, Described, SkipReason
+from locray.datasets.fields import parse_number, parse_side_px
+from locray.datasets.records import Annotation, DatasetBuilder, ImageAnnotations, SkipReason, clip_to_frame
 from locray.errors import UsageError
 
 coordinates = st.floats(-500, 1500, width=32)
@@ -26,32 +25,32 @@ sides = st.none() | st.integers(1, 1000)
     ],
 )
 def test_a_box_that_nothing_can_be_made_of_is_left_out_with_its_reason(box, reason):
-    assert cut_to_frame(box, 100, 80) == (reason, box)
+    assert clip_to_frame(box, 100, 80) == (reason, box)
 
 
 def test_a_box_that_reaches_over_its_frame_is_cut_to_it():
-    assert cut_to_frame((-5, 10, 130, 90), 100, 80) == (None, (0, 10, 100, 80))
+    assert clip_to_frame((-5, 10, 130, 90), 100, 80) == (None, (0, 10, 100, 80))
 
 
 def test_a_frame_of_unknown_size_still_begins_at_zero():
-    assert cut_to_frame((-5, 10, 130, 9000), None, None) == (None, (0, 10, 130, 9000))
+    assert clip_to_frame((-5, 10, 130, 9000), None, None) == (None, (0, 10, 130, 9000))
 
 
 @given(boxes, sides, sides)
 def test_kept_boxes_lie_in_their_frame_and_keeping_is_idempotent(box, width, height):
-    reason, kept = cut_to_frame(box, width, height)
+    reason, kept = clip_to_frame(box, width, height)
     if reason is not None:
         assert kept == box
         return
     xmin, ymin, xmax, ymax = kept
     assert 0 <= xmin < xmax <= (width or math.inf)
     assert 0 <= ymin < ymax <= (height or math.inf)
-    assert cut_to_frame(kept, width, height) == (None, kept)
+    assert clip_to_frame(kept, width, height) == (None, kept)
 
 
 def test_the_builder_counts_boxes_and_images_by_reason():
     builder = DatasetBuilder("/data/cows", "train")
-    described = Described(
+    described = ImageAnnotations(
         "a.jpg",
         (
             Annotation("cow", (0, 0, 10, 10)),
@@ -63,9 +62,9 @@ def test_the_builder_counts_boxes_and_images_by_reason():
         100,
     )
     builder.add("/data/cows/a.jpg", described)
-    builder.add("/data/cows/b.jpg", Described("b.jpg", ()))
+    builder.add("/data/cows/b.jpg", ImageAnnotations("b.jpg", ()))
     for line in range(5):
-        builder.leave_out(SkipReason.NO_IMAGE, f"labels.csv, line {line}")
+        builder.skip(SkipReason.NO_IMAGE, f"labels.csv, line {line}")
 
     dataset = builder.build()
 
@@ -75,7 +74,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     assert dataset.records[1].objects == ()
     assert dataset.classes == ("bee", "cow"), "a class of which no box is left is not one to learn"
     assert dataset.skipped == {"empty_box": 2, "no_image": 5}
-    assert dataset.left_out_places == {
+    assert dataset.skip_examples == {
         "empty_box": (
             "/data/cows/a.jpg, object 2, box of 'ant': 0 0 0 10 in a frame of 100 x 100",
             "/data/cows/a.jpg, object 4, box of 'cow': 0 5 10 5 in a frame of 100 x 100",
@@ -87,7 +86,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
 
 def test_a_split_without_a_usable_image_is_the_users_mistake():
     builder = DatasetBuilder("/data/cows", "train")
-    builder.leave_out(SkipReason.NO_IMAGE, "labels.csv, image 'a.jpg'")
+    builder.skip(SkipReason.NO_IMAGE, "labels.csv, image 'a.jpg'")
     with pytest.raises(UsageError, match=r"'train' of /data/cows.*1 x no_image. The first: labels.csv, image 'a.jpg'"):
         builder.build()
 
@@ -95,9 +94,9 @@ def test_a_split_without_a_usable_image_is_the_users_mistake():
 @pytest.mark.parametrize("text", [None, "", "  ", "twelve", "nan", "inf", "1e999"])
 def test_what_is_not_a_finite_number_is_named_with_its_place(text):
     with pytest.raises(UsageError, match=r"labels.csv, line 3, field xmin: found"):
-        number(text, "labels.csv, line 3, field xmin")
+        parse_number(text, "labels.csv, line 3, field xmin")
 
 
 @pytest.mark.parametrize(("text", "side"), [(None, None), (" ", None), ("0", None), ("640", 640), ("640.0", 640)])
 def test_a_frame_may_be_unknown(text, side):
-    assert side_px(text, "field width") == side
+    assert parse_side_px(text, "field width") == side

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locray.datasets import Annotation, list_splits, read_dataset
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.datasets.regions import parse_regions, write_regions
 from locray.errors import UsageError
 from tests.helpers.annotated import images, names_below, write
@@ -32,7 +32,7 @@ def test_what_is_written_is_read_back_as_shares_of_the_sides(described):
 
 
 def test_the_written_text_is_plain():
-    image = Described("a", (Annotation("fork", (10, 20, 30, 60)),), 100, 80)
+    image = ImageAnnotations("a", (Annotation("fork", (10, 20, 30, 60)),), 100, 80)
     assert json.loads(write_regions([image])) == {"fork": {"a": [0.1, 0.25, 0.2, 0.5]}}
 
 
@@ -64,7 +64,7 @@ def test_real_troubles_are_counted(tmp_path):
         "duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "no_image": 2, "outside_box": 2
     }  # fmt: skip
     file = f"{tmp_path}/regions.json"
-    assert dataset.left_out_places == {
+    assert dataset.skip_examples == {
         "empty_box": (f"{file}, image 'a', object 1, box of 'fork': 0.5 0.5 0.5 0.7 in a frame of 1 x 1",),
         "inverted_box": (f"{file}, image 'a', object 2, box of 'fork': 0.5 0.5 0.4 0.7 in a frame of 1 x 1",),
         "outside_box": (

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 
 from locray.datasets import list_splits, read_dataset
-from locray.datasets.records import Annotation, Described
+from locray.datasets.records import Annotation, ImageAnnotations
 from locray.datasets.voc import parse_voc, write_voc
 from locray.errors import UsageError
 from tests.helpers.annotated import images
@@ -36,13 +36,13 @@ def test_an_annotation_with_everything():
     )
     xml = annotation("<filename>a.jpg</filename>", SIZE, COW, person)
     expected = (Annotation("cow", (1, 2, 3.5, 4)), Annotation("person", (1, 2, 3.5, 4)))
-    assert parse_voc(xml, "a.xml") == Described("a.jpg", expected, 100, 80)
+    assert parse_voc(xml, "a.xml") == ImageAnnotations("a.jpg", expected, 100, 80)
 
 
 def test_an_annotation_with_next_to_nothing():
-    assert parse_voc("<annotation/>", "a.xml") == Described(None, ())
+    assert parse_voc("<annotation/>", "a.xml") == ImageAnnotations(None, ())
     no_size = annotation("<size><width>0</width><height></height></size>")
-    assert parse_voc(no_size, "a.xml") == Described(None, ())
+    assert parse_voc(no_size, "a.xml") == ImageAnnotations(None, ())
 
 
 def test_bytes_are_decoded_as_they_declare():

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from locray.datasets import Annotation, SkipReason, list_splits, read_dataset
-from locray.datasets.records import Described
+from locray.datasets.records import ImageAnnotations
 from locray.datasets.yolo import parse_yolo, write_data_yaml, write_yolo
 from locray.errors import UsageError
 from tests.helpers.annotated import annotations, names_below, write
@@ -17,7 +17,7 @@ sides = st.integers(1, 5000)
 @given(st.lists(annotations(), max_size=5), sides, sides)
 def test_what_is_written_is_read_back_as_shares_of_the_sides(objects, width, height):
     classes = sorted({annotation.label for annotation in objects})
-    text = write_yolo(Described("a.jpg", tuple(objects), width, height), classes)
+    text = write_yolo(ImageAnnotations("a.jpg", tuple(objects), width, height), classes)
 
     parsed = parse_yolo(text, classes, "a.txt")
 
@@ -34,7 +34,7 @@ def test_boxes_polygons_and_unknown_classes():
     text = "0 0.5 0.5 1 1\n\n1.0 .5 .5 .5 .25 0.93\n2 .5 .5 .1 .1\n-1 .5 .5 .1 .1\n1 .1 .2 .3 .9 .2 .05\n"
     parsed = parse_yolo(text, CLASSES, "a.txt")
     box = (Annotation("cow", (0, 0, 1, 1)), *IN_FRAME, Annotation("ant", (0.1, 0.05, 0.3, 0.9)))
-    assert parsed.images == [Described(None, box, 1, 1)]
+    assert parsed.images == [ImageAnnotations(None, box, 1, 1)]
     assert parsed.skipped == [
         (SkipReason.UNKNOWN_CLASS, "a.txt, line 4: class 2, known are 0 to 1"),
         (SkipReason.UNKNOWN_CLASS, "a.txt, line 5: class -1, known are 0 to 1"),
@@ -98,7 +98,7 @@ def test_names_of_classes(tmp_path, file, content):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "Found no names of classes in .*Expected a data.yaml"),
+        ({}, "Found no class names in .*Expected a data.yaml"),
         ({"data.yaml": "names: {0: cow, 2: ant}"}, r"field names: found the numbers \[0, 2\], expected 0, 1, 2"),
         ({"data.yaml": "names: [cow, ' ']"}, "field names: found .*expected the name of each class"),
         ({"data.yaml": "names: [cow"}, "data.yaml: not YAML"),
@@ -142,6 +142,6 @@ def test_real_troubles_are_counted(tmp_path):
         "empty_box": 1, "inverted_box": 1, "no_image": 1, "outside_box": 1, "unknown_class": 1
     }  # fmt: skip
     assert dataset.num_clipped_boxes == 1, "rounding of the last digit is no cut"
-    assert dataset.left_out_places["empty_box"] == (
+    assert dataset.skip_examples["empty_box"] == (
         f"{tmp_path}/labels/val/a.txt, line 1, box of 'cow': 0.5 0.45 0.5 0.55 in a frame of 1 x 1",
     )

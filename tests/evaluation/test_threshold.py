@@ -12,7 +12,7 @@ from locray import schema
 from locray.config import EvaluateConfig
 from locray.convert.export_check import check_images
 from locray.datasets.csv_boxes import write_csv
-from locray.datasets.records import Annotation, Described
+from locray.datasets.records import Annotation, ImageAnnotations
 from locray.demo.images import write_dataset
 from locray.evaluation.figures import Figures
 from locray.evaluation.run import evaluate
@@ -73,13 +73,15 @@ def rows_of(identity: Identity, folder: Path) -> pa.Table:
     return rows
 
 
-def _first_and_last(row: dict[str, Any]) -> Described:
+def _first_and_last(row: dict[str, Any]) -> ImageAnnotations:
     """An image that shows the first and the last of what was found in it, one on either side of the threshold."""
     found = [row[schema.DETECTIONS][place] for place in (0, -1)]
     assert found[0][schema.SCORE] > THRESHOLD > found[1][schema.SCORE]
-    corners = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
+    corners = schema.CORNERS
     objects = tuple(Annotation(one[schema.LABEL], tuple(one[name] for name in corners)) for one in found)
-    return Described(f"images/{Path(row[schema.IMAGE_URI]).name}", objects, row[schema.WIDTH], row[schema.HEIGHT])
+    return ImageAnnotations(
+        f"images/{Path(row[schema.IMAGE_URI]).name}", objects, row[schema.WIDTH], row[schema.HEIGHT]
+    )
 
 
 def what_counts_detections(figures: Figures) -> list[object]:

@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from locray.datasets.records import Annotation, Described
+from locray.datasets.records import Annotation, ImageAnnotations
 
 FRAME = 1000
 
@@ -31,7 +31,7 @@ OBJECTS = annotations()
 def images(objects=OBJECTS, sides=SIDES, min_objects=0):
     """Lists of images, each with a name of its own."""
     image = st.builds(
-        Described,
+        ImageAnnotations,
         filename=names.map(lambda name: name.replace("/", "_") + ".jpg"),
         objects=st.lists(objects, min_size=min_objects, max_size=4).map(tuple),
         width_px=sides,

@@ -35,7 +35,6 @@ MAX_PIXELS = 64_000_000
 TIMEOUT_S = 5
 MEMORY_LIMIT_BYTES = 2 << 30
 
-CORNERS = (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)
 
 TURNED: dict[str, dict[str, Any]] = {
     "PNG": {},
@@ -304,7 +303,7 @@ def test_every_other_file_is_called_what_it_is(labelled: Labelled) -> None:
 def test_all_eight_orientations_have_the_same_boxes(labelled: Labelled, image_format: str) -> None:
     rows = [labelled.rows[f"turned/{image_format}-{number}"] for number in ALL]
     assert {(row[schema.WIDTH], row[schema.HEIGHT]) for row in rows} == {(64, 32)}
-    found = [[*map(box.get, CORNERS), box[schema.SCORE]] for row in rows for box in row[schema.DETECTIONS]]
+    found = [[*map(box.get, schema.CORNERS), box[schema.SCORE]] for row in rows for box in row[schema.DETECTIONS]]
     assert len(found) == len(rows)
     # Of a JPEG, rounding makes a picture that differs by a level here and there.
     np.testing.assert_allclose(found, [found[0]] * len(found), rtol=0, atol=0.5 if image_format == "JPEG" else 1e-4)

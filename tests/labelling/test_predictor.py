@@ -88,7 +88,7 @@ def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector
         assert 1 < len(found) <= len(wanted)
         best = Letterbox.fit(width, height, SIZE).to_image(own.boxes_xyxy_px[image].double().numpy())
         best = best.clip(0, [width, height, width, height])
-        first = [found[0][name] for name in (schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX)]
+        first = [found[0][name] for name in schema.CORNERS]
         assert np.abs(best - first).max(axis=1).min() < 0.05
     assert rows[3][schema.DETECTIONS] is None
 

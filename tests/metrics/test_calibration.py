@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from locray.metrics.calibration import Judged, best_cut, calibration, judge
+from locray.metrics.calibration import ScoredDetections, best_threshold, calibration, score_detections
 from tests.helpers.metric_results import BOX, FAR, result
 
 
 def test_error_by_hand() -> None:
-    judged = Judged(np.array([0.95, 0.95, 0.6, 0.0]), np.array([True, False, True, False]), 3)
+    judged = ScoredDetections(np.array([0.95, 0.95, 0.6, 0.0]), np.array([True, False, True, False]), 3)
     found = calibration(judged, num_bins=10)
     assert [(one.low, one.count, one.accuracy) for one in found.bins] == [
         (0, 1, 0),
@@ -22,31 +22,33 @@ def test_probabilities_are_calibrated_and_overconfidence_is_not() -> None:
     random = np.random.default_rng(0)
     probabilities = random.random(20_000)
     right = random.random(20_000) < probabilities
-    assert calibration(Judged(probabilities, right, 20_000)).error < 0.02
-    assert calibration(Judged(np.sqrt(probabilities), right, 20_000)).error > 0.1
+    assert calibration(ScoredDetections(probabilities, right, 20_000)).error < 0.02
+    assert calibration(ScoredDetections(np.sqrt(probabilities), right, 20_000)).error > 0.1
 
 
 def test_a_score_of_one_lies_in_the_last_bin() -> None:
-    (one,) = calibration(Judged(np.array([1.0]), np.array([True]), 1)).bins
+    (one,) = calibration(ScoredDetections(np.array([1.0]), np.array([True]), 1)).bins
     assert (one.high, one.mean_score, one.accuracy) == (1, 1, 1)
 
 
 def test_the_best_cut_by_hand() -> None:
-    judged = Judged(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
-    cut = best_cut(judged)
+    judged = ScoredDetections(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
+    cut = best_threshold(judged)
     assert cut is not None
     assert (cut.score_threshold, cut.f1) == (0.8, pytest.approx(0.8))
     assert (cut.precision, cut.recall) == (pytest.approx(2 / 3), 1)
-    assert best_cut(Judged(np.array([0.9]), np.array([False]), 2)) is None
+    assert best_threshold(ScoredDetections(np.array([0.9]), np.array([False]), 2)) is None
 
 
-def test_what_is_judged() -> None:
-    one_each = judge([result([("a", BOX)], [("a", 0.9, FAR)]), result([], [("a", 0.4, BOX)]), result([("b", BOX)], [])])
+def test_which_detections_count() -> None:
+    one_each = score_detections(
+        [result([("a", BOX)], [("a", 0.9, FAR)]), result([], [("a", 0.4, BOX)]), result([("b", BOX)], [])]
+    )
     assert one_each.scores.tolist() == [0.9, 0.4]
     assert (one_each.is_true_positive.tolist(), one_each.num_ground_truth) == ([True, False], 2)
     found = [("a", 0.9, FAR), ("a", 0.8, BOX)]
-    many = judge([result([("a", BOX)], found), result([("a", BOX)], found[1:], crowds={0})])
+    many = score_detections([result([("a", BOX)], found), result([("a", BOX)], found[1:], crowds={0})])
     assert many.scores.tolist() == [0.9, 0.8]
     assert (many.is_true_positive.tolist(), many.num_ground_truth) == ([False, True], 1)
-    nothing = judge([])
+    nothing = score_detections([])
     assert (len(nothing.scores), nothing.num_ground_truth, calibration(nothing).error) == (0, 0, 0)

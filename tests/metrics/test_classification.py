@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from locray.metrics.classification import class_metrics, confusion_matrix
-from locray.metrics.detection import detection
+from locray.metrics.detection import detection_metrics
 from locray.metrics.results import ImageResult
 from tests.helpers.metric_results import BOX, FAR, HALF, result
 
@@ -12,7 +12,7 @@ from tests.helpers.metric_results import BOX, FAR, HALF, result
 def table(results: list[ImageResult]) -> dict[str, tuple[float | None, ...]]:
     return {
         row.label: (row.objects, row.ap_50, row.precision, row.recall, row.class_accuracy)
-        for row in class_metrics(results, detection(results).classes)
+        for row in class_metrics(results, detection_metrics(results).classes)
     }
 
 
@@ -28,7 +28,7 @@ def test_with_one_object_each_an_image_counts_once_by_its_class() -> None:
         ]
     )
     assert matrix.labels == ("a", "b")
-    assert matrix.one_object_each
+    assert matrix.per_image
     np.testing.assert_array_equal(matrix.counts, [[1, 1, 0], [0, 0, 1], [0, 1, 1]])
 
 
@@ -41,7 +41,7 @@ def test_with_many_objects_each_object_and_each_detection_counts() -> None:
         ]
     )
     assert matrix.labels == ("a", "b", "c")
-    assert not matrix.one_object_each
+    assert not matrix.per_image
     np.testing.assert_array_equal(matrix.counts, [[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [1, 0, 1, 0]])
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from locray.metrics.detection import detection, mean_average_precision
+from locray.metrics.detection import detection_metrics, mean_average_precision
 from locray.metrics.results import ImageResult
 from tests.helpers.metric_results import BOX, FAR, HALF, result
 from tests.helpers.random_images import LABELS, random_image
@@ -60,7 +60,7 @@ def test_a_class_without_a_box_leaves_further_boxes_unknown() -> None:
 
 
 def test_each_class_and_its_curve() -> None:
-    metrics = detection([result([("b", BOX), ("b", FAR), ("a", BOX)], [("b", 0.9, BOX), ("c", 0.8, BOX)])])
+    metrics = detection_metrics([result([("b", BOX), ("b", FAR), ("a", BOX)], [("b", 0.9, BOX), ("c", 0.8, BOX)])])
     a, b = metrics.classes
     assert (a.label, a.ap_50_95, a.ap_50) == ("a", 0, 0)
     assert b.label == "b"
@@ -71,7 +71,9 @@ def test_each_class_and_its_curve() -> None:
 
 @pytest.mark.parametrize("found", [[], [("a", 0.9, FAR)]])
 def test_sizes_that_no_object_has_have_no_figure(found: list[tuple[str, float, tuple[float, ...]]]) -> None:
-    metrics = detection([result([("a", (0, 0, 5, 5)), ("a", (100, 100, 300, 300)), ("b", (0, 0, 50, 50))], found, {2})])
+    metrics = detection_metrics(
+        [result([("a", (0, 0, 5, 5)), ("a", (100, 100, 300, 300)), ("b", (0, 0, 50, 50))], found, {2})]
+    )
     assert (metrics.map_small, metrics.map_medium, metrics.map_large) == (0, None, 0)
     assert [one.label for one in metrics.classes] == ["a"]
 
@@ -116,7 +118,7 @@ def test_the_reference_gives_the_same(seed: int, tmp_path_factory: pytest.TempPa
     random = np.random.default_rng(seed)
     results = [random_image(random) for _ in range(int(random.integers(20, 60)))]
     stats, of_class = pycocotools_precision(results, tmp_path_factory.mktemp("coco"))
-    metrics = detection(results)
+    metrics = detection_metrics(results)
     ours = [metrics.map_50_95, metrics.map_50, metrics.map_small, metrics.map_medium, metrics.map_large]
     reference = [stats[0], stats[1], *(None if stat == -1 else stat for stat in stats[3:6])]
     assert ours == pytest.approx(reference, abs=1e-6)

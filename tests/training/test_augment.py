@@ -191,7 +191,7 @@ def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, 
     five = [data.draw(scenes(label_id=label_id, rounds=(is_round,))) for label_id in range(5)]
     chosen = Augmentation(crop=0.7, rotation_degrees=15, flip="both", colour=0)
     seen = augmented(chosen, five[0], seed, five[1:4] if is_mosaic else (), five[4] if is_pasted else None, side=96)
-    assert boxes.is_proper(seen.objects.boxes_xyxy_px).all()
+    assert boxes.is_valid(seen.objects.boxes_xyxy_px).all()
     assert (seen.objects.boxes_xyxy_px >= 0).all()
     assert (seen.objects.boxes_xyxy_px <= 96).all()
     assert 0 in seen.objects.label_ids

@@ -47,7 +47,7 @@ def test_pasted_objects_hide_little_of_any_other(scene, corners, seed):
     seen = pasted(donor, scene, seed)
     assert pixels_of(seen.image_hwc_u8, 0).sum() >= (1 - MAX_COVERED) * before - 1
     assert np.array_equal(seen.objects.boxes_xyxy_px[0], scene.objects.boxes_xyxy_px[0])
-    assert boxes.is_proper(seen.objects.boxes_xyxy_px).all()
+    assert boxes.is_valid(seen.objects.boxes_xyxy_px).all()
 
 
 @given(scenes(label_id=1), SEEDS)

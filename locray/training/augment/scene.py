@@ -43,7 +43,7 @@ class Objects:
         if not self.has_box.any():
             return self
         inside = cut(self.boxes_xyxy_px, rect_xyxy_px)
-        kept = ~self.has_box | (boxes.is_proper(inside) & (shares(inside, self.boxes_xyxy_px) >= least_share))
+        kept = ~self.has_box | (boxes.is_valid(inside) & (shares(inside, self.boxes_xyxy_px) >= least_share))
         return Objects(inside[kept], self.label_ids[kept], self.has_box[kept])
 
     def with_boxes(self, boxes_xyxy_px: FloatArray) -> "Objects":
