@@ -29,7 +29,7 @@ def varied(rows: pa.Table, start: int) -> pa.Table:
     count = len(rows)
     found = rows[schema.DETECTIONS].combine_chunks()
     fields = dict(zip(schema.DETECTION.names, found.values.flatten(), strict=True))
-    for name in (schema.SCORE, schema.XMIN, schema.YMIN, schema.XMAX, schema.YMAX):
+    for name in (schema.SCORE, *schema.CORNERS):
         fields[name] = pa.array(random.random(count, dtype=np.float32))
     objects = pa.StructArray.from_arrays(list(fields.values()), fields=list(schema.DETECTION))
     columns = {
