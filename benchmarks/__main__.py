@@ -3,7 +3,6 @@
 import sys
 
 from benchmarks.config import BenchmarkConfig, BenchmarkTrainingConfig
-from locray.cli.commands import shown
 from locray.cli.console import Console
 from locray.cli.main import Command, run_command_line
 from locray.errors import ExitCode, UsageError
@@ -32,8 +31,7 @@ def training(config: BenchmarkTrainingConfig, console: Console) -> ExitCode:
     """`python -m benchmarks training`."""
     from benchmarks.training import benchmark as run
 
-    facts = run(config, console.report).to_dict()
-    console.result(facts, {name: shown(value) for name, value in facts.items()})
+    console.result(run(config, console.report).to_dict())
     return ExitCode.DONE
 
 

@@ -1,6 +1,6 @@
-"""What a person sees while a command runs: a live bar on a terminal, plain lines elsewhere. Called by cli/commands.py.
+"""What a person sees while a command runs: a live bar on a terminal, plain lines elsewhere.
 
-Everything goes to stderr but the result: stdout can be piped.
+Everything except the result goes to stderr, so that stdout can be piped.
 """
 
 import json
@@ -29,30 +29,31 @@ class Console:
         self._last_line = 0.0
 
     def report(self, progress: Progress) -> None:
-        """Shows how far the command is."""
+        """Progress callback of the runs."""
         if self._stderr.is_terminal:
             self._show_bar(progress)
         else:
             self._show_line(progress)
         self._stage = progress.stage
 
-    def result(self, facts: Mapping[str, Any], lines: Mapping[str, str]) -> None:
-        """Shows the outcome: `lines` for a person, `facts` as one JSON object if that was asked for."""
+    def result(self, facts: Mapping[str, Any], lines: Mapping[str, str] | None = None) -> None:
+        """Shows the outcome: `facts` as one JSON object with --json, else `lines`, by default made from the facts."""
         self.close()
         if self._as_json:
             print(json.dumps(facts, ensure_ascii=False), flush=True)  # noqa: T201
             return
+        lines = format_values(facts) if lines is None else lines
         width = max(map(len, lines), default=0)
         for name, value in lines.items():
             self._stdout.print(f"{name:<{width}}  {value}", markup=False, soft_wrap=True)
 
     def say(self, text: str = "") -> None:
-        """A line for the person, not part of the result."""
+        """Shows a line that is no part of the result."""
         self.close()
         self._stderr.print(text, markup=False, soft_wrap=True)
 
     def error(self, message: str) -> None:
-        """An error in one message."""
+        """Shows an error."""
         self.close()
         self._stderr.print(f"locray: error: {message}", markup=False, style="red", soft_wrap=True)
 
@@ -86,6 +87,24 @@ class Console:
         self._last_line = now
         count = f" {progress.done:,}/{progress.planned:,}" if progress.planned else ""
         self._stderr.print(f"{progress.stage}{count} {_facts(progress)}".rstrip(), markup=False, soft_wrap=True)
+
+
+def format_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the values as text, without those that are None."""
+    return {name: format_value(value) for name, value in values.items() if value is not None}
+
+
+def format_value(value: Any) -> str:
+    """Returns a value as a person reads it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {format_value(item)}" for name, item in value.items()) or "none"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"  # noqa: PLR2004
+    if isinstance(value, list):
+        return ", ".join(map(format_value, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
 
 
 def _facts(progress: Progress) -> str:

@@ -19,7 +19,7 @@ from PIL import Image
 from locray import schema
 from locray.cli import commands
 from locray.cli.main import main
-from locray.config import COMMANDS, option_names
+from locray.config import COMMANDS
 from locray.table.open import create_table
 from tests.helpers.commands import PROJECT_ROOT
 
@@ -59,15 +59,6 @@ def refused(*arguments: str, **environment: str) -> str:
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "images").mkdir()
     return tmp_path
-
-
-def test_help_names_every_command_and_each_command_every_option() -> None:
-    text = locray("--help").stdout
-    for verb, config_class in COMMANDS.items():
-        assert f"  {verb} " in text
-        options = locray(verb, "--help").stdout
-        for option in option_names(config_class):
-            assert "--" + option.replace("_", "-") in options
 
 
 def test_every_command_can_be_run() -> None:
@@ -182,7 +173,7 @@ def test_verify_tells_by_its_exit_code(folder: Path) -> None:
     assert json.loads(damaged.stdout)["faults"]["schema"]["count"] == 1
     told = " ".join(damaged.stderr.split())
     assert "schema: the table, or a file, has other columns" in told
-    assert f"{folder}/t is not what it should be: schema" in told
+    assert f"{folder}/t is damaged or inconsistent: schema" in told
 
 
 def test_a_bad_configuration_file(folder: Path) -> None:
@@ -221,7 +212,7 @@ def test_jobs_take_the_same_options() -> None:
     for verb in ("label", "train", "evaluate", "verify", "nightly"):
         command = [sys.executable, f"jobs/{verb}.py", "--help"]
         done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[1:] == locray(verb, "--help").stdout.splitlines()[1:]
+        assert done.stdout == locray(verb, "--help").stdout
 
 
 def test_version() -> None:

@@ -5,7 +5,7 @@ from types import NoneType
 
 import pytest
 
-from locray.cli.main import _kinds_of
+from locray.cli.options import value_types
 from locray.config import COMMANDS, LabelConfig, load_config, option_names
 from locray.errors import ErrorCode, UsageError
 
@@ -97,7 +97,7 @@ def test_an_option_name_means_one_thing_in_all_commands() -> None:
     for config_class in COMMANDS.values():
         for option, name in option_names(config_class).items():
             kinds.setdefault(option, set()).add(
-                frozenset(_kinds_of(config_class.model_fields[name].annotation) - {NoneType})
+                frozenset(value_types(config_class.model_fields[name].annotation) - {NoneType})
             )
     clashes = {option for option, found in kinds.items() if len(found) > 1}
     assert clashes == {"output"}

@@ -88,7 +88,7 @@ def test_a_night_of_accidents(place: Place, versions: Versions) -> None:
     rows = place.rows()
     assert 0 < summary["ok"] == len(rows) < summary["planned"] == NUM_IMAGES
     assert "asked to stop (SIGTERM)" in summary["deferred_reason"]
-    assert "the next run takes them up again" in " ".join(done.stderr.split())
+    assert "the next run will retry them" in " ".join(done.stderr.split())
     assert check_sound(place.table, versions).findings.notes == {}
 
     done, fault = end_with(place, IN_MID_RUN, killed_when_applied)
