@@ -19,14 +19,21 @@ from typing import TYPE_CHECKING, Any
 import obstore
 
 from locray.errors import DeferralCause, ErrorCode, StoreError
+from locray.images.byte_budget import ByteBudget, ByteReservation
 from locray.images.decode import ImageFailure
-from locray.images.waiting import ByteBudget, Room
-from locray.storage.archive_directory import MemberError, MemberTrouble
+from locray.storage.archive_directory import MemberError, MemberErrorKind
 from locray.storage.archives import read_member
 from locray.storage.files import file_etag
-from locray.storage.retries import FETCH_RETRIES, ONCE, PROCESS_BUDGET, RetryBudget, ask, cause_of
-from locray.storage.s3 import Retries, bare_etag, client, quoted_etag, store
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, code_of, trouble_of
+from locray.storage.retries import (
+    FETCH_RETRIES,
+    NO_RETRIES,
+    PROCESS_BUDGET,
+    RetryBudget,
+    call_with_retries,
+    deferral_cause,
+)
+from locray.storage.s3 import RetryPolicy, bare_etag, client, quoted_etag, store
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, response_code
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The store failed, retries spent: nothing is known of the image, and the next run takes it up again."""
+    """The store failed and the retries are exhausted: the next run will retry the image."""
 
     cause: DeferralCause
     reason: str
@@ -77,7 +84,7 @@ def fetch_images(
     max_bytes: int,
     concurrency: int = 64,
     max_waiting_bytes: int = 256 << 20,
-    retries: Retries = FETCH_RETRIES,
+    retries: RetryPolicy = FETCH_RETRIES,
     budget: RetryBudget = PROCESS_BUDGET,
 ) -> Iterator[tuple[int, Outcome]]:
     """Fetches images, several at a time, and yields each as it arrives: its index in `requests`, and its outcome.
@@ -95,22 +102,22 @@ def fetch_images(
         budget: How often for all images. Shared with all other calls of the process.
     """
     arrived: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    under_way: dict[Future[Outcome], tuple[int, Room]] = {}
+    under_way: dict[Future[Outcome], tuple[int, ByteReservation]] = {}
     waiting = ByteBudget(max_waiting_bytes)
     next_index = 0
     threads = ThreadPoolExecutor(min(concurrency, max(1, len(requests))), thread_name_prefix="fetch")
     try:
         while next_index < len(requests) or under_way:
             while next_index < len(requests) and len(under_way) < concurrency:
-                limits = _Limits(max_bytes, Room(waiting), retries, budget)
+                limits = _Limits(max_bytes, ByteReservation(waiting), retries, budget)
                 future = threads.submit(_fetch, requests[next_index], limits)
-                under_way[future] = next_index, limits.room
+                under_way[future] = next_index, limits.reservation
                 future.add_done_callback(arrived.put)
                 next_index += 1
             future = arrived.get()
-            index, room = under_way.pop(future)
+            index, reservation = under_way.pop(future)
             yield index, future.result()
-            room.leave()
+            reservation.release()
     finally:
         waiting.close()
         threads.shutdown(wait=False, cancel_futures=True)
@@ -118,18 +125,18 @@ def fetch_images(
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What one image may take: bytes, room beside the others, and patience with a store that fails."""
+    """What one image may take: bytes, memory beside the others, and retries."""
 
     max_bytes: int
-    room: Room
-    retries: Retries
+    reservation: ByteReservation
+    retries: RetryPolicy
     budget: RetryBudget
 
     def refuse(self, size_bytes: int) -> ImageFailure | None:
-        """Why an image of this size is not fetched; None, once there is room for it, if it is."""
+        """Why an image of this size is not fetched; None, once it is reserved, if it is."""
         if size_bytes > self.max_bytes:
             return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {self.max_bytes}")
-        self.room.cover(size_bytes)
+        self.reservation.acquire(size_bytes)
         return None
 
 
@@ -147,17 +154,17 @@ def _fetch(request: FetchRequest, limits: _Limits) -> Outcome:
 
 def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> Outcome:
     try:
-        return ask(fetch_object, limits.retries, limits.budget)
+        return call_with_retries(fetch_object, limits.retries, limits.budget)
     except S3_ERRORS as error:
-        code = code_of(error)
-        match trouble_of(error):
+        code = response_code(error)
+        match error_kind(error):
             case ErrorKind.NO_OBJECT | ErrorKind.NO_BUCKET:
                 return ImageFailure(ErrorCode.NOT_FOUND, f"the store answered {code}")
             case ErrorKind.DENIED:
                 return ImageFailure(ErrorCode.ACCESS_DENIED, f"the store answered {code}")
             case ErrorKind.CHANGED:
                 return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
-        cause = cause_of(error) or DeferralCause.STORE
+        cause = deferral_cause(error) or DeferralCause.STORE
         return Deferred(cause, f"the store answered {code}" if code else "the store did not answer")
     except StoreError as error:
         return Deferred(DeferralCause.STORE, str(error))
@@ -165,7 +172,7 @@ def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> O
 
 def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
     options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
-    result = obstore.get(store(bucket, ONCE), key, options=options)
+    result = obstore.get(store(bucket, NO_RETRIES), key, options=options)
     meta = result.meta
     if refusal := limits.refuse(meta["size"]):
         return refusal
@@ -175,7 +182,7 @@ def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> O
 
 def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
     arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
-    answer: dict[str, Any] = client(ONCE).get_object(Bucket=bucket, Key=key, **arguments)
+    answer: dict[str, Any] = client(NO_RETRIES).get_object(Bucket=bucket, Key=key, **arguments)
     with closing(answer["Body"]) as body:  # (as a context manager by itself it would give the raw stream)
         if refusal := limits.refuse(answer["ContentLength"]):
             return refusal
@@ -183,12 +190,12 @@ def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, limits: _
     return Fetched(data, bare_etag(answer.get("ETag")), len(data), answer.get("LastModified"))
 
 
-_CODE_OF_MEMBER_TROUBLE = {
-    MemberTrouble.ABSENT: ErrorCode.NOT_FOUND,
-    MemberTrouble.ENCRYPTED: ErrorCode.ACCESS_DENIED,
-    MemberTrouble.UNSUPPORTED: ErrorCode.UNSUPPORTED_FORMAT,
-    MemberTrouble.DAMAGED: ErrorCode.CORRUPT,
-    MemberTrouble.TOO_LARGE: ErrorCode.TOO_MANY_BYTES,
+_CODE_BY_MEMBER_ERROR = {
+    MemberErrorKind.ABSENT: ErrorCode.NOT_FOUND,
+    MemberErrorKind.ENCRYPTED: ErrorCode.ACCESS_DENIED,
+    MemberErrorKind.UNSUPPORTED: ErrorCode.UNSUPPORTED_FORMAT,
+    MemberErrorKind.DAMAGED: ErrorCode.CORRUPT,
+    MemberErrorKind.TOO_LARGE: ErrorCode.TOO_MANY_BYTES,
 }
 
 
@@ -198,22 +205,22 @@ def _fetch_member(request: FetchRequest, limits: _Limits) -> Outcome:
     try:
         return _read_member(request, limits)
     except OSError as error:
-        return _file_trouble(error)
+        return _file_failure(error)
 
 
 def _read_member(request: FetchRequest, limits: _Limits) -> Outcome:
     try:
         data, etag, last_modified = read_member(
-            request.uri, max_bytes=limits.max_bytes, retries=ONCE, admit=limits.room.cover
+            request.uri, max_bytes=limits.max_bytes, retries=NO_RETRIES, admit=limits.reservation.acquire
         )
     except MemberError as error:
-        return ImageFailure(_CODE_OF_MEMBER_TROUBLE[error.trouble], str(error))
+        return ImageFailure(_CODE_BY_MEMBER_ERROR[error.kind], str(error))
     if request.etag not in (None, etag):
         return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
     return Fetched(data, etag, len(data), last_modified)
 
 
-_CODE_OF_ERRNO = {
+_CODE_BY_ERRNO = {
     errno.ENOENT: ErrorCode.NOT_FOUND,
     errno.ENOTDIR: ErrorCode.NOT_FOUND,
     errno.ENAMETOOLONG: ErrorCode.NOT_FOUND,
@@ -228,13 +235,13 @@ def _fetch_file(request: FetchRequest, limits: _Limits) -> Outcome:
         # Non-blocking, not to hang on a pipe that nobody writes to.
         descriptor = os.open(local_path(request.uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        return _file_trouble(error)
+        return _file_failure(error)
     except ValueError:  # a NUL in a table's URI
         return ImageFailure(ErrorCode.NOT_FOUND, "no file can have this name")
     try:
         return _read_file(descriptor, request.etag, limits)
     except OSError as error:
-        return _file_trouble(error)
+        return _file_failure(error)
     finally:
         os.close(descriptor)
 
@@ -253,7 +260,7 @@ def _read_file(descriptor: int, etag: str | None, limits: _Limits) -> Outcome:
     return Fetched(data, etag_read, len(data), _EPOCH + timedelta(microseconds=before.st_mtime_ns // 1000))
 
 
-def _file_trouble(error: OSError) -> ImageFailure | Deferred:
+def _file_failure(error: OSError) -> ImageFailure | Deferred:
     reason = error.strerror or str(error)
-    code = _CODE_OF_ERRNO.get(error.errno or 0)
+    code = _CODE_BY_ERRNO.get(error.errno or 0)
     return Deferred(DeferralCause.STORE, reason) if code is None else ImageFailure(code, reason)

@@ -20,7 +20,7 @@ from locray import schema, storage
 from locray.errors import ErrorCode
 from locray.progress import Report, ignore, with_progress
 from locray.sources import Source
-from locray.storage.scratch_database import create_from, scratch_database
+from locray.storage.temporary_database import create_from_batches, temporary_database
 from locray.table.data_files import scan_texts
 
 UNITS_PER_FILE = 64
@@ -155,7 +155,7 @@ class Difference:
             retry: Rows that failed with one of these codes don't count.
             report: Is told how far the listing is.
         """
-        with scratch_database() as connection:
+        with temporary_database() as connection:
             mine = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
             again = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
             _load_keys(connection, "done", table, mine & ~again)
@@ -223,7 +223,7 @@ def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report:
     """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
     statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"
-    create_from(connection, statement, schema.LISTING_SCHEMA, with_progress(source.listing(), report))
+    create_from_batches(connection, statement, schema.LISTING_SCHEMA, with_progress(source.listing(), report))
 
 
 def _load_keys(
@@ -233,7 +233,7 @@ def _load_keys(
     key = (schema.IMAGE_URI, schema.ETAG)
     fields = pa.schema([(name, pa.string()) for name in key])
     batches = scan_texts(table, key, wanted) if table else ()
-    create_from(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
+    create_from_batches(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
 
 
 def _join(connection: duckdb.DuckDBPyConnection) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from locray import schema, storage
 from locray.errors import StoreError
 from locray.labelling.deferred_list import write_list
-from locray.storage.scratch_database import create_from, scratch_database
+from locray.storage.temporary_database import create_from_batches, temporary_database
 from locray.table.data_files import scan_texts
 from locray.table.key import PredictionKey
 from locray.table.open import open_table
@@ -57,7 +57,7 @@ def list_deleted(
     Raises:
         StoreError: the store failed, or what is at `list_uri` is no such list.
     """
-    with scratch_database() as connection:
+    with temporary_database() as connection:
         before = _list_before(list_uri).to_batches()
         for name, fields, batches in (
             ("held", pa.schema([(_URI, pa.string())]), _held(table_uri, key)),
@@ -66,7 +66,7 @@ def list_deleted(
         ):
             columns = f"{_URI}, any_value({_SINCE}) AS {_SINCE}" if name == "before" else _URI
             statement = f"CREATE TABLE {name} AS SELECT {columns} FROM stream GROUP BY {_URI}"
-            create_from(connection, statement, fields, batches)
+            create_from_batches(connection, statement, fields, batches)
         missing = f"(SELECT * FROM held ANTI JOIN listed USING ({_URI}))"
         query = (
             f"SELECT {_URI}, coalesce({_SINCE}, DATE '{night}') AS {_SINCE} "

@@ -21,7 +21,7 @@ from locray.nightly.records import deleted_uri, records_uri, write_record
 from locray.nightly.vacuum import vacuum
 from locray.progress import Progress, Report
 from locray.sources import open_source
-from locray.storage import scratch_folder
+from locray.storage import temporary_folder
 from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from locray.verification.run import Verification, verify
@@ -133,7 +133,7 @@ def nightly(
         FencedError: another run took over while this one labelled; what was committed stays.
     """
     clock = Clock()
-    with scratch_folder() as folder:
+    with temporary_folder() as folder:
         source = KeptSource(open_source(config.images, config.uri_column), folder)
         night = _labelled(config, report, source, clock, on_error)
         if not night.was_cut_short:

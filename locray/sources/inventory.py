@@ -24,7 +24,7 @@ from locray.errors import StoreError, UsageError
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
 from locray.sources.source import BATCH_ROWS, rebatch
 from locray.sources.steps import Found, Step, run_steps
-from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes, scratch_folder
+from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes, temporary_folder
 from locray.storage.uris import S3_SCHEME
 
 MANIFEST_NAME = "manifest.json"
@@ -89,7 +89,7 @@ class InventorySource:
             StoreError: a file can't be fetched.
         """
         manifest = _Manifest.read(self.uri)
-        with scratch_folder() as folder:
+        with temporary_folder() as folder:
             steps: list[Step] = [
                 partial(_begin, manifest, file, Path(folder, str(number))) for number, file in enumerate(manifest.files)
             ]
@@ -122,7 +122,7 @@ class _Manifest:
 
         Raises:
             StoreAccessError: it is missing, or access is denied.
-            StoreError: the store failed, retries are spent.
+            StoreError: the store failed, retries exhausted.
             UsageError: it is no manifest of an inventory, or of one in a format that is not read.
         """
         try:

@@ -66,7 +66,7 @@ class ObjectGlobSource:
         """All objects that match, as batches of `LISTING_SCHEMA`.
 
         Raises:
-            StoreError: the listing failed, retries are spent.
+            StoreError: the listing failed, retries exhausted.
         """
         if folder_exists(self.uri):
             return ObjectStoreSource(self.below.bucket, f"{split_s3(self.uri)[1]}/").listing()

@@ -25,7 +25,7 @@ from locray.sources.source import listing_batch, rebatch
 from locray.sources.steps import Found, Step, run_steps
 from locray.storage.files import is_folder_marker, list_objects
 from locray.storage.s3 import bare_etag, client, store
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, store_error, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, store_error
 from locray.storage.uris import S3_SCHEME, is_plain_key
 
 _NUM_THREADS = 16
@@ -68,7 +68,7 @@ class ObjectListing:
         None is lost, however the store orders its keys, and none comes twice where the order is S3's own.
 
         Raises:
-            StoreError: the listing failed, retries are spent.
+            StoreError: the listing failed, retries exhausted.
         """
         return rebatch(run_steps([partial(self._open, prefix, 1)], _NUM_THREADS))
 
@@ -205,7 +205,7 @@ class ObjectListing:
         try:
             meta = obstore.head(store(self.bucket), key)
         except S3_ERRORS as error:
-            return trouble_of(error) is not ErrorKind.NO_OBJECT
+            return error_kind(error) is not ErrorKind.NO_OBJECT
         return meta["size"] == 0 and meta["last_modified"].replace(microsecond=0) == last_modified.replace(
             microsecond=0
         )

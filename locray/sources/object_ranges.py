@@ -46,7 +46,7 @@ def cuts(keys: KeyRange, most: int, wanted: Callable[[], bool] = lambda: True) -
         wanted: Whether to go on asking; with a no, the result is empty.
 
     Raises:
-        StoreError: the listing failed, retries are spent.
+        StoreError: the listing failed, retries exhausted.
     """
     last = keys.after
     lowest, highest = len(keys.prefix), len(last) - 1

@@ -75,7 +75,7 @@ class ObjectStoreSource:
         """All objects, as batches of `LISTING_SCHEMA`.
 
         Raises:
-            StoreError: the listing failed, retries are spent.
+            StoreError: the listing failed, retries exhausted.
         """
         return ObjectListing(self.bucket).below(self.prefix)
 

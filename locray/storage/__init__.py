@@ -13,7 +13,7 @@ from locray.storage.files import (
     write_bytes,
 )
 from locray.storage.s3 import delta_storage_options
-from locray.storage.scratch import scratch_folder
+from locray.storage.temporary_folder import temporary_folder
 from locray.storage.uris import archive_folder, is_in_archive, is_remote, join, local_path, local_uri, normalise
 
 __all__ = [
@@ -36,6 +36,6 @@ __all__ = [
     "open_parquet",
     "read_all",
     "read_bytes",
-    "scratch_folder",
+    "temporary_folder",
     "write_bytes",
 ]

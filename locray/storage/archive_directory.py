@@ -15,17 +15,17 @@ import obstore
 
 from locray.errors import UsageError
 from locray.storage.object_reader import ObjectReader
-from locray.storage.s3 import DEFAULT_RETRIES, Retries, store
+from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
 from locray.storage.uris import is_plain_key, is_remote, local_path, split_s3
 
-_MOST_ARCHIVES = 8
+_MAX_OPEN_ARCHIVES = 8
 _ENCRYPTED = 0x1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _METHOD_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
 
 
-class MemberTrouble(StrEnum):
+class MemberErrorKind(StrEnum):
     """Why a member can't be had, as far as it makes a difference to us."""
 
     ABSENT = "absent"
@@ -38,9 +38,9 @@ class MemberTrouble(StrEnum):
 class MemberError(UsageError):
     """A member of an archive, or the whole archive, can't be read."""
 
-    def __init__(self, trouble: MemberTrouble, message: str) -> None:
+    def __init__(self, trouble: MemberErrorKind, message: str) -> None:
         super().__init__(message)
-        self.trouble = trouble
+        self.kind = trouble
 
 
 class Member(NamedTuple):
@@ -80,13 +80,13 @@ _archives: dict[str, Archive] = {}
 EXPECTED = "Expected an archive without a password, stored or deflated, as zip tools make it by default"
 
 
-def unreadable_because(member: Member) -> tuple[MemberTrouble, str] | None:
+def unreadable_because(member: Member) -> tuple[MemberErrorKind, str] | None:
     """Why a member can't be read, as far as the directory tells; None for most."""
     if member.is_encrypted:
-        return MemberTrouble.ENCRYPTED, "it is encrypted"
+        return MemberErrorKind.ENCRYPTED, "it is encrypted"
     if member.method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         method = _METHOD_NAMES.get(member.method, f"method {member.method}")
-        return MemberTrouble.UNSUPPORTED, f"it is compressed by {method}"
+        return MemberErrorKind.UNSUPPORTED, f"it is compressed by {method}"
     return None
 
 
@@ -121,7 +121,7 @@ def local_archive(archive_uri: str, descriptor: int) -> Archive:
     if known is not None and known.version == version:
         return known
     if not stat.S_ISREG(status.st_mode):
-        raise MemberError(MemberTrouble.UNSUPPORTED, f"{archive_uri} is no file. Expected a zip archive")
+        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri} is no file. Expected a zip archive")
     last_modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
     with _lock:
         known = _archives.get(archive_uri)
@@ -131,12 +131,12 @@ def local_archive(archive_uri: str, descriptor: int) -> Archive:
             return _keep(archive_uri, Archive(version, last_modified, _read_directory(archive_uri, file)))
 
 
-def open_remote(archive_uri: str, retries: Retries) -> Archive:
+def open_remote(archive_uri: str, retries: RetryPolicy) -> Archive:
     """The directory of the object as it is now; asks for its version, and reads it if that is another one."""
     bucket, key = split_s3(archive_uri)
     if not is_plain_key(key):
         raise MemberError(
-            MemberTrouble.UNSUPPORTED,
+            MemberErrorKind.UNSUPPORTED,
             f"{archive_uri!r}: the name has an empty, . or .. part or a control character. Rename the archive",
         )
     meta = obstore.head(store(bucket, retries), key)
@@ -166,10 +166,10 @@ def _read_directory(archive_uri: str, file: IO[bytes]) -> dict[str, Member]:
                 if not entry.is_dir()
             }
     except NotImplementedError as error:
-        raise MemberError(MemberTrouble.UNSUPPORTED, f"{archive_uri}: {error}. {EXPECTED}") from None
+        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri}: {error}. {EXPECTED}") from None
     except (zipfile.BadZipFile, UnicodeDecodeError, struct.error, ValueError) as error:
         raise MemberError(
-            MemberTrouble.DAMAGED,
+            MemberErrorKind.DAMAGED,
             f"{archive_uri} is no zip archive, or a damaged one ({error}). Copy it again, or make it anew",
         ) from None
 
@@ -181,7 +181,7 @@ def known_archive(archive_uri: str) -> Archive | None:
 
 def _keep(archive_uri: str, archive: Archive) -> Archive:
     _archives.pop(archive_uri, None)
-    while len(_archives) >= _MOST_ARCHIVES:
+    while len(_archives) >= _MAX_OPEN_ARCHIVES:
         del _archives[next(iter(_archives))]
     _archives[archive_uri] = archive
     return archive

@@ -19,7 +19,7 @@ from locray.storage.archive_directory import (
     Archive,
     Member,
     MemberError,
-    MemberTrouble,
+    MemberErrorKind,
     forget,
     known_archive,
     local_archive,
@@ -28,7 +28,7 @@ from locray.storage.archive_directory import (
     open_remote,
     unreadable_because,
 )
-from locray.storage.s3 import DEFAULT_RETRIES, Retries, store
+from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
 from locray.storage.uris import ZIP_ENDING, archive_folder, is_remote, split_archive, split_s3
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_member(
     uri: str,
     *,
     max_bytes: int | None = None,
-    retries: Retries = DEFAULT_RETRIES,
+    retries: RetryPolicy = DEFAULT_RETRIES,
     admit: Callable[[int], None] = lambda _: None,
 ) -> MemberContent:
     """The content of a member, its checksum verified. Safe in many threads at once.
@@ -143,12 +143,12 @@ def _read_from(
 ) -> MemberContent:
     member = archive.members.get(name)
     if member is None:
-        raise MemberError(MemberTrouble.ABSENT, f"{uri} does not exist: the archive has no member of this name")
+        raise MemberError(MemberErrorKind.ABSENT, f"{uri} does not exist: the archive has no member of this name")
     unreadable = unreadable_because(member)
     if unreadable is not None:
         raise MemberError(unreadable[0], f"{uri}: {unreadable[1]}. {EXPECTED}")
     if max_bytes is not None and member.size_bytes > max_bytes:
-        raise MemberError(MemberTrouble.TOO_LARGE, f"{member.size_bytes} bytes; the limit is {max_bytes}")
+        raise MemberError(MemberErrorKind.TOO_LARGE, f"{member.size_bytes} bytes; the limit is {max_bytes}")
     admit(member.size_bytes)
     head = _LOCAL_HEADER.size
     data = read(member.header_at, head + len(name.encode()) + _SPARE_BYTES + member.stored_bytes)
@@ -178,4 +178,4 @@ def _unpack(stored: bytes, member: Member, uri: str) -> bytes:
 
 
 def _damaged(uri: str, reason: str) -> MemberError:
-    return MemberError(MemberTrouble.DAMAGED, f"{uri} is damaged: {reason}. Copy the archive again, or make it anew")
+    return MemberError(MemberErrorKind.DAMAGED, f"{uri} is damaged: {reason}. Copy the archive again, or make it anew")

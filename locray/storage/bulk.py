@@ -45,7 +45,7 @@ def delete(uris: Iterable[str]) -> None:
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     with ThreadPoolExecutor(_DELETE_THREADS) as threads:
         for _ in threads.map(_delete_one, uris):
@@ -71,7 +71,7 @@ def delete_folder(uri: str) -> int:
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     uris = list_uris(uri)
     delete(uris)

@@ -19,7 +19,7 @@ from locray.errors import StoreAccessError, StoreError
 from locray.storage.archives import has_member, is_archive_name, list_members, read_member
 from locray.storage.object_reader import ObjectReader
 from locray.storage.s3 import CHECK_RETRIES, client, store
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, store_error, trouble_of
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, store_error
 from locray.storage.uris import (
     S3_SCHEME,
     archive_folder,
@@ -45,7 +45,7 @@ def read_bytes(uri: str) -> bytes:
 
     Raises:
         StoreAccessError: it is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
         UsageError: a zip archive or its member is absent, encrypted or damaged.
     """
     if is_in_archive(uri):
@@ -82,7 +82,7 @@ def write_bytes(uri: str, data: bytes) -> None:
 
     Raises:
         StoreAccessError: the folder or bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     if not is_remote(uri):
         try:
@@ -121,7 +121,7 @@ def exists(uri: str) -> bool:
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
         UsageError: a zip archive is damaged.
     """
     if is_in_archive(uri):
@@ -132,7 +132,7 @@ def exists(uri: str) -> bool:
     try:
         client().head_object(Bucket=bucket, Key=key)
     except S3_ERRORS as error:
-        if trouble_of(error) is ErrorKind.NO_OBJECT:
+        if error_kind(error) is ErrorKind.NO_OBJECT:
             return False
         raise store_error(uri, error) from error
     return True
@@ -143,7 +143,7 @@ def folder_exists(uri: str) -> bool:
 
     Raises:
         StoreAccessError: the bucket or archive is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
         UsageError: a zip archive is damaged.
     """
     if is_in_archive(uri):
@@ -165,7 +165,7 @@ def list_uris(prefix_uri: str) -> list[str]:
 
     Raises:
         StoreAccessError: the bucket or archive is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
         UsageError: a zip archive is damaged, or encrypted as a whole.
     """
     if is_in_archive(prefix_uri) or is_archive(prefix_uri):
@@ -187,7 +187,7 @@ def is_archive(uri: str) -> bool:
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     if is_in_archive(uri) or not is_archive_name(uri):
         return False
@@ -211,7 +211,7 @@ def list_objects(bucket: str, prefix: str, start_after: str = "") -> Iterator[di
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     arguments = {"StartAfter": start_after} if start_after else {}
     pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **arguments)
@@ -255,7 +255,7 @@ def open_file(uri: str) -> pa.NativeFile:
 
     Raises:
         StoreAccessError: it is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
     """
     if is_in_archive(uri):
         return pa.BufferReader(read_bytes(uri))
@@ -279,7 +279,7 @@ def open_parquet(uri: str) -> pq.ParquetFile:
 
     Raises:
         StoreAccessError: the file is absent, or access is denied.
-        StoreError: the store failed, retries are spent.
+        StoreError: the store failed, retries exhausted.
         pyarrow.ArrowInvalid: it is no Parquet file.
     """
     return pq.ParquetFile(open_file(uri), pre_buffer=True)

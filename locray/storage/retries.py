@@ -14,19 +14,19 @@ from http import HTTPStatus
 from typing import TypeVar
 
 from locray.errors import DeferralCause
-from locray.storage.s3 import Retries
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, code_of, status_of, trouble_of
+from locray.storage.s3 import RetryPolicy
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, http_status, response_code
 
 CAPACITY = 1024
-"""Retries of a full budget: as many as a task's images in flight may need to wait out an outage of half a minute."""
+"""Retries in a full budget: what the images that a task has in flight may need to sit out 30 seconds of outage."""
 
-A_SUCCESS = 0.2
-"""Retries that each answer of the store gives back, as in the standard mode of AWS's clients."""
+REFILL_PER_RESPONSE = 0.2
+"""Retries that each response of the store gives back, as in the standard mode of AWS's clients."""
 
-FETCH_RETRIES = Retries(max_retries=16)
-ONCE = Retries(max_retries=0)
+FETCH_RETRIES = RetryPolicy(max_retries=16)
+NO_RETRIES = RetryPolicy(max_retries=0)
 
-_RETRIED = (
+_RETRYABLE = (
     DeferralCause.THROTTLED,
     DeferralCause.TIMED_OUT,
     DeferralCause.DISCONNECTED,
@@ -45,15 +45,15 @@ _THROTTLING_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAIL
 T = TypeVar("T")
 
 
-def cause_of(error: Exception) -> DeferralCause | None:
+def deferral_cause(error: Exception) -> DeferralCause | None:
     """Why nothing is known of an image; None where the store's answer is about the image itself."""
-    trouble = trouble_of(error)
+    trouble = error_kind(error)
     if trouble is ErrorKind.CREDENTIALS:
         return DeferralCause.CREDENTIALS
     if trouble is ErrorKind.UNREACHABLE:
         timed_out = "Timeout" in type(error).__name__ or "timed out" in str(error)
         return DeferralCause.TIMED_OUT if timed_out else DeferralCause.DISCONNECTED
-    return _cause_of_failure(code_of(error), status_of(error)) if trouble is ErrorKind.UNAVAILABLE else None
+    return _cause_of_failure(response_code(error), http_status(error)) if trouble is ErrorKind.UNAVAILABLE else None
 
 
 def _cause_of_failure(code: str | None, status: int | None) -> DeferralCause:
@@ -71,9 +71,9 @@ class RetryBudget:
 
     def __init__(self, capacity: float = CAPACITY) -> None:
         self._capacity = capacity
-        self._left = dict.fromkeys(_RETRIED, capacity)
+        self._left = dict.fromkeys(_RETRYABLE, capacity)
         self._lock = threading.Lock()
-        self.is_spent = False
+        self.is_exhausted = False
         """Whether a retry was refused and nothing has been heard of the store since."""
 
     def take(self, cause: DeferralCause) -> bool:
@@ -82,7 +82,7 @@ class RetryBudget:
             if cause not in self._left:
                 return False
             if self._left[cause] < 1:
-                self.is_spent = True
+                self.is_exhausted = True
                 return False
             self._left[cause] -= 1
             return True
@@ -90,30 +90,30 @@ class RetryBudget:
     def refill(self) -> None:
         """Notes that the store has answered."""
         with self._lock:
-            self.is_spent = False
+            self.is_exhausted = False
             for cause, left in self._left.items():
-                self._left[cause] = min(self._capacity, left + A_SUCCESS)
+                self._left[cause] = min(self._capacity, left + REFILL_PER_RESPONSE)
 
 
 PROCESS_BUDGET = RetryBudget()
 
 
-def ask(request: Callable[[], T], retries: Retries, budget: RetryBudget) -> T:
+def call_with_retries(request: Callable[[], T], retries: RetryPolicy, budget: RetryBudget) -> T:
     """What the store answers to a request, which is made again while image and process have retries left.
 
     While the budget is spent, a request is made once, and not at once: the store is asked slowly until it answers.
 
     Raises:
-        What the request raises at last. Of `S3_ERRORS`, those that `cause_of` knows no cause of are answers, too.
+        What the request raises at last. Of `S3_ERRORS`, those that `deferral_cause` knows no cause of are answers, too.
     """
     started = time.monotonic()
-    if budget.is_spent:
+    if budget.is_exhausted:
         time.sleep(_jittered(retries.max_backoff_s))
     for attempt in range(retries.max_retries + 1):
         try:
             answer = request()
         except S3_ERRORS as error:
-            cause = cause_of(error)
+            cause = deferral_cause(error)
             if cause is None:
                 budget.refill()
                 raise

@@ -31,7 +31,7 @@ _DEFAULT_REGION = "us-east-1"
 
 
 @dataclass(frozen=True, slots=True)
-class Retries:
+class RetryPolicy:
     """How long a request is tried again on throttling, 5xx, time-outs and broken connections (with jitter)."""
 
     max_retries: int = 12
@@ -49,8 +49,8 @@ class Retries:
         return 16 * self.max_retries
 
 
-DEFAULT_RETRIES = Retries()
-CHECK_RETRIES = Retries(max_retries=2, total_s=15.0)
+DEFAULT_RETRIES = RetryPolicy()
+CHECK_RETRIES = RetryPolicy(max_retries=2, total_s=15.0)
 """For the checks before a run: a wrong endpoint should be told soon."""
 
 
@@ -95,7 +95,7 @@ def _credentials(session: Any, uri: str) -> Any:
         raise store_error(uri, error) from error
 
 
-def client(retries: Retries = DEFAULT_RETRIES) -> Any:
+def client(retries: RetryPolicy = DEFAULT_RETRIES) -> Any:
     """The boto3 S3 client of this process, safe to share between threads.
 
     Raises:
@@ -114,7 +114,7 @@ def client(retries: Retries = DEFAULT_RETRIES) -> Any:
         return _clients[key]
 
 
-def store(bucket: str, retries: Retries = DEFAULT_RETRIES) -> S3Store:
+def store(bucket: str, retries: RetryPolicy = DEFAULT_RETRIES) -> S3Store:
     """The obstore store of a bucket in this process, safe to share between threads.
 
     Raises:
@@ -133,7 +133,7 @@ def store(bucket: str, retries: Retries = DEFAULT_RETRIES) -> S3Store:
         return _stores[key]
 
 
-def _new_store(bucket: str, retries: Retries) -> S3Store:
+def _new_store(bucket: str, retries: RetryPolicy) -> S3Store:
     session = _session()
     _credentials(session, S3_SCHEME + bucket)
     endpoint, region = _endpoint_and_region(bucket)

@@ -25,7 +25,7 @@ class ErrorKind(StrEnum):
     UNAVAILABLE = "unavailable"
 
 
-_TROUBLE_OF_CODE = {
+_KIND_BY_CODE = {
     "NoSuchKey": ErrorKind.NO_OBJECT,
     "KeyTooLongError": ErrorKind.NO_OBJECT,
     "NoSuchBucket": ErrorKind.NO_BUCKET,
@@ -46,7 +46,7 @@ _TROUBLE_OF_CODE = {
     ),
     ErrorKind.CREDENTIALS,
 )
-_TROUBLE_OF_STATUS = {
+_KIND_BY_STATUS = {
     401: ErrorKind.CREDENTIALS,
     403: ErrorKind.DENIED,
     404: ErrorKind.NO_OBJECT,
@@ -68,14 +68,14 @@ S3_ERRORS = (
     obstore.exceptions.BaseError,
     FileNotFoundError,
 )
-"""What boto3 and obstore raise for a request; `trouble_of` takes each of them."""
+"""What boto3 and obstore raise for a request; `error_kind` takes each of them."""
 
 _CODE_IN_TEXT = re.compile(r"<Code>(\w+)</Code>")
 _STATUS_IN_TEXT = re.compile(r"non-2xx status code[:\s↳]*(\d{3})")
 _COLOUR_IN_TEXT = re.compile(r"\x1b\[\d*m")  # deltalake draws its errors as a tree for a terminal
 
 
-def code_of(error: Exception) -> str | None:
+def response_code(error: Exception) -> str | None:
     """The S3 error code or HTTP status in an error of one of the three; holds no secret, unlike the full text."""
     if isinstance(error, botocore.exceptions.ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or None
@@ -84,16 +84,16 @@ def code_of(error: Exception) -> str | None:
     return found[1] if found else None
 
 
-def trouble_of(error: Exception) -> ErrorKind:
+def error_kind(error: Exception) -> ErrorKind:
     """Sorts an error of boto3, obstore or deltalake."""
     if isinstance(error, _CREDENTIAL_ERRORS):
         return ErrorKind.CREDENTIALS
-    code = code_of(error)
-    if code in _TROUBLE_OF_CODE:
-        return _TROUBLE_OF_CODE[code]
-    status = status_of(error)
+    code = response_code(error)
+    if code in _KIND_BY_CODE:
+        return _KIND_BY_CODE[code]
+    status = http_status(error)
     if status is not None:
-        return _TROUBLE_OF_STATUS.get(status, ErrorKind.UNAVAILABLE)
+        return _KIND_BY_STATUS.get(status, ErrorKind.UNAVAILABLE)
     if isinstance(error, FileNotFoundError):
         return ErrorKind.NO_OBJECT
     if isinstance(error, botocore.exceptions.ParamValidationError):
@@ -101,7 +101,7 @@ def trouble_of(error: Exception) -> ErrorKind:
     return ErrorKind.UNREACHABLE
 
 
-def status_of(error: Exception) -> int | None:
+def http_status(error: Exception) -> int | None:
     """The HTTP status in an error of one of the three."""
     if isinstance(error, botocore.exceptions.ClientError):
         return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
@@ -126,7 +126,7 @@ _MESSAGES = {
     ),
     ErrorKind.CHANGED: "{uri} was replaced while it was read: try again",
     ErrorKind.UNREACHABLE: "the store of {uri} does not answer{host}: check AWS_ENDPOINT_URL and the network",
-    ErrorKind.UNAVAILABLE: "the store failed at {uri}{answer}, retries are spent: try again later",
+    ErrorKind.UNAVAILABLE: "the store failed at {uri}{answer}, retries exhausted: try again later",
 }
 _NEEDS_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CREDENTIALS}
 
@@ -135,8 +135,8 @@ _HOST_IN_TEXT = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
 
 def store_error(uri: str, error: Exception) -> StoreError:
     """The error to raise for what boto3, obstore or deltalake raised at `uri`; says what to do, and nothing secret."""
-    trouble = trouble_of(error)
-    code, host = code_of(error), _HOST_IN_TEXT.search(str(error))
+    trouble = error_kind(error)
+    code, host = response_code(error), _HOST_IN_TEXT.search(str(error))
     message = _MESSAGES[trouble].format(
         uri=uri,
         bucket=S3_SCHEME + split_s3(uri)[0],

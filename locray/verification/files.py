@@ -47,7 +47,7 @@ def read_file(file: LoggedFile, findings: Findings) -> Iterator[pa.RecordBatch]:
     """The rows of a file as batches of `FILE_SCHEMA`, as far as they can be read.
 
     Raises:
-        StoreError: the store does not answer, retries spent.
+        StoreError: the store does not answer, retries exhausted.
     """
     try:
         with closing(storage.open_file(file.uri)) as handle:

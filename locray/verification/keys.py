@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from locray import schema
 from locray.progress import Report, ignore, with_progress
-from locray.storage.scratch_database import scratch_database
+from locray.storage.temporary_database import temporary_database
 from locray.table.key import PredictionKey
 from locray.verification.findings import NAMED, Check, Findings
 
@@ -45,7 +45,7 @@ class Keys:
     @contextmanager
     def open(cls) -> Iterator["Keys"]:
         """Empty, in a folder of its own that is deleted afterwards."""
-        with scratch_database() as connection:
+        with temporary_database() as connection:
             connection.execute(
                 "CREATE TABLE held (image UHUGEINT, version UHUGEINT, owner INTEGER, ok BOOLEAN, place BIGINT)"
             )

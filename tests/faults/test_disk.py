@@ -13,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from locray.errors import StoreError
-from locray.storage.scratch_database import scratch_database
+from locray.storage.temporary_database import temporary_database
 from tests.helpers.commands import killed_at_the_end, locray
 from tests.helpers.fault_images import (
     Versions,
@@ -109,7 +109,7 @@ def test_a_database_that_outgrows_its_disk_says_so(disk: Disk, monkeypatch: pyte
     """At the end of a statement, or in the middle of it."""
     monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
     told = f"the keys of the images don't fit into {disk.folder}: .* No space left"
-    with pytest.raises(StoreError, match=told), scratch_database() as connection:
+    with pytest.raises(StoreError, match=told), temporary_database() as connection:
         connection.execute(f"CREATE TABLE keys AS SELECT md5(range::VARCHAR) AS key FROM range({num_rows})")
     assert list(disk.folder.iterdir()) == []
 

@@ -19,13 +19,13 @@ from locray.errors import DeferralCause, ErrorCode
 from locray.images.decode import ImageFailure
 from locray.images.fetch import Deferred, Fetched, FetchRequest, Outcome, fetch_images
 from locray.storage import local_uri
-from locray.storage.retries import A_SUCCESS, RetryBudget
-from locray.storage.s3 import Retries
+from locray.storage.retries import REFILL_PER_RESPONSE, RetryBudget
+from locray.storage.s3 import RetryPolicy
 from tests.helpers.s3_proxy import BUSY, Answer, Forward, Request, honest, s3_proxy
 from tests.helpers.s3_server import S3Bucket, S3Server, free_ports
 
 LIMIT_BYTES = 1000
-FEW_RETRIES = Retries(max_retries=2, first_backoff_s=0.01, max_backoff_s=0.02, total_s=10)
+FEW_RETRIES = RetryPolicy(max_retries=2, first_backoff_s=0.01, max_backoff_s=0.02, total_s=10)
 ODD_KEYS = [
     "a b#%20.JPG",
     "100%",
@@ -343,7 +343,7 @@ class TestSharedRetries:
             down = outcomes(requests, budget=budget)
             assert down == [Deferred(DeferralCause.THROTTLED, "the store answered SlowDown")] * 100
             assert len(proxy.requests) == 130
-            assert budget.is_spent
+            assert budget.is_exhausted
 
             proxy.fault = honest
             fetched = outcomes(requests, budget=budget)
@@ -351,11 +351,11 @@ class TestSharedRetries:
                 str(number).encode() for number in range(100)
             ]
             assert len(proxy.requests) == 230
-            assert not budget.is_spent
+            assert not budget.is_exhausted
 
             proxy.fault = lambda *_: BUSY
             assert outcomes(requests, budget=budget) == down
-            assert 330 < len(proxy.requests) <= 330 + 100 * A_SUCCESS
+            assert 330 < len(proxy.requests) <= 330 + 100 * REFILL_PER_RESPONSE
 
     def test_each_cause_has_a_budget_of_its_own(
         self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from obstore.store import MemoryStore
 
 from locray import storage
 from locray.errors import StoreAccessError, StoreError, UsageError
-from locray.storage.s3 import Retries, bare_etag, quoted_etag, store
+from locray.storage.s3 import RetryPolicy, bare_etag, quoted_etag, store
 from locray.storage.uris import is_plain_key
 from tests.helpers.s3_server import S3Bucket, S3Server, free_ports
 
@@ -321,8 +321,8 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def test_retries_are_bounded() -> None:
-    assert Retries().max_retries > 0
-    assert Retries().total_s < 300, "obstore signs a request once: it must not outlive its signature"
+    assert RetryPolicy().max_retries > 0
+    assert RetryPolicy().total_s < 300, "obstore signs a request once: it must not outlive its signature"
 
 
 def test_a_written_file_has_the_users_usual_mode(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ _NOT_LOCKED_YET = "locray-new-"
 
 
 @contextmanager
-def scratch_folder() -> Iterator[str]:
+def temporary_folder() -> Iterator[str]:
     """An empty folder in TMPDIR, which is deleted afterwards. Before it is made, those of dead processes are deleted.
 
     Of this user and this machine only: TMPDIR may be shared by several.

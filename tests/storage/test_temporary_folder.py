@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from locray.storage import scratch_folder
+from locray.storage import temporary_folder
 from tests.helpers.commands import PROJECT_ROOT, killed_at_the_end
 
 HOLDER = """
 import sys
 from pathlib import Path
-from locray.storage import scratch_folder
-with scratch_folder() as folder:
+from locray.storage import temporary_folder
+with temporary_folder() as folder:
     Path(folder, "listing").write_bytes(b"of images")
     print(folder, flush=True)
     sys.stdin.read()
@@ -57,12 +57,12 @@ def killed() -> Path:
 
 
 def test_a_folder_is_deleted_with_all_that_is_in_it(temporary: Path) -> None:
-    with scratch_folder() as first, scratch_folder() as second:
+    with temporary_folder() as first, temporary_folder() as second:
         for folder in (first, second):
             assert list(Path(folder).iterdir()) == []
             (Path(folder) / "below").mkdir()
             (Path(folder) / "below" / "file").write_bytes(b"x")
-    with pytest.raises(FileNotFoundError), scratch_folder() as folder:
+    with pytest.raises(FileNotFoundError), temporary_folder() as folder:
         (Path(folder) / "absent").read_bytes()
     assert list(temporary.iterdir()) == []
 
@@ -73,7 +73,7 @@ def test_leftovers_of_killed_processes_are_deleted_and_used_ones_kept(temporary:
     with holder() as (process, files):
         assert not dead.exists()
         os.kill(process.pid, signal.SIGSTOP)
-        with scratch_folder() as own:
+        with temporary_folder() as own:
             assert {path.parent for path in temporary.glob("*/files")} == {files.parent, Path(own).parent}
         assert (files / "listing").read_bytes() == b"of images"
         os.kill(process.pid, signal.SIGCONT)
@@ -97,7 +97,7 @@ def test_what_no_dead_process_of_ours_has_left_is_not_touched(temporary: Path, t
         (temporary / f"{name}D" / "lock").write_bytes(b"")
         os.chown(temporary / f"{name}D", 65534, 65534)
     before = sorted(temporary.rglob("*"))
-    with scratch_folder():
+    with temporary_folder():
         pass
     assert sorted(temporary.rglob("*")) == before
     assert (elsewhere / "files" / "listing").is_file()
@@ -109,7 +109,7 @@ def test_a_link_in_a_dead_folder_is_deleted_and_not_followed(temporary: Path, tm
     (kept / "file").write_bytes(b"x")
     dead = killed()
     (dead / "files" / "link").symlink_to(kept)
-    with scratch_folder():
+    with temporary_folder():
         assert not dead.exists()
     assert (kept / "file").is_file()
     assert list(temporary.iterdir()) == []
@@ -118,7 +118,7 @@ def test_a_link_in_a_dead_folder_is_deleted_and_not_followed(temporary: Path, tm
 def test_many_that_start_at_once_do_not_hurt_each_other(temporary: Path) -> None:
     def use(number: int) -> None:
         for _ in range(20):
-            with scratch_folder() as folder:
+            with temporary_folder() as folder:
                 file = Path(folder) / "file"
                 file.write_text(str(number))
                 assert file.read_text() == str(number)

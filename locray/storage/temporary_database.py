@@ -9,7 +9,7 @@ import duckdb
 import pyarrow as pa
 
 from locray.errors import StoreError
-from locray.storage import scratch_folder
+from locray.storage import temporary_folder
 
 _MEMORY_LIMIT = "1GB"
 _IS_FULL = re.compile("No space left|quota exceeded|max_temp_directory_size")
@@ -17,7 +17,7 @@ _IS_FULL = re.compile("No space left|quota exceeded|max_temp_directory_size")
 
 
 @contextmanager
-def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
+def temporary_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty DuckDB database in a folder of its own, which is deleted afterwards. What memory can't hold is spilled.
 
     Raises:
@@ -25,7 +25,7 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
     """
     try:
         with (
-            scratch_folder() as folder,
+            temporary_folder() as folder,
             duckdb.connect(f"{folder}/scratch.duckdb") as connection,
         ):
             connection.execute(f"SET memory_limit = '{_MEMORY_LIMIT}'")
@@ -42,7 +42,7 @@ def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
         ) from error
 
 
-def create_from(
+def create_from_batches(
     connection: duckdb.DuckDBPyConnection, statement: str, fields: pa.Schema, batches: Iterable[pa.RecordBatch]
 ) -> None:
     """Executes a statement that reads the batches as `stream`. What they raise is raised as it is: DuckDB wraps it."""
