@@ -1,0 +1,23 @@
+"""A cluster for the drivers that tests start: a fixture that a folder imports in its conftest.py."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="package")
+def ray_cluster(s3_server: object) -> Iterator[Any]:
+    """A running cluster (`ray.cluster_utils.Cluster`) of one node; RAY_ADDRESS points at it, as inside a submitted job.
+
+    It starts after the S3 server: its workers inherit the server's address and keys. It ends with this folder's
+    tests: other drivers start their own.
+    """
+    from ray.cluster_utils import Cluster
+
+    assert s3_server
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+    cluster.shutdown()
