@@ -1,4 +1,4 @@
-"""The networks, their parts, and the artifact that holds one. Called by training, labelling and evaluation."""
+"""The registry of model families. A new family is one module and one line in `MODELS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from locray.models.interface import LabelModel
 
 
 class ModelBuilder(Protocol):
-    """Builds the networks of a family."""
+    """Builds a network of a family."""
 
     def __call__(self, variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-        """A network in training mode, on the CPU.
+        """Returns a network in training mode, on the CPU.
 
         Args:
-            variant: what follows the family's name and a slash, or an empty string.
+            variant: the part of the architecture's name after the slash; empty where there is none.
             num_classes: number of classes.
             input_size_px: side of the square input.
-            weights: URI or name of pretrained weights, or none for random ones.
+            weights: URI or torchvision name of pretrained weights; None for random ones.
 
         Raises:
             UsageError: the family has no such variant, input size or weights.
@@ -29,11 +29,11 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelFamily:
-    """A line of `MODELS`."""
+    """An entry of `MODELS`."""
 
     build: ModelBuilder
     default_input_size_px: Callable[[str], int]
-    """The side of the square input that a variant usually takes, in pixels."""
+    """From a variant to the default side of its square input, in pixels."""
 
 
 MODELS = {
@@ -42,22 +42,22 @@ MODELS = {
     "localizer": ModelFamily(localizer.build_localizer, lambda _: localizer.DEFAULT_INPUT_SIZE_PX),
     "detector": ModelFamily(detector.build_detector, detector.default_input_size_px),
 }
-"""The families by name. An architecture is named `<family>` or `<family>/<variant>`."""
+"""Families by name. An architecture is named `<family>` or `<family>/<variant>`."""
 
 
 def build_model(
     architecture: str, num_classes: int, input_size_px: int | None = None, weights: str | None = None
 ) -> LabelModel:
-    """A network by name, in training mode, on the CPU.
+    """Builds a network by name, in training mode, on the CPU.
 
     Args:
         architecture: such as `small_cnn`, `localizer/resnet18` or `detector/fcos`.
         num_classes: number of classes, at least 1.
-        input_size_px: side of the square input; none for the usual one.
-        weights: URI or name of pretrained weights, or none for random ones.
+        input_size_px: side of the square input; None for the default of the architecture.
+        weights: URI or torchvision name of pretrained weights; None for random ones.
 
     Raises:
-        UsageError: unknown name, input size that the network can't take, or weights that don't fit.
+        UsageError: unknown name, unsupported input size, or weights that don't fit.
     """
     assert num_classes >= 1
     family, variant = _family(architecture)
@@ -65,7 +65,7 @@ def build_model(
 
 
 def default_input_size_px(architecture: str) -> int:
-    """The side of the square input that this architecture usually takes, in pixels."""
+    """Default side of the square input of an architecture, in pixels."""
     family, variant = _family(architecture)
     return family.default_input_size_px(variant)
 
@@ -75,7 +75,7 @@ def _family(architecture: str) -> tuple[ModelFamily, str]:
     if name not in MODELS:
         raise UsageError(
             f"no model named {architecture!r}{did_you_mean(name, MODELS)}. Known: small_cnn, small_resnet, "
-            "localizer/<backbone>, detector/<name>[/<backbone>], where a backbone is a network of torchvision, such as "
-            "mobilenet_v2 or resnet18"
+            "localizer/<backbone>, detector/<name>[/<backbone>], where <backbone> is a classification network of "
+            "torchvision such as mobilenet_v2 or resnet18"
         )
     return MODELS[name], variant

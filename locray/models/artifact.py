@@ -1,4 +1,4 @@
-"""Networks to and from an artifact's files (`locray.models.files`). Called by all that train or predict.
+"""Saves networks as artifacts (`models.files`) and loads them.
 
 Loading never unpickles: an artifact from a stranger is data, not code.
 """
@@ -30,7 +30,7 @@ from locray.models.interface import LabelModel
 
 @dataclass(frozen=True, slots=True)
 class LoadedArtifact:
-    """An artifact ready to run: the network in evaluation mode, on the CPU."""
+    """A loaded artifact: the network in evaluation mode, on the CPU."""
 
     model: LabelModel
     info: ArtifactInfo
@@ -38,25 +38,25 @@ class LoadedArtifact:
 
 
 def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDescription:
-    """Writes an artifact; one that is there is replaced.
+    """Writes an artifact, replacing one that exists.
 
-    The weights come first: a folder whose writing was cut off is no artifact, or fails its hash.
+    Weights are written first: after an interrupted write the folder is no artifact, or fails the check of its hash.
 
     Args:
         uri: folder or s3:// prefix.
         model: the network that `info` describes.
-        info: its description; the hash of the weights is filled in.
+        info: its description; `weights_sha256` is set here.
 
     Raises:
-        UsageError: the weights are not finite, as after a training that diverged.
+        UsageError: the weights are not finite, as after a diverged training.
         StoreError: the folder can't be written.
     """
     assert isinstance(model, nn.Module)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    broken = _not_finite(state)
-    if broken:
+    non_finite = _non_finite_tensors(state)
+    if non_finite:
         raise UsageError(
-            f"the trained weights are not finite ({', '.join(broken[:3])}): the training has diverged. "
+            f"the trained weights are not finite ({', '.join(non_finite[:3])}): the training has diverged. "
             "Train again with a smaller --learning-rate"
         )
     weights = safetensors.torch.save(state)
@@ -68,10 +68,10 @@ def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDe
 
 
 def load_artifact(uri: str) -> LoadedArtifact:
-    """The network of an artifact, with its weights, in evaluation mode.
+    """Builds the network of an artifact, fills it with its weights, and puts it into evaluation mode.
 
     Raises:
-        UsageError: there is no artifact at `uri`, or its files are broken or don't belong together.
+        UsageError: there is no artifact at `uri`, or its files are damaged or don't belong together.
         StoreError: the store does not answer.
     """
     described = read_artifact_info(uri)
@@ -79,25 +79,25 @@ def load_artifact(uri: str) -> LoadedArtifact:
     weights = read_weights(uri, info)
     model = build_model(info.architecture, len(info.classes), info.input_size)
     assert isinstance(model, nn.Module)
-    _fill(model, safetensors.torch.load(weights), uri)
+    _load_state(model, safetensors.torch.load(weights), uri)
     return LoadedArtifact(model.eval(), info, described.model_id)
 
 
-def _fill(model: nn.Module, tensors: dict[str, torch.Tensor], uri: str) -> None:
-    wanted = model.state_dict()
-    differing = sorted(
+def _load_state(model: nn.Module, tensors: dict[str, torch.Tensor], uri: str) -> None:
+    expected = model.state_dict()
+    mismatched = sorted(
         name
-        for name in wanted.keys() | tensors.keys()
-        if name not in wanted or name not in tensors or wanted[name].shape != tensors[name].shape
+        for name in expected.keys() | tensors.keys()
+        if name not in expected or name not in tensors or expected[name].shape != tensors[name].shape
     )
-    if differing:
+    if mismatched:
         raise UsageError(
-            f"the weights of {uri} don't fit the network that its {INFO_FILE} describes: {len(differing)} tensors "
-            f"differ, such as {differing[0]}. Train the model again, or use the version of locray that wrote it"
+            f"the weights of {uri} don't fit the network that its {INFO_FILE} describes: {len(mismatched)} tensors "
+            f"differ, such as {mismatched[0]}. Train the model again, or use the version of locray that wrote it"
         )
     model.load_state_dict(tensors)
 
 
-def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
-    """The names of tensors that hold NaN or infinity."""
+def _non_finite_tensors(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
     return [name for name, tensor in tensors.items() if not math.isfinite(tensor.sum().item())]

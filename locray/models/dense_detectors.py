@@ -1,7 +1,9 @@
-"""FCOS, RetinaNet and SSDlite: every anchor of every map is a candidate. Built by `detector`.
+"""FCOS, RetinaNet and SSDlite: detectors in which every anchor of every map is a candidate.
 
-Each takes torchvision's model apart: backbone, neck and head run here, on square batches without per-image resizing;
-the assignment of objects to anchors, box coder and losses are torchvision's.
+Backbone, neck and head run here, on square batches without resizing per image. The matching of objects and anchors,
+the box coder and the losses are those of torchvision's model.
+
+Shapes: as in `detections`.
 """
 
 from abc import ABC, abstractmethod
@@ -14,23 +16,30 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou
 
 from locray.models.backbones import Backbone
-from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
+from locray.models.detections import (
+    Candidates,
+    clipped_candidates,
+    gather_rows,
+    suppress,
+    target_lists,
+    top_scores,
+)
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
-from locray.models.pyramids import CoarserMaps, Pyramid
+from locray.models.necks import CoarserMaps, Pyramid, grid_sides
 
 MAX_DETECTIONS = 100
 
-_LOGITS, _DISTANCES, _CENTRENESS = "cls_logits", "bbox_regression", "bbox_ctrness"
-_PARTS = {"classification": "class_loss", "bbox_regression": "box_loss", "bbox_ctrness": "centreness_loss"}
+_LOGITS, _OFFSETS, _CENTRENESS = "cls_logits", "bbox_regression", "bbox_ctrness"
+_LOSS_NAMES = {"classification": "class_loss", "bbox_regression": "box_loss", "bbox_ctrness": "centreness_loss"}
 
 
 def anchors_xyxy_px(generator: nn.Module, input_size_px: int, sides: Sequence[int]) -> Tensor:
-    """The anchors (A, 4) of maps with these sides, in float32 whatever the arithmetic of the network.
+    """Anchors (A, 4) float32 of square maps, in pixels of the network input.
 
     Args:
-        generator: one of torchvision's generators of anchors.
+        generator: an anchor generator of torchvision.
         input_size_px: side of the square input.
-        sides: of the maps, finest first.
+        sides: sides of the maps in cells, finest first.
     """
     frame = ImageList(torch.empty(1, 3, input_size_px, input_size_px), [(input_size_px, input_size_px)])
     anchors: Tensor = generator(frame, [torch.empty(1, 1, side, side) for side in sides])[0]
@@ -38,14 +47,14 @@ def anchors_xyxy_px(generator: nn.Module, input_size_px: int, sides: Sequence[in
 
 
 class DenseDetector(nn.Module, ABC):
-    """A backbone, a neck, and a head over all cells of the neck's maps.
+    """A backbone, a neck, and a head that is applied to every cell of the neck's maps.
 
     Args:
-        backbone: the feature maps.
-        neck: the maps that the head reads.
-        rules: torchvision's model, of which the head, the box coder and the losses stay.
-        normalise: from pixels to what the backbone was trained on.
-        num_classes: number of classes.
+        backbone: gives the feature maps.
+        neck: makes the maps that the head reads.
+        torchvision_model: its head, box coder and losses are used; its backbone and transform are deleted.
+        normalise: normalisation that the backbone was trained with.
+        num_classes: C, number of classes.
         input_size_px: side of the square input.
         score_floor: candidates must score higher.
     """
@@ -56,7 +65,7 @@ class DenseDetector(nn.Module, ABC):
         self,
         backbone: Backbone,
         neck: Pyramid | CoarserMaps,
-        rules: Any,
+        torchvision_model: Any,
         normalise: Normalise,
         num_classes: int,
         input_size_px: int,
@@ -69,24 +78,24 @@ class DenseDetector(nn.Module, ABC):
         self.normalise = normalise
         self.backbone = backbone
         self.neck = neck
-        del rules.backbone, rules.transform
-        self.rules = rules
+        del torchvision_model.backbone, torchvision_model.transform
+        self.torchvision_model = torchvision_model
         self.grid_sides = grid_sides(input_size_px, backbone.strides, neck.num_coarser)
-        anchors = anchors_xyxy_px(rules.anchor_generator, input_size_px, self.grid_sides)
+        anchors = anchors_xyxy_px(self.torchvision_model.anchor_generator, input_size_px, self.grid_sides)
         self.register_buffer("anchors_xyxy_px", anchors, persistent=False)
 
     def forward(self, images_u8: Tensor) -> dict[str, Tensor]:
-        """What the head says of each anchor: (B, A, ...) float32 by torchvision's names."""
-        outputs = self.rules.head(self.neck(self.backbone(self.normalise(images_u8))))
+        """Outputs of the head (B, A, ...) float32, by torchvision's names."""
+        outputs = self.torchvision_model.head(self.neck(self.backbone(self.normalise(images_u8))))
         return {name: output.float() for name, output in outputs.items()}
 
     def candidates(self, images_u8: Tensor) -> Candidates:
-        """What (B, 3, S, S) uint8 RGB images may show. One static graph."""
+        """Candidates of (B, 3, S, S) uint8 RGB images: one static graph."""
         outputs = self(images_u8)
-        choice = choose(self._scores(outputs), self.score_floor)
-        anchors = self.get_buffer("anchors_xyxy_px")[choice.anchors]
-        boxes = self._decode(gather(outputs[_DISTANCES], choice.anchors), anchors)
-        return candidates(boxes, choice.scores, choice.label_ids, self.input_size_px)
+        best = top_scores(self._scores(outputs), self.score_floor)
+        anchors = self.get_buffer("anchors_xyxy_px")[best.anchors]
+        boxes = self._decode(gather_rows(outputs[_OFFSETS], best.anchors), anchors)
+        return clipped_candidates(boxes, best.scores, best.label_ids, self.input_size_px)
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
@@ -98,13 +107,15 @@ class DenseDetector(nn.Module, ABC):
 
     def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
         """See `LabelModel.postprocess`."""
-        return suppress(Candidates(*outputs), self.rules.nms_thresh, self.max_detections, self.input_size_px)
+        return suppress(
+            Candidates(*outputs), self.torchvision_model.nms_thresh, self.max_detections, self.input_size_px
+        )
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
-        """See `LabelModel.loss`. Objects without a box don't count."""
+        """See `LabelModel.loss`. Objects without a box are ignored."""
         outputs = self(images_u8)
         anchors = [self.get_buffer("anchors_xyxy_px")] * len(images_u8)
-        parts = {_PARTS[name]: part for name, part in self._losses(outputs, anchors, targets).items()}
+        parts = {_LOSS_NAMES[name]: part for name, part in self._losses(outputs, anchors, targets).items()}
         return {LOSS: torch.stack(list(parts.values())).sum(), **parts}
 
     @abstractmethod
@@ -112,44 +123,46 @@ class DenseDetector(nn.Module, ABC):
         """Scores (B, A, C) in [0, 1]."""
 
     def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (B, N, 4) of what the head says (B, N, 4) of anchors (B, N, 4)."""
-        decoded: Tensor = self.rules.box_coder.decode_single(offsets.flatten(0, 1), anchors.flatten(0, 1))
+        """Boxes (B, N, 4) in pixels, from offsets (B, N, 4) and their anchors (B, N, 4)."""
+        decoded: Tensor = self.torchvision_model.box_coder.decode_single(offsets.flatten(0, 1), anchors.flatten(0, 1))
         return decoded.view_as(offsets)
 
     @abstractmethod
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The losses by torchvision's names."""
+        """Scalar losses, by torchvision's names."""
 
 
 class Fcos(DenseDetector):
-    """FCOS (Tian et al. 2019): every cell in the middle of an object tells its sides."""
+    """FCOS (Tian et al. 2019): cells near the centre of an object predict the distances to its four sides."""
 
     def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return (outputs[_LOGITS].sigmoid() * outputs[_CENTRENESS].sigmoid()).sqrt()
 
     def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
-        decoded: Tensor = self.rules.box_coder.decode(offsets, anchors)
+        decoded: Tensor = self.torchvision_model.box_coder.decode(offsets, anchors)
         return decoded
 
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         level_sizes = [side * side for side in self.grid_sides]
-        losses: dict[str, Tensor] = self.rules.compute_loss(target_lists(targets), outputs, anchors, level_sizes)
+        losses: dict[str, Tensor] = self.torchvision_model.compute_loss(
+            target_lists(targets), outputs, anchors, level_sizes
+        )
         return losses
 
 
 class RetinaNet(DenseDetector):
-    """RetinaNet (Lin et al. 2017): focal loss over anchors of several sizes and shapes."""
+    """RetinaNet (Lin et al. 2017): focal loss over anchors of several sizes and aspect ratios."""
 
     def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return outputs[_LOGITS].sigmoid()
 
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
-        losses: dict[str, Tensor] = self.rules.compute_loss(target_lists(targets), outputs, anchors)
+        losses: dict[str, Tensor] = self.torchvision_model.compute_loss(target_lists(targets), outputs, anchors)
         return losses
 
 
 class SsdLite(DenseDetector):
-    """SSDlite (Liu et al. 2016, Sandler et al. 2018): a class of its own for background, hard negatives."""
+    """SSDlite (Liu et al. 2016, Sandler et al. 2018): softmax with a background class, hard negative mining."""
 
     def _scores(self, outputs: Mapping[str, Tensor]) -> Tensor:
         return outputs[_LOGITS].softmax(dim=2)[:, :, 1:]
@@ -157,12 +170,12 @@ class SsdLite(DenseDetector):
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         lists = target_lists(targets, first_label=1)
         matched = [self._match(one["boxes"], anchors[0]) for one in lists]
-        losses: dict[str, Tensor] = self.rules.compute_loss(lists, outputs, anchors, matched)
+        losses: dict[str, Tensor] = self.torchvision_model.compute_loss(lists, outputs, anchors, matched)
         return losses
 
     def _match(self, boxes: Tensor, anchors: Tensor) -> Tensor:
-        """The object of each anchor (A,), or -1."""
+        """Index of the object matched to each anchor (A,), or -1."""
         if not len(boxes):
             return torch.full((len(anchors),), -1, device=anchors.device)
-        matched: Tensor = self.rules.proposal_matcher(box_iou(boxes, anchors))
+        matched: Tensor = self.torchvision_model.proposal_matcher(box_iou(boxes, anchors))
         return matched

@@ -1,6 +1,8 @@
-"""Faster R-CNN (Ren et al. 2015): proposals of where something is, then what it is. Built by `detector`.
+"""Faster R-CNN (Ren et al. 2015): a network that proposes boxes, then a head that classifies and refines them.
 
-torchvision's modules, run on square batches: proposals have fixed places, so both stages are static graphs.
+torchvision's modules, run on square batches. The number of proposals is fixed, so that both stages are static graphs.
+
+Shapes: as in `detections`, and P proposals per image.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +15,18 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from locray.models.backbones import Backbone
 from locray.models.dense_detectors import MAX_DETECTIONS, anchors_xyxy_px
-from locray.models.detections import Candidates, candidates, choose, gather, grid_sides, suppress, target_lists
+from locray.models.detections import (
+    Candidates,
+    clipped_candidates,
+    gather_rows,
+    suppress,
+    target_lists,
+    top_scores,
+)
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
-from locray.models.pyramids import Pyramid
+from locray.models.necks import Pyramid, grid_sides
 
-_PARTS = {
+_LOSS_NAMES = {
     "loss_classifier": "class_loss",
     "loss_box_reg": "box_loss",
     "loss_objectness": "objectness_loss",
@@ -26,7 +35,7 @@ _PARTS = {
 
 
 class _InFloat32(nn.Module):
-    """A head whose answers are float32: in bfloat16 a coordinate of 500 pixels is off by one."""
+    """Converts the outputs of a head to float32: bfloat16 rounds a coordinate of 500 pixels to even numbers."""
 
     def __init__(self, head: nn.Module) -> None:
         super().__init__()
@@ -40,7 +49,7 @@ class _InFloat32(nn.Module):
 
 
 class _FixedAnchors(nn.Module):
-    """The anchors of a square input, for torchvision's proposal network."""
+    """Anchor generator of torchvision's proposal network for a fixed input size."""
 
     def __init__(self, anchors: Tensor) -> None:
         super().__init__()
@@ -51,14 +60,14 @@ class _FixedAnchors(nn.Module):
 
 
 class FasterRcnn(nn.Module):
-    """A backbone, a pyramid, a proposal network and a head that reads the maps under each proposal.
+    """A backbone, a pyramid, a proposal network, and a head that reads the maps inside each proposal.
 
     Args:
-        backbone: the feature maps.
+        backbone: gives the feature maps.
         neck: the pyramid.
-        rules: torchvision's model, of which all but the backbone and the pyramid stays.
-        normalise: from pixels to what the backbone was trained on.
-        num_classes: number of classes.
+        torchvision_model: its proposal network and heads are used.
+        normalise: normalisation that the backbone was trained with.
+        num_classes: C, number of classes.
         input_size_px: side of the square input.
         score_floor: candidates must score higher.
     """
@@ -69,7 +78,7 @@ class FasterRcnn(nn.Module):
         self,
         backbone: Backbone,
         neck: Pyramid,
-        rules: Any,
+        torchvision_model: Any,
         normalise: Normalise,
         num_classes: int,
         input_size_px: int,
@@ -82,8 +91,8 @@ class FasterRcnn(nn.Module):
         self.normalise = normalise
         self.backbone = backbone
         self.neck = neck
-        self.rpn = rules.rpn
-        self.roi_heads = rules.roi_heads
+        self.rpn = torchvision_model.rpn
+        self.roi_heads = torchvision_model.roi_heads
         sides = grid_sides(input_size_px, backbone.strides, neck.num_coarser)
         anchors = anchors_xyxy_px(self.rpn.anchor_generator, input_size_px, sides)
         counts = zip(sides, self.rpn.anchor_generator.num_anchors_per_location(), strict=True)
@@ -93,12 +102,12 @@ class FasterRcnn(nn.Module):
         self.roi_heads.box_predictor = _InFloat32(self.roi_heads.box_predictor)
 
     def maps(self, images_u8: Tensor) -> list[Tensor]:
-        """The maps of the pyramid, finest first."""
+        """Maps of the pyramid, finest first."""
         maps: list[Tensor] = self.neck(self.backbone(self.normalise(images_u8)))
         return maps
 
     def candidates(self, images_u8: Tensor) -> Candidates:
-        """Where (B, 3, S, S) uint8 RGB images may show something; the label is the level. One static graph."""
+        """Proposals for (B, 3, S, S) uint8 RGB images, with their level as label id: one static graph."""
         return self._proposals(self.maps(images_u8))
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
@@ -106,68 +115,68 @@ class FasterRcnn(nn.Module):
         return self.postprocess(self.network(images_u8))
 
     def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
-        """See `LabelModel.network`: the proposals, and the maps that are read under them."""
+        """See `LabelModel.network`: proposals before suppression, and the maps of the pyramid."""
         maps = self.maps(images_u8)
         return (*self._proposals(maps), *maps)
 
     def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
         """See `LabelModel.postprocess`."""
-        found = self._seen(outputs)
+        found = self._second_stage(outputs)
         return suppress(found, self.roi_heads.nms_thresh, self.max_detections, self.input_size_px)
 
     def last_candidates(self, images_u8: Tensor) -> Candidates:
-        """What is seen in the proposals that are left after a first suppression."""
-        return self._seen(self.network(images_u8))
+        """Candidates of the second stage, before its suppression."""
+        return self._second_stage(self.network(images_u8))
 
-    def _seen(self, outputs: Sequence[Tensor]) -> Candidates:
+    def _second_stage(self, outputs: Sequence[Tensor]) -> Candidates:
         boxes, scores, levels, *maps = outputs
         num_proposals = self.rpn.post_nms_top_n()
         proposed = suppress(Candidates(boxes, scores, levels), self.rpn.nms_thresh, num_proposals, self.input_size_px)
         return self._classified(maps, proposed)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
-        """See `LabelModel.loss`. Objects without a box don't count."""
+        """See `LabelModel.loss`. Objects without a box are ignored."""
         lists = target_lists(targets, first_label=1)
         frames = [(self.input_size_px, self.input_size_px)] * len(images_u8)
         maps = self._named(self.maps(images_u8))
         proposals, first = self.rpn(ImageList(images_u8, frames), maps, lists)
         _, second = self.roi_heads(maps, proposals, frames, lists)
-        parts = {_PARTS[name]: part for name, part in {**second, **first}.items()}
+        parts = {_LOSS_NAMES[name]: part for name, part in {**second, **first}.items()}
         return {LOSS: torch.stack(list(parts.values())).sum(), **parts}
 
     def _named(self, maps: list[Tensor]) -> dict[str, Tensor]:
         return {str(level): one for level, one in enumerate(maps)}
 
     def _proposals(self, maps: list[Tensor]) -> Candidates:
-        """The likeliest anchors of each level, moved."""
+        """The most likely anchors of each level, moved by their predicted offsets."""
         objectness, offsets = concat_box_prediction_layers(*self.rpn.head(maps))
         num_images, anchors = len(maps[0]), self.rpn.anchor_generator.get_buffer("anchors_xyxy_px")
         objectness, offsets = objectness.view(num_images, -1), offsets.view(num_images, -1, 4)
         chosen, levels, start = [], [], 0
         for level, scores in enumerate(objectness.split(self._level_sizes, dim=1)):
-            best = scores.topk(min(self.rpn.pre_nms_top_n(), scores.shape[1]), dim=1).indices
-            chosen.append(best + start)
-            levels.append(torch.full_like(best, level))
+            indices = scores.topk(min(self.rpn.pre_nms_top_n(), scores.shape[1]), dim=1).indices
+            chosen.append(indices + start)
+            levels.append(torch.full_like(indices, level))
             start += scores.shape[1]
         places = torch.cat(chosen, dim=1)
         moved = self.rpn.box_coder.decode_single(
-            gather(offsets, places).flatten(0, 1), anchors[places].flatten(0, 1)
+            gather_rows(offsets, places).flatten(0, 1), anchors[places].flatten(0, 1)
         ).view(num_images, -1, 4)
         scores = objectness.gather(1, places).sigmoid()
-        return candidates(moved, scores, torch.cat(levels, dim=1), self.input_size_px)
+        return clipped_candidates(moved, scores, torch.cat(levels, dim=1), self.input_size_px)
 
     def _classified(self, maps: list[Tensor], proposed: PredictedBoxes) -> Candidates:
-        """What the proposals (B, P) show. One static graph."""
+        """Candidates from the classes and refined boxes of the proposals (B, P): one static graph."""
         num_images, num_proposals = proposed.scores.shape
         heads, boxes = self.roi_heads, list(proposed.boxes_xyxy_px.unbind())
         frames = [(self.input_size_px, self.input_size_px)] * num_images
         features = heads.box_head(heads.box_roi_pool(self._named(maps), boxes, frames))
         logits, offsets = heads.box_predictor(features)
         scores = logits.softmax(dim=1)[:, 1:].reshape(num_images, num_proposals, self.num_classes)
-        choice = choose(torch.where(proposed.scores[:, :, None] > 0, scores, 0), self.score_floor)
-        # The regression of background, class 0 of the head, is of no use.
+        best = top_scores(torch.where(proposed.scores[:, :, None] > 0, scores, 0), self.score_floor)
+        # The head also regresses a box for background, its class 0.
         offsets = offsets.reshape(num_images, num_proposals * (self.num_classes + 1), 4)
-        offsets = gather(offsets, choice.anchors * (self.num_classes + 1) + choice.label_ids + 1)
-        origins = gather(proposed.boxes_xyxy_px, choice.anchors)
+        offsets = gather_rows(offsets, best.anchors * (self.num_classes + 1) + best.label_ids + 1)
+        origins = gather_rows(proposed.boxes_xyxy_px, best.anchors)
         moved = heads.box_coder.decode_single(offsets.flatten(0, 1), origins.flatten(0, 1)).view_as(origins)
-        return candidates(moved, choice.scores, choice.label_ids, self.input_size_px)
+        return clipped_candidates(moved, best.scores, best.label_ids, self.input_size_px)

@@ -1,7 +1,7 @@
-"""A trained model's files as data: description, bytes of the weights, name. Called where no network is made of them.
+"""The files of a trained model, read without torch: description, weights as bytes, and the model id.
 
-An artifact is a folder with `model.safetensors` and `model.json`. The hash of both names the model, so that a row of
-the predictions table says which weights it came from. `models.artifact` makes a network of it.
+An artifact is a folder with `model.safetensors` and `model.json`. The model id is a hash over both, so that every row
+of the predictions table names the weights that it came from. `models.artifact` turns these files into a network.
 """
 
 import hashlib
@@ -27,35 +27,35 @@ _IS_FINITE: dict[str, Callable[[bytes], NDArray[np.bool_]]] = {
     "F64": lambda data: np.isfinite(np.frombuffer(data, np.float64)),
     "F32": lambda data: np.isfinite(np.frombuffer(data, np.float32)),
     "F16": lambda data: np.isfinite(np.frombuffer(data, np.float16)),
-    # numpy knows no bfloat16: infinity and NaN have all bits of the exponent.
+    # numpy has no bfloat16. Infinity and NaN have all bits of the exponent set.
     "BF16": lambda data: ~np.frombuffer(data, np.uint16) & 0x7F80 != 0,
 }
-"""By the names that safetensors gives to formats of numbers; all others are integers."""
+"""By safetensors' names of the floating-point formats; all other formats are integers."""
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 class ArtifactInfo(BaseModel):
-    """What `model.json` says: all that is needed to build the network and to read its answers."""
+    """Content of `model.json`: what is needed to build the network and to interpret its predictions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)] = FORMAT_VERSION
     architecture: str
-    """Name for `models.build_model`."""
+    """Name for `build_model`, such as `localizer/resnet18`."""
     classes: Annotated[list[str], Field(min_length=1)]
-    """The label of each label id."""
+    """Labels; the index is the label id."""
     input_size: Annotated[int, Field(ge=1)]
-    """Side of the square input in pixels. Images are letterboxed into it."""
+    """Side of the square network input in pixels. Images are letterboxed to it."""
     score_threshold: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Detections below this score are left out unless the user says otherwise."""
+    """Default threshold: detections below this score are dropped."""
     weights_sha256: str = ""
-    """Of `model.safetensors`, so that files of two artifacts can't be mixed up. Filled in by `save_artifact`."""
+    """SHA-256 of `model.safetensors`, so that the files of two artifacts can't be mixed up. Set by `save_artifact`."""
     provenance: dict[str, str | int | float | bool | None] = {}
-    """Where the network comes from: data, options, versions."""
+    """Origin of the network: data, options, versions."""
     metrics: dict[str, float] = {}
-    """What it reached on its validation split."""
+    """Metrics on the validation split."""
     int8_ranges: dict[str, tuple[float, float]] | None = None
-    """Of the activations of a backbone that computes in 8-bit integers where the processor can: see `models.int8`."""
+    """Ranges of the activations of a quantised backbone: see `inference.int8`. None: not quantised."""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "ArtifactInfo":
@@ -66,14 +66,14 @@ class ArtifactInfo(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ArtifactDescription:
-    """An artifact without its weights."""
+    """Description and id of an artifact, without its weights."""
 
     info: ArtifactInfo
     model_id: str
 
 
 def has_artifact(uri: str) -> bool:
-    """Whether there is an artifact at `uri`, valid or not.
+    """Whether there is an artifact, valid or not, at `uri`.
 
     Raises:
         StoreError: the store does not answer.
@@ -82,7 +82,7 @@ def has_artifact(uri: str) -> bool:
 
 
 def read_artifact_info(uri: str) -> ArtifactDescription:
-    """The description of an artifact, without reading its weights.
+    """Reads the description of an artifact, not its weights.
 
     Raises:
         UsageError: there is no artifact at `uri`, or its description is not valid.
@@ -96,22 +96,22 @@ def read_artifact_info(uri: str) -> ArtifactDescription:
         place = ".".join(str(part) for part in first["loc"]) or "document"
         raise UsageError(
             f"{storage.join(uri, INFO_FILE)} describes no model that this version of locray can run: {place}: "
-            f"{first['msg']}. Train the model again, or use the version that wrote it"
+            f"{first['msg']}. Train the model again, or use the version of locray that wrote it"
         ) from error
     return ArtifactDescription(info, model_id_of(info, document))
 
 
 def read_weights(uri: str, info: ArtifactInfo) -> bytes:
-    """The content of `model.safetensors`, which is what `info` was written with: finite numbers.
+    """Reads the bytes of `model.safetensors`, after checking their hash and that all values are finite.
 
     Raises:
-        UsageError: the file is not there, is not the one, or holds NaN or infinity.
+        UsageError: the file is missing, differs from the one that `info` was written with, or holds NaN or infinity.
         StoreError: the store does not answer.
     """
     weights = _read(uri, WEIGHTS_FILE)
     if hashlib.sha256(weights).hexdigest() != info.weights_sha256:
         raise UsageError(
-            f"{storage.join(uri, WEIGHTS_FILE)} is not the file that {INFO_FILE} was written with: it was cut off, "
+            f"{storage.join(uri, WEIGHTS_FILE)} is not the file that {INFO_FILE} was written with: it was truncated, "
             "changed or taken from another artifact. Copy the whole artifact again"
         )
     try:
@@ -128,7 +128,7 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
 
 
 def model_id_of(info: ArtifactInfo, document: bytes) -> str:
-    """A model's name, and the hash of its description, which holds the hash of the weights."""
+    """Architecture and hash of `model.json`, which contains the hash of the weights: `name@0123456789ab`."""
     name = _NOT_IN_NAMES.sub("-", info.architecture)
     return f"{name}@{hashlib.sha256(document).hexdigest()[:_HASH_DIGITS]}"
 

@@ -1,8 +1,10 @@
-"""`localizer/<backbone>`: the one object of an image, its class and its box. Built by `models.build_model`.
+"""`localizer/<backbone>`: finds one object per image.
 
-A class head on globally pooled features reads mostly background when objects are small. Here an attention map over
-cells of stride 16 says where the object is; the class is read from the features there, and the box is the mean of
-what these cells predict.
+A class head on globally pooled features sees mostly background when objects are small. Here an attention map over the
+cells of stride 16 locates the object: the class is predicted from the features under the attention, and the box is the
+mean of the boxes that the cells predict, weighted by the attention.
+
+Shapes: B images, C classes, N cells of stride 16, D features.
 """
 
 from collections.abc import Mapping
@@ -25,11 +27,11 @@ _CLASS_DROPOUT = 0.2
 
 
 class Localizer(SingleObject):
-    """A backbone, a neck that joins its feature maps of stride 16 and 32, and heads over the cells of stride 16.
+    """A backbone, a neck that merges its feature maps of stride 16 and 32, and heads over the cells of stride 16.
 
     Args:
-        backbone: the feature maps of stride 16 and 32.
-        num_classes: number of classes; a further logit stands for "no object".
+        backbone: gives the feature maps of stride 16 and 32.
+        num_classes: C; one more logit stands for "no object".
         input_size_px: side of the square input, a multiple of 32.
     """
 
@@ -42,7 +44,7 @@ class Localizer(SingleObject):
         fine_channels, coarse_channels = backbone.channels
         self.lateral_fine = nn.Conv2d(fine_channels, _NECK_CHANNELS, 1)
         self.lateral_coarse = nn.Conv2d(coarse_channels, _NECK_CHANNELS, 1)
-        # Group norm: the neck has no pretrained statistics, and batches of a worker may be small.
+        # Group norm, since the neck has no pretrained statistics and batches per worker may be small.
         self.neck = nn.Sequential(
             nn.GroupNorm(8, _NECK_CHANNELS),
             nn.ReLU(inplace=True),
@@ -59,7 +61,7 @@ class Localizer(SingleObject):
         self.register_buffer("centres_xy_px", torch.stack([columns.flatten(), rows.flatten()], 1), persistent=False)
 
     def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits (B, C + 1), boxes (B, 4) in input pixels, cell logits (B, N), of images (B, 3, S, S)."""
+        """Maps images (B, 3, S, S) to class logits (B, C + 1), boxes (B, 4) in pixels, and cell logits (B, N)."""
         fine, coarse = self.backbone(self.normalise(images_u8))
         upsampled = functional.interpolate(self.lateral_coarse(coarse), scale_factor=2.0, mode="nearest")
         neck = self.neck(self.lateral_fine(fine) + upsampled)
@@ -71,13 +73,13 @@ class Localizer(SingleObject):
         return self.class_head(class_features.to(neck.dtype)).float(), boxes, cell_logits
 
     def _cell_boxes(self, distances: Tensor) -> Tensor:
-        """Boxes (B, N, 4) of the distances (B, 4, N) to left, top, right, bottom: FCOS (Tian et al. 2019)."""
+        """Boxes (B, N, 4) from distances (B, 4, N) to left, top, right, bottom, as in FCOS (Tian et al. 2019)."""
         left, top, right, bottom = (functional.softplus(distances) * _STRIDE * 2).unbind(dim=1)
         x, y = self.get_buffer("centres_xy_px").unbind(dim=1)
         return torch.stack([x - left, y - top, x + right, y + bottom], dim=2)
 
     def _attend(self, neck: Tensor, coarse: Tensor, attention: Tensor) -> Tensor:
-        """Features (B, D) of both maps where the object is, in float32."""
+        """Features (B, D) float32 of both maps, averaged under the attention."""
         fine_map = attention.view(-1, neck.shape[2], neck.shape[3])
         coarse_map = functional.avg_pool2d(fine_map[:, None], 2) * 4
         fine_features = (neck.float() * fine_map[:, None]).sum(dim=(2, 3))
@@ -85,31 +87,32 @@ class Localizer(SingleObject):
         return torch.cat([fine_features, coarse_features], dim=1)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
-        """See `LabelModel.loss`. The object of the first place is the one to find."""
+        """See `LabelModel.loss`. The target is the first object of each image."""
         logits, boxes, cell_logits = self(images_u8)
-        wanted_boxes, has_box = targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0]
+        target_boxes, has_box = targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0]
         class_part = classification_loss(logits, targets.label_ids[:, 0], _LABEL_SMOOTHING)
-        box_part = box_loss(boxes, wanted_boxes, has_box, self.input_size_px)
-        cell_part = self._cell_loss(cell_logits, wanted_boxes, has_box)
+        box_part = box_loss(boxes, target_boxes, has_box, self.input_size_px)
+        cell_part = self._cell_loss(cell_logits, target_boxes, has_box)
         total = class_part + box_part + 0.5 * cell_part
         return {LOSS: total, "class_loss": class_part, "box_loss": box_part, "cell_loss": cell_part}
 
     def _cell_loss(self, cell_logits: Tensor, boxes_xyxy_px: Tensor, has_box: Tensor) -> Tensor:
-        """Cross-entropy of the attention against a Gaussian in each box, of a fourth of its sides in deviation.
+        """Kullback-Leibler divergence of the attention from a Gaussian in the middle of the box.
 
-        No deviation is less than half a cell, so that the smallest object still has a cell of its own.
+        The standard deviations are a quarter of the sides of the box, but at least half a cell, so that the smallest
+        object still has a cell.
         """
         centre = (boxes_xyxy_px[:, None, :2] + boxes_xyxy_px[:, None, 2:]) / 2
         deviation = ((boxes_xyxy_px[:, None, 2:] - boxes_xyxy_px[:, None, :2]) / 4).clamp(min=_STRIDE / 2)
         offsets = (self.get_buffer("centres_xy_px")[None] - centre) / deviation
-        wanted = (-0.5 * offsets.square().sum(dim=2)).softmax(dim=1)
-        # The Gaussian's own entropy is no loss: what is left is 0 for a perfect map, whatever the box's size.
-        per_image = (torch.special.entr(wanted) * -1 - wanted * cell_logits.log_softmax(dim=1)).sum(dim=1)
+        target = (-0.5 * offsets.square().sum(dim=2)).softmax(dim=1)
+        # Without the entropy of the Gaussian the loss of a perfect map would depend on the size of the box.
+        per_image = (torch.special.entr(target) * -1 - target * cell_logits.log_softmax(dim=1)).sum(dim=1)
         return torch.where(has_box, per_image, 0).sum() / has_box.sum().clamp(min=1)
 
 
 def build_localizer(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """See `models.ModelFamily`; the variant is the name of a torchvision network."""
+    """See `ModelBuilder`. The variant is the name of a torchvision classification network."""
     if not variant:
         raise UsageError("localizer needs a backbone, such as localizer/mobilenet_v2 or localizer/resnet18")
     if input_size_px <= 0 or input_size_px % _COARSEST_STRIDE:

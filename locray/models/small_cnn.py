@@ -1,6 +1,6 @@
-"""`small_cnn`: three convolutions and a dense layer on small images, with a class head and a box head.
+"""`small_cnn`: three convolutions and a dense layer, with a class head and a box head.
 
-The smallest network that labels and localizes: for thumbnails, demonstrations and tests. Built by `models.build_model`.
+The smallest network that classifies and localizes: for thumbnails, demonstrations and tests.
 """
 
 from collections.abc import Mapping
@@ -12,17 +12,17 @@ from locray.models.interface import LOSS, LabelModel, Normalise, Targets
 from locray.models.single_object import SingleObject, box_loss, boxes_of_logits, classification_loss
 
 DEFAULT_INPUT_SIZE_PX = 32
-_SMALLEST_INPUT_PX = 18
+_MIN_INPUT_SIZE_PX = 18
 
 
 class SmallCnn(SingleObject):
     """Conv 3x3x32 - pool - Conv 3x3x64 - pool - Conv 3x3x64 - Dense 64 - class head and box head.
 
-    Convolutions are unpadded, as in the introductory texts that describe this network. The heads give logits:
-    the softmax belongs to the loss and to `predict`.
+    Convolutions are unpadded, as in the introductory texts that describe this network. The heads return logits:
+    softmax is applied in the loss and in `predict`.
 
     Args:
-        num_classes: number of classes; a further logit stands for "no object".
+        num_classes: C; one more logit stands for "no object".
         input_size_px: side of the square input.
     """
 
@@ -48,12 +48,12 @@ class SmallCnn(SingleObject):
         self.box_head = nn.Linear(64, 4)
 
     def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, C + 1) and boxes (B, 4), pixels of the input, of images (B, 3, S, S)."""
+        """Maps images (B, 3, S, S) to class logits (B, C + 1) and boxes (B, 4) in pixels."""
         hidden = self.dense(self.features(self.normalise(images_u8)))
         return self.class_head(hidden).float(), boxes_of_logits(self.box_head(hidden), self.input_size_px)
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
-        """See `LabelModel.loss`. The object of the first place is the one to find."""
+        """See `LabelModel.loss`. The target is the first object of each image."""
         logits, boxes = self(images_u8)
         class_part = classification_loss(logits, targets.label_ids[:, 0], label_smoothing=0.0)
         box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
@@ -61,7 +61,7 @@ class SmallCnn(SingleObject):
 
 
 def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """See `models.ModelFamily`. Neither variants nor weights of torchvision exist for this family."""
+    """See `ModelBuilder`. The family has no variants and no torchvision weights."""
     if variant:
         raise UsageError(f"small_cnn has no variants, found small_cnn/{variant}: use --model small_cnn")
     if weights is not None:
@@ -69,8 +69,8 @@ def build_small_cnn(variant: str, num_classes: int, input_size_px: int, weights:
             f"torchvision has no weights for small_cnn, found --weights {weights}: give the folder of an artifact, "
             "leave the option out, or choose localizer/<backbone>"
         )
-    if input_size_px < _SMALLEST_INPUT_PX:
+    if input_size_px < _MIN_INPUT_SIZE_PX:
         raise UsageError(
-            f"small_cnn needs an input size of at least {_SMALLEST_INPUT_PX} pixels, found {input_size_px}"
+            f"small_cnn needs an input size of at least {_MIN_INPUT_SIZE_PX} pixels, found {input_size_px}"
         )
     return SmallCnn(num_classes, input_size_px)

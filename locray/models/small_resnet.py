@@ -1,8 +1,8 @@
-"""`small_resnet`: a residual network for thumbnails, with a class head and a box head. Built by `models.build_model`.
+"""`small_resnet`: a residual network for thumbnails, with a class head and a box head.
 
-What classification of 32x32 pixels wants once three convolutions are too few: a backbone cut for photographs leaves one
-cell of such an image. Eight convolutions in the arrangement of the "ResNet-9" of DAWNBench's CIFAR-10 entries (Page
-2018), a quarter as wide, so that two cores train it in minutes.
+For images of 32x32 pixels, where `small_cnn` is too weak and a backbone made for photographs leaves a single cell.
+Eight convolutions arranged as in "ResNet-9" of the CIFAR-10 entries of DAWNBench (Page 2018), a quarter as wide, so
+that two cores train it in minutes.
 """
 
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ _STRIDE = 8
 _BOX_CHANNELS = 16
 _LABEL_SMOOTHING = 0.1
 _LOGIT_SCALE = 0.125
-"""What a linear layer gives of so many cells is large from the start; softmax and sigmoid would stand still there."""
+"""Scale of the outputs of the heads, as in ResNet-9: keeps softmax and sigmoid out of saturation at the start."""
 
 
 class SmallResNet(SingleObject):
     """Conv 16 - Conv 32, pool, residual - Conv 64, pool - Conv 128, pool, residual - class head and box head.
 
-    Convolutions are 3x3, padded and normalised. The class is read from the largest answer of each channel, the box
-    from all cells.
+    Convolutions are 3x3, padded, with batch norm. The class head reads the maximum of each channel, the box head all
+    cells.
 
     Args:
-        num_classes: number of classes; a further logit stands for "no object".
+        num_classes: C; one more logit stands for "no object".
         input_size_px: side of the square input, a multiple of 8.
     """
 
@@ -41,10 +41,10 @@ class SmallResNet(SingleObject):
         first, second, third, last = _CHANNELS
         self.features = nn.Sequential(
             _convolution(3, first),
-            _halving(first, second),
+            _pooled_convolution(first, second),
             _Residual(second),
-            _halving(second, third),
-            _halving(third, last),
+            _pooled_convolution(second, third),
+            _pooled_convolution(third, last),
             _Residual(last),
         )
         side = input_size_px // _STRIDE
@@ -58,14 +58,14 @@ class SmallResNet(SingleObject):
         )
 
     def forward(self, images_u8: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, C + 1) and boxes (B, 4), pixels of the input, of images (B, 3, S, S)."""
+        """Maps images (B, 3, S, S) to class logits (B, C + 1) and boxes (B, 4) in pixels."""
         cells = self.features(self.normalise(images_u8))
         logits = self.class_head(cells.amax(dim=(2, 3))).float() * _LOGIT_SCALE
         boxes = boxes_of_logits(self.box_head(cells) * _LOGIT_SCALE, self.input_size_px)
         return logits, boxes
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
-        """See `LabelModel.loss`. The object of the first place is the one to find."""
+        """See `LabelModel.loss`. The target is the first object of each image."""
         logits, boxes = self(images_u8)
         class_part = classification_loss(logits, targets.label_ids[:, 0], _LABEL_SMOOTHING)
         box_part = box_loss(boxes, targets.boxes_xyxy_px[:, 0], targets.has_box[:, 0], self.input_size_px)
@@ -75,11 +75,11 @@ class SmallResNet(SingleObject):
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.change = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
+        self.layers = nn.Sequential(_convolution(channels, channels), _convolution(channels, channels))
 
     def forward(self, cells: Tensor) -> Tensor:
-        changed: Tensor = self.change(cells)
-        return cells + changed
+        residual: Tensor = self.layers(cells)
+        return cells + residual
 
 
 def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
@@ -90,8 +90,8 @@ def _convolution(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
-def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
-    # The maximum comes first: a quarter of the numbers is left to normalise.
+def _pooled_convolution(channels_in: int, channels_out: int) -> nn.Sequential:
+    # Pooling first leaves a quarter of the values to normalise.
     return nn.Sequential(
         nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
         nn.MaxPool2d(2),
@@ -101,7 +101,7 @@ def _halving(channels_in: int, channels_out: int) -> nn.Sequential:
 
 
 def build_small_resnet(variant: str, num_classes: int, input_size_px: int, weights: str | None) -> LabelModel:
-    """See `models.ModelFamily`. Neither variants nor weights of torchvision exist for this family."""
+    """See `ModelBuilder`. The family has no variants and no torchvision weights."""
     if variant:
         raise UsageError(f"small_resnet has no variants, found small_resnet/{variant}: use --model small_resnet")
     if weights is not None:

@@ -1,4 +1,4 @@
-"""What a network takes over from an artifact, its own architecture's or another one's. Called by the trainer."""
+"""Initialising a network with the weights of an artifact, of the same or of another architecture."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,21 +9,24 @@ from locray.models.architectures import build_model
 from locray.models.artifact import LoadedArtifact, load_artifact
 from locray.models.interface import BACKBONE, LabelModel
 
-_NAMED = 3
+_MAX_NAMED = 3
 
 
-def take_over(model: LabelModel, architecture: str, classes: Sequence[str], uri: str) -> str:
-    """Fills a network with the weights of an artifact, and says in a line how far they reach.
+def transfer_weights(model: LabelModel, architecture: str, classes: Sequence[str], uri: str) -> str:
+    """Loads the weights of an artifact into a network, as far as they fit.
 
-    Of the same architecture all tensors of the same shape are taken, but for the class head where the classes are
-    others or stand in another order. Of another one with the same backbone, the backbone is taken. The rest stays
-    as it is.
+    An artifact of the same architecture gives all tensors of the same shape, except the class head where the classes
+    or their order differ. An artifact of another architecture gives its backbone, if the network has the same one.
+    All other tensors keep their values.
 
     Args:
-        model: the network, filled in place.
+        model: the network, changed in place.
         architecture: its name.
         classes: its classes, in the order of their ids.
-        uri: the artifact's folder or s3:// prefix.
+        uri: folder or s3:// prefix of the artifact.
+
+    Returns:
+        A line for the user that says how many tensors were loaded.
 
     Raises:
         UsageError: there is no artifact at `uri`, it is damaged, or the networks share no backbone.
@@ -41,10 +44,10 @@ def take_over(model: LabelModel, architecture: str, classes: Sequence[str], uri:
     new = [name for name in own if name not in usable]
     if not new:
         return f"all weights come from {uri}"
-    more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
+    more = f" and {len(new) - _MAX_NAMED} more" if len(new) > _MAX_NAMED else ""
     return (
         f"{len(usable)} of {len(own)} tensors come from {uri} ({found.info.architecture}); new are "
-        f"{', '.join(new[:_NAMED])}{more}"
+        f"{', '.join(new[:_MAX_NAMED])}{more}"
     )
 
 
@@ -52,18 +55,18 @@ def _of_same_architecture(found: LoadedArtifact, classes: Sequence[str]) -> Mapp
     state, info = _state(found.model), found.info
     if list(classes) == info.classes:
         return state
-    # The class head is what has another shape under another number of classes.
+    # The class head is found by its shape, which depends on the number of classes.
     wider = _state(build_model(info.architecture, len(info.classes) + 1, info.input_size))
     return {name: tensor for name, tensor in state.items() if tensor.shape == wider[name].shape}
 
 
 def _of_backbone(model: nn.Module, architecture: str, found: LoadedArtifact, uri: str) -> Mapping[str, Tensor]:
     own, theirs = (_state(getattr(one, BACKBONE, None)) for one in (model, found.model))
-    # By order: in torchvision's own detectors a ReLU stands elsewhere, and moves the numbers in the names.
-    if not own or _kinds(own) != _kinds(theirs):
+    # Matched by order: in torchvision's detectors a ReLU has another place, which changes the numbers in the names.
+    if not own or _signature(own) != _signature(theirs):
         raise UsageError(
             f"{uri} is a {found.info.architecture}, and --model is {architecture}: they have no backbone in common "
-            f"whose weights could be taken. Use --model {found.info.architecture}, or weights of another artifact"
+            f"whose weights could be used. Use --model {found.info.architecture}, or weights of another artifact"
         )
     return {f"{BACKBONE}.{name}": tensor for name, tensor in zip(own, theirs.values(), strict=True)}
 
@@ -72,6 +75,6 @@ def _state(module: object) -> dict[str, Tensor]:
     return dict(module.state_dict()) if isinstance(module, nn.Module) else {}
 
 
-def _kinds(state: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
-    """What each tensor is to its layer, and its shape, in the order of the layers."""
+def _signature(state: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...]]]:
+    """Parameter name within its layer, and shape, of each tensor in order."""
     return [(name.rpartition(".")[2], tuple(tensor.shape)) for name, tensor in state.items()]

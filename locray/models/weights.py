@@ -1,6 +1,6 @@
-"""Pretrained weights: where they come from, and how they get into a network. Called where networks are built.
+"""Pretrained weights of torchvision's networks: reading them, and loading them into a network.
 
-A state dict is read without unpickling, so weights from a stranger are data, not code.
+State dicts are read without unpickling: weights from a stranger are data, not code.
 """
 
 import io
@@ -17,18 +17,18 @@ from locray.errors import UsageError
 from locray.models.files import has_artifact
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
-# Checkpoints of torchvision before 0.2, and those with frozen batch norms, lack this counter; only cumulative
-# averages use it.
-_NEVER_MISSED = "num_batches_tracked"
+# Checkpoints of torchvision before 0.2 and those with frozen batch norms lack this counter, which only cumulative
+# averages use.
+_OPTIONAL = "num_batches_tracked"
 
 
 def is_file(weights: str) -> bool:
-    """Whether `weights` is the URI of a file with a state dict."""
+    """Whether `weights` is the URI of a state dict, judged by its suffix."""
     return weights.endswith(_SUFFIXES)
 
 
 def is_artifact(weights: str) -> bool:
-    """Whether `weights` is the URI of an artifact of ours, to be told from a file and from torchvision's names.
+    """Whether `weights` is the URI of a locray artifact, and not a state dict or the name of torchvision weights.
 
     Raises:
         StoreError: the store does not answer.
@@ -37,10 +37,10 @@ def is_artifact(weights: str) -> bool:
 
 
 def read_state(uri: str) -> dict[str, Tensor]:
-    """The state dict in a .pth or .safetensors file.
+    """Reads a state dict from a .pth or .safetensors file.
 
     Raises:
-        UsageError: the file holds something else.
+        UsageError: the file holds no state dict.
         StoreError: the file can't be read.
     """
     data = storage.read_bytes(uri)
@@ -48,26 +48,28 @@ def read_state(uri: str) -> dict[str, Tensor]:
         if uri.endswith(".safetensors"):
             return safetensors.torch.load(data)
         state: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # the readers raise many kinds for a file that isn't theirs
+    except Exception as error:  # both readers raise many types for foreign files
         raise UsageError(
             f"{uri} holds no weights that can be read safely ({type(error).__name__}). "
             "Expected a state dict, saved by torch.save or as .safetensors"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"{uri} holds no state dict (tensors by name). Save it again with model.state_dict()")
+        raise UsageError(
+            f"{uri} holds no state dict (tensors by name). Save it with torch.save(model.state_dict(), file)"
+        )
     return state
 
 
 def torchvision_state(name: str, weights: str, choices: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights that torchvision offers for a network; downloaded where the machine doesn't have them.
+    """Loads weights that torchvision offers for a network, downloading them where they are not cached.
 
     Args:
-        name: the network, for messages.
-        weights: the name of the weights.
-        choices: torchvision's weights by name.
+        name: name of the network, for messages.
+        weights: name of the weights, such as `IMAGENET1K_V1`.
+        choices: torchvision's `WeightsEnum` members of this network, by name.
 
     Raises:
-        UsageError: there are none of that name, or they can't be downloaded.
+        UsageError: no weights of that name, or the download failed.
     """
     if weights not in choices:
         raise UsageError(
@@ -76,38 +78,38 @@ def torchvision_state(name: str, weights: str, choices: Mapping[str, Any]) -> di
         )
     try:
         state: dict[str, Tensor] = choices[weights].get_state_dict(progress=False, check_hash=True)
-    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: what came has another hash
+    except (URLError, OSError, RuntimeError) as error:  # RuntimeError: the download has another hash
         raise UsageError(
             f"the weights {weights} of {name} could not be downloaded from {choices[weights].url} ({error}). "
-            "Fetch that file where the site can be reached, and pass it as --weights FILE.pth"
+            "Download the file on a machine that reaches the site, and pass it as --weights FILE.pth"
         ) from error
     return state
 
 
 def fill(model: nn.Module, name: str, state: Mapping[str, Tensor], origin: str, replaceable: tuple[str, ...]) -> None:
-    """Loads a state dict of torchvision's own network of this kind.
+    """Loads a state dict into a torchvision network.
 
     Args:
-        model: that network.
-        name: what it is called, for messages.
-        state: its tensors; those that it doesn't know are left out.
-        origin: where they come from, for messages.
-        replaceable: beginnings of the names of tensors that may be absent or have another shape: those whose
-            shape depends on the classes. They stay as they are.
+        model: the network, changed in place.
+        name: its name, for messages.
+        state: the state dict; tensors that the network doesn't have are ignored.
+        origin: URI or name of the weights, for messages.
+        replaceable: prefixes of the names of tensors that may be missing or have another shape, because their shape
+            depends on the classes. They keep their values.
 
     Raises:
         UsageError: other tensors are missing or have another shape.
     """
-    wanted = model.state_dict()
-    misshapen = {key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape}
-    # Older files name some tensors otherwise; the modules rename them while loading, so missing ones show only then.
+    expected = model.state_dict()
+    misshapen = {key for key in expected.keys() & state.keys() if expected[key].shape != state[key].shape}
+    # Modules rename tensors of older files while loading, so what is missing is known only afterwards.
     usable = {key: value for key, value in state.items() if key not in misshapen}
     missing = {key for key in model.load_state_dict(usable, strict=False).missing_keys if key not in misshapen}
-    missing = {key for key in missing if not key.endswith(_NEVER_MISSED) and not key.startswith(replaceable)}
+    missing = {key for key in missing if not key.endswith(_OPTIONAL) and not key.startswith(replaceable)}
     misshapen = {key for key in misshapen if not key.startswith(replaceable)}
     if missing or misshapen:
         raise UsageError(
             f"the weights of {origin} are not those of torchvision's {name}: {len(missing)} tensors are missing and "
             f"{len(misshapen)} have another shape, such as {', '.join(sorted(missing | misshapen)[:3])}. "
-            f"Give a state dict of {name}, or the folder of an artifact that locray has trained"
+            f"Give a state dict of {name}, or the folder of an artifact that `locray train` wrote"
         )

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from locray.models.backbones import freeze_backbone, training_mode
 from locray.models.interface import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
-from locray.models.pretrained import freeze_backbone, training_mode
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, set_rates
 from locray.training.process_group import ProcessGroup
 from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES

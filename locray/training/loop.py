@@ -18,8 +18,8 @@ from locray import storage
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
 from locray.inference.precision import dtype_for
 from locray.models.architectures import build_model
+from locray.models.backbones import pretrained_stages
 from locray.models.interface import LabelModel
-from locray.models.pretrained import pretrained_stages
 from locray.progress import Progress, Report
 from locray.ray_runtime.start import check_gpus, start_ray
 from locray.training.board import Board

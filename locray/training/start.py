@@ -6,9 +6,9 @@ from locray import storage
 from locray.config import TrainConfig
 from locray.errors import UsageError
 from locray.models.architectures import build_model
+from locray.models.backbones import pretrained_stages
 from locray.models.interface import LabelModel
-from locray.models.pretrained import pretrained_stages
-from locray.models.transfer import take_over
+from locray.models.transfer import transfer_weights
 from locray.models.weights import is_artifact
 from locray.progress import Progress, Report, ignore
 from locray.training.plan import TrainPlan
@@ -27,7 +27,7 @@ def initial_model(config: TrainConfig, plan: TrainPlan, report: Report = ignore)
     model = build_model(plan.architecture, len(plan.classes), plan.input_size_px, weights)
     if from_artifact:
         uri = storage.normalise(str(config.weights))
-        report(Progress(take_over(model, plan.architecture, plan.classes, uri)))
+        report(Progress(transfer_weights(model, plan.architecture, plan.classes, uri)))
     if config.freeze_epochs and not pretrained_stages(model):  # type: ignore[arg-type]
         raise UsageError(
             f"--freeze-epochs keeps the backbone as it is, and {plan.architecture} has none: all of it learns from the "

@@ -37,7 +37,7 @@ def detector(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("detector"))
     model = build_model("detector/fcos/resnet18", 3, SIZE)
     with torch.no_grad():
-        model.rules.head.classification_head.cls_logits.bias.copy_(torch.tensor([0.5, -1.0, -9.0]))
+        model.torchvision_model.head.classification_head.cls_logits.bias.copy_(torch.tensor([0.5, -1.0, -9.0]))
     info = ArtifactInfo(architecture="detector/fcos/resnet18", classes=["a", "b", "c"], input_size=SIZE)
     save_artifact(folder, model, info)
     return folder

@@ -112,7 +112,7 @@ def test_a_description_that_is_not_json_is_told(folder):
 def test_weights_of_another_artifact_or_cut_off_are_told(folder):
     weights = folder / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UsageError, match="cut off, changed or taken from another artifact"):
+    with pytest.raises(UsageError, match="truncated, changed or taken from another artifact"):
         load_artifact(str(folder))
 
 

@@ -32,9 +32,9 @@ def test_weights_for_other_classes_fill_all_but_the_class_head(tmp_path):
     model = build_model("detector/ssdlite320", 3, 320, saved(whole, tmp_path))
     theirs = [value for value in whole.backbone.features.state_dict().values() if value.is_floating_point()]
     assert all(torch.equal(one, two) for one, two in zip(backbone_values(model), theirs, strict=True))
-    boxes = model.rules.head.regression_head.state_dict()
+    boxes = model.torchvision_model.head.regression_head.state_dict()
     assert all(torch.equal(value, boxes[name]) for name, value in whole.head.regression_head.state_dict().items())
-    assert model.rules.head.classification_head.module_list[0][1].out_channels == 4 * 6
+    assert model.torchvision_model.head.classification_head.module_list[0][1].out_channels == 4 * 6
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,9 @@ def test_older_names_of_tensors_are_understood(tmp_path):
     assert old.keys() != whole.state_dict().keys()
     torch.save(old, tmp_path / "weights.pth")
     model = build_model("detector/retinanet", 3, 128, str(tmp_path / "weights.pth"))
-    assert torch.equal(model.rules.head.regression_head.conv[3][0].weight, whole.head.regression_head.conv[3][0].weight)
+    assert torch.equal(
+        model.torchvision_model.head.regression_head.conv[3][0].weight, whole.head.regression_head.conv[3][0].weight
+    )
 
 
 @pytest.mark.parametrize(

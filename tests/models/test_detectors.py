@@ -10,10 +10,10 @@ from torchvision.models import detection
 
 from locray.errors import UsageError
 from locray.models.architectures import build_model, default_input_size_px
+from locray.models.backbones import freeze_backbone, pretrained_stages, training_mode
 from locray.models.detections import Candidates, suppress, target_lists
 from locray.models.detector import DETECTORS
 from locray.models.interface import LOSS, NO_OBJECT, Targets
-from locray.models.pretrained import freeze_backbone, pretrained_stages, training_mode
 
 SMALL = [f"detector/{name}/resnet18" for name in DETECTORS]
 SIZE = 64

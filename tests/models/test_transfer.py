@@ -9,7 +9,7 @@ from locray.errors import UsageError
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.files import WEIGHTS_FILE, ArtifactInfo
-from locray.models.transfer import take_over
+from locray.models.transfer import transfer_weights
 
 pytestmark = pytest.mark.slow
 
@@ -42,7 +42,7 @@ def taken(folder, architecture, classes, size=64):
     torch.manual_seed(2)
     model = build_model(architecture, len(classes), size)
     before = copy.deepcopy(model.state_dict())
-    told = take_over(model, architecture, classes, str(folder))
+    told = transfer_weights(model, architecture, classes, str(folder))
     assert model.training
     return before, model.state_dict(), told
 
@@ -89,7 +89,7 @@ def test_of_another_model_with_the_same_backbone_the_backbone_is_taken(origin, a
     torch.manual_seed(2)
     model = build_model(architecture, 3, size)
     before = copy.deepcopy(model.state_dict())
-    told = take_over(model, architecture, ["a", "b", "c"], str(tmp_path))
+    told = transfer_weights(model, architecture, ["a", "b", "c"], str(tmp_path))
     assert f"come from {tmp_path} ({origin}); new are " in told
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
@@ -118,5 +118,5 @@ def test_a_damaged_artifact_is_refused(tmp_path):
     artifact_of(tmp_path, "small_cnn")
     weights = tmp_path / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UsageError, match="cut off, changed or taken from another artifact"):
+    with pytest.raises(UsageError, match="truncated, changed or taken from another artifact"):
         taken(tmp_path, "small_cnn", CLASSES)

@@ -10,8 +10,8 @@ import torch
 
 from locray.inference.precision import fastest_dtype
 from locray.models.architectures import build_model
+from locray.models.backbones import pretrained_stages
 from locray.models.interface import NO_OBJECT, PredictedBoxes
-from locray.models.pretrained import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.metrics import image_results, summarise
 from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, learning_rate_at, set_rates

@@ -9,7 +9,7 @@ from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
 from locray.models.architectures import build_model
-from locray.models.pretrained import pretrained_stages
+from locray.models.backbones import pretrained_stages
 from locray.training.learner import Learner, LearnerSettings
 from locray.training.optimise import OptimiserSettings
 from locray.training.process_group import ProcessGroup

@@ -9,7 +9,7 @@ import torch
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.inference.precision import dtype_for
-from locray.models.pretrained import pretrained_stages
+from locray.models.backbones import pretrained_stages
 from locray.progress import Progress
 from locray.training.checkpoints import CheckpointStore, Place
 from locray.training.history import read_history

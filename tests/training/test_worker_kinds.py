@@ -5,7 +5,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from locray.models.pretrained import pretrained_stages
+from locray.models.backbones import pretrained_stages
 from locray.training.checkpoints import Place
 from locray.training.history import PRECISION_BITS, read_history
 from locray.training.metrics import BEST_CUT
