@@ -4,6 +4,7 @@ A block is a unit and a task is a unit: results arrive unit by unit, and a lost 
 """
 
 import functools
+import logging
 import os
 import pickle
 import threading
@@ -22,7 +23,10 @@ from locray.labelling.crashes import MAX_CRASHES, defer_unit
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
+from locray.ray_runtime.logs import log_to_worker_file
 from locray.ray_runtime.start import check_gpus, map_blocks, start_ray
+
+_log = logging.getLogger(__name__)
 
 UNITS_PER_WAVE = 8192
 """Units of one Ray Data execution: between two, the memory of the driver is what it was."""
@@ -89,6 +93,7 @@ class Pipeline:
         fetch_decode = FetchDecode(worklist, self.decode.for_run(worklist.num_images, layout.num_cpus))
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
+            log_to_worker_file()
             _lower_priority()
             try:
                 return fetch_decode(first_unit + int(block[_UNIT][0]), _crashes())
@@ -202,6 +207,7 @@ class _PredictStage:
     """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
 
     def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
+        log_to_worker_file()
         try:
             with _ending_with_the_gpu():
                 self._label: Callable[[pa.Table, int], pa.Table] = self._load(settings, num_threads)
@@ -227,6 +233,7 @@ class _PredictStage:
 
         predictor = Predictor(settings, num_threads)
         _Attempts.finish(f"model-{me}")
+        _log.info("loaded the model %s on %s", settings.model_uri, predictor.device)
         return predictor
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

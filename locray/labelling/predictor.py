@@ -64,7 +64,8 @@ class Predictor:
         artifact = load_artifact(settings.model_uri)
         self._classes = artifact.info.classes
         self._input_size_px = artifact.info.input_size
-        self._device = device = _device(settings.device)
+        self.device = device = _device(settings.device)
+        """What the network runs on."""
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for(settings.precision, device)
@@ -87,7 +88,7 @@ class Predictor:
             crashes: How many processes have died over it.
         """
         self._use_threads()
-        if crashes and self._device.type == "cpu":
+        if crashes and self.device.type == "cpu":
             self._compiler = None
             self._network.be_plain()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())

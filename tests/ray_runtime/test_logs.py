@@ -1,0 +1,37 @@
+"""Where the log lines of workers are found."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from locray.ray_runtime.logs import PACKAGE, log_to_worker_file
+from tests.helpers.commands import locray
+
+
+@pytest.mark.ray
+def test_info_lines_of_workers_are_in_rays_log_folder(tmp_path: Path, artifact: str) -> None:
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # the path of Ray's sockets has to be short
+        arguments = ("--images", f"{tmp_path}/images", "--model", artifact, "--table", f"{tmp_path}/table")
+        done = locray("label", *arguments, "--device", "cpu", RAY_TMPDIR=folder)
+        assert done.returncode == 0, done
+        logs = list(Path(folder).glob("ray/session_2*/logs/worker-*.err"))
+        lines = [line for log in logs for line in log.read_text().splitlines() if f" {PACKAGE}." in line]
+    assert any(f"INFO locray.labelling.pipeline: loaded the model {artifact} on cpu" in line for line in lines), lines
+    assert "loaded the model" not in done.stdout + done.stderr
+
+
+def test_a_second_call_and_other_handlers_add_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger(PACKAGE)
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    log_to_worker_file()
+    assert logger.handlers == []  # pytest's own handlers are there already
+    monkeypatch.setattr(logger, "propagate", False)
+    log_to_worker_file()
+    log_to_worker_file()
+    assert len(logger.handlers) == 1
