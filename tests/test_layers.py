@@ -23,7 +23,7 @@ ROOMS = {
     "storage": set(),
     "sources": {"storage"},
     "images": {"config", "storage"},
-    "datasets": {"storage"},
+    "datasets": {"config", "storage", "images"},
     "metrics": set(),
     "models": {"storage"},
     "inference": {"config", "models"},
@@ -40,8 +40,8 @@ ROOMS = {
     },
     "demo": {"config", "storage", "images", "datasets", "table", "labelling", "training", "evaluation", "report"},
     "cli": {
-        *("config", "ray_runtime", "storage", "images", "convert", "labelling", "verification", "nightly", "training"),
-        *("evaluation", "report", "demo"),
+        *("config", "ray_runtime", "storage", "images", "datasets", "convert", "labelling", "verification", "nightly"),
+        *("training", "evaluation", "report", "demo"),
     },
     "__main__": {"cli"},
 }

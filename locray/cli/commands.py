@@ -9,6 +9,7 @@ from locray import storage
 from locray.cli import results
 from locray.cli.console import Console, format_value, format_values
 from locray.config import (
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -70,6 +71,14 @@ def _training_page(config: TrainConfig, summary: "TrainSummary", console: Consol
         console.say(f"The model is saved, but its page could not be made: {error}")
         return None
     return uri
+
+
+def convert(config: ConvertConfig, console: Console) -> ExitCode:
+    """`locray convert`."""
+    from locray.datasets.conversion import convert as run
+
+    console.result(run(config, console.report).to_dict())
+    return ExitCode.DONE
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:

@@ -16,6 +16,7 @@ from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, Stat
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationOptions,
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -30,6 +31,7 @@ __all__ = [
     "AugmentationOptions",
     "BareFlagValue",
     "CommandConfig",
+    "ConvertConfig",
     "DatasetOptions",
     "DemoConfig",
     "Device",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -16,6 +17,7 @@ from locray.config.training import (
 COMMANDS: Mapping[str, type[CommandConfig]] = {
     "demo": DemoConfig,
     "preview": PreviewConfig,
+    "convert": ConvertConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "export-model": ExportModelConfig,

@@ -115,6 +115,17 @@ class PreviewConfig(DatasetOptions, AugmentationOptions):
     output: str = Field(description="HTML file to write.")
 
 
+class ConvertConfig(DatasetOptions, ImageLimits):
+    """`locray convert`: writes a data set in another format, all splits of it.
+
+    voc, yolo, folders and regions get copies of the images beside the annotations. coco, csv and parquet name the
+    images where they are; those of a .zip file are copied.
+    """
+
+    to: Literal["coco", "csv", "folders", "parquet", "regions", "voc", "yolo"] = Field(description="Format to write.")
+    output: str = Field(description="New or empty folder or s3:// prefix for annotations and copied images.")
+
+
 class EvaluateConfig(DatasetOptions, InferenceOptions):
     """`locray evaluate`: the metrics of an artifact, or of a predictions table, on an annotated data set."""
 

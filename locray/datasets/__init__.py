@@ -19,6 +19,7 @@ __all__ = [
     "DatasetFormat",
     "Record",
     "SkipReason",
+    "check_nothing_skipped",
     "list_splits",
     "read_dataset",
     "split_for_validation",
@@ -89,7 +90,7 @@ def read_dataset(
         chosen = replace(chosen, min_score=min_score)
     dataset = _read_split(chosen, _root(data_uri, chosen), split)
     if strict:
-        _check_nothing_skipped(dataset)
+        check_nothing_skipped(dataset)
     return dataset
 
 
@@ -104,7 +105,8 @@ def _read_split(chosen: DatasetFormat, root: str, split: str) -> Dataset:
     return replace(chosen.read(root, other), split=split)
 
 
-def _check_nothing_skipped(dataset: Dataset) -> None:
+def check_nothing_skipped(dataset: Dataset) -> None:
+    """Raises UsageError if anything was skipped but what an option excludes: the check of `strict`."""
     counts = {reason: count for reason, count in dataset.skipped.items() if reason not in _SKIPPED_BY_OPTION}
     if not counts:
         return

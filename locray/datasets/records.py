@@ -40,6 +40,8 @@ class SkipReason(StrEnum):
     """An image without annotations, in a format where every image has some. Counts images."""
     FAILED_IMAGE = "failed_image"
     """The predictions table has a failure for the image. Counts images."""
+    CROWD = "crowd"
+    """A crowd, in a conversion to a format that can't mark crowds."""
     LOW_SCORE = "low_score"
     """The predictions table has detections, none of them with the minimum score. Counts images."""
 

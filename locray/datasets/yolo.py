@@ -116,9 +116,10 @@ def write_yolo(image: ImageAnnotations, classes: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def write_data_yaml(classes: Sequence[str]) -> str:
-    """A `data.yaml` that names the classes."""
-    return yaml.safe_dump({"names": dict(enumerate(classes))}, sort_keys=False, allow_unicode=True)
+def write_data_yaml(classes: Sequence[str], splits: Iterable[str] = ()) -> str:
+    """A `data.yaml` that names the classes, and the folders of those splits that YOLO knows."""
+    folders = {split: f"{_IMAGES}/{split}" for split in _SPLIT_KEYS if split in splits}
+    return yaml.safe_dump(folders | {"names": dict(enumerate(classes))}, sort_keys=False, allow_unicode=True)
 
 
 def _class_number(field: str, where: str, line: int) -> int:

@@ -222,3 +222,20 @@ def test_version() -> None:
 def test_json_is_for_results_only(folder: Path) -> None:
     with pytest.raises(json.JSONDecodeError):
         json.loads(locray("status", "--table", f"{folder}/t", "--json").stdout)
+
+
+def test_convert_writes_a_data_set_and_refuses_what_a_format_cannot_hold(folder: Path) -> None:
+    Image.new("RGB", (40, 20)).save(folder / "images" / "a.png")
+    text = "filename,class,xmin,ymin,xmax,ymax\na.png,cow,0,0,10,10\na.png,cow,5,5,5,9\n"
+    (folder / "images" / "train.csv").write_text(text)
+    arguments = ("convert", "--data", f"{folder}/images", "--format", "csv")
+    done = locray(*arguments, "--to", "yolo", "--output", f"{folder}/yolo", "--json")
+    assert done.returncode == 0
+    facts = json.loads(done.stdout.splitlines()[-1])
+    names = ("splits", "images", "boxes", "copied_images", "skipped", "errors")
+    assert [facts[name] for name in names] == [{"train": 1}, 1, 1, 1, {"empty_box": 1}, {}]
+    assert (folder / "yolo/labels/train/a.txt").read_text() == "0 0.125 0.25 0.25 0.5\n"
+    assert "is not empty" in refused(*arguments, "--to", "voc", "--output", f"{folder}/yolo")
+    assert "can't hold boxes" in refused(*arguments, "--to", "folders", "--output", f"{folder}/out")
+    assert "did you mean" in refused(*arguments[:-1], "cvs", "--to", "voc", "--output", f"{folder}/out")
+    assert not (folder / "out").exists()
