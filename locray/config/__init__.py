@@ -20,9 +20,11 @@ from locray.config.training import (
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
+    LearningOptions,
     PreviewConfig,
     QuantizeConfig,
     TrainConfig,
+    WorkerOptions,
 )
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "ImageLimits",
     "InferenceOptions",
     "LabelConfig",
+    "LearningOptions",
     "ModelOptions",
     "NightlyConfig",
     "PlanConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "StatusConfig",
     "TrainConfig",
     "VerifyConfig",
+    "WorkerOptions",
     "load_config",
     "option_names",
 ]

@@ -21,14 +21,14 @@ InputSize = Annotated[int, Field(ge=16, le=2048)]
 
 
 class AugmentationOptions(ImageLimits):
-    """How training images are changed, anew in every epoch; boxes move with their pixels."""
+    """Random changes of training images, drawn anew for every epoch; boxes move with their pixels."""
 
     input_size: InputSize | None = Field(
         None, description="Side of the network's square input in pixels. Default: what suits the model."
     )
     crop: Fraction = Field(0.7, description="Share of the images that are zoomed into.")
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(
-        10, description="Random rotation of up to this many degrees."
+        10, description="Largest random rotation to either side, in degrees."
     )
     flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="Random flips.")
     colour: Fraction = Field(0.3, description="Largest random change of brightness, contrast and saturation.")
@@ -37,41 +37,27 @@ class AugmentationOptions(ImageLimits):
     seed: NotNegative = Field(0, description="Seed of weights, order and augmentation.")
 
 
-class TrainConfig(DatasetOptions, AugmentationOptions, DeviceOptions):
-    """`locray train`: from a data set to an artifact, on Ray Train."""
+class LearningOptions(CommandConfig):
+    """How a network learns."""
 
-    model: str = Field(
-        "localizer/mobilenet_v2",
-        description="Architecture: small_cnn, small_resnet, localizer/<backbone> or detector/<name>[/<backbone>].",
-    )
-    output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
-    train_split: str = Field("train", description="Split to learn from.")
-    val_split: str = Field(
-        "val", description="Split to choose the best epoch by; where the data has none, a tenth of the training split."
-    )
     epochs: Positive = Field(10, description="Passes over the training split.")
     patience: Positive | None = Field(
-        None, description="Stop after so many epochs without a better one. Default: train all epochs."
+        None, description="Stop after this many epochs without a better one. Default: train all epochs."
     )
-    workers: Positive = Field(1, description="Training processes, one a GPU where there are GPUs.")
-    min_workers: Positive | None = Field(
-        None, description="Go on with as few workers as this while nodes are missing. Default: wait for --workers."
-    )
-    max_failures: NotNegative = Field(3, description="Deaths of workers to forgive before the run fails.")
-    batch_size: Positive = Field(32, description="Images in one optimiser step, over all workers.")
+    batch_size: Positive = Field(32, description="Images per optimizer step, over all workers.")
     accumulate: Positive = Field(
-        1, description="Parts that each worker computes its share of a batch in: a larger batch in the same memory."
+        1, description="Parts in which each worker computes its share of a batch: a larger batch in the same memory."
     )
     precision: Precision = Field(
         "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="What turns gradients into steps.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimizer.")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Peak of the learning-rate schedule. Default: 0.002 with adamw, 0.001 with adam, 0.01 with sgd.",
     )
     schedule: Literal["cosine", "one-cycle", "constant"] = Field(
-        "cosine", description="How the learning rate moves after the warm-up."
+        "cosine", description="Learning-rate schedule after the warm-up."
     )
     warm_up: Fraction = Field(0.1, description="Share of the steps over which the learning rate rises.")
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
@@ -93,18 +79,54 @@ class TrainConfig(DatasetOptions, AugmentationOptions, DeviceOptions):
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Learning rate of each pretrained stage, relative to the stage after it."
     )
-    run_name: str | None = Field(None, description="Name to resume a run under. Default: derived from the options.")
-    score_threshold: Fraction | None = Field(
-        None, description="Score threshold that the artifact carries. Default: a detector's best on validation, else 0."
-    )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """`learning_rate`, or what suits the optimizer."""
+        default = {"adamw": 2e-3, "adam": 1e-3, "sgd": 1e-2}[self.optimizer]
+        return default if self.learning_rate is None else self.learning_rate
+
+    @property
+    def effective_weight_decay(self) -> float:
+        """`weight_decay`, or what suits the optimizer: AdamW's is decoupled from the gradients, so it can be larger."""
+        default = {"adamw": 5e-2, "adam": 0.0, "sgd": 1e-4}[self.optimizer]
+        return default if self.weight_decay is None else self.weight_decay
 
     @model_validator(mode="after")
-    def _only_what_is_pretrained_is_frozen(self) -> Self:
+    def _only_pretrained_layers_are_frozen(self) -> Self:
         if self.freeze_epochs and self.weights is None:
             raise ValueError(
                 "--freeze-epochs needs --weights: layers that have learned nothing yet can't stay as they are"
             )
         return self
+
+
+class WorkerOptions(DeviceOptions):
+    """Where a training runs. Nothing here changes the model that comes out."""
+
+    workers: Positive = Field(1, description="Training processes, one per GPU where there are GPUs.")
+    min_workers: Positive | None = Field(
+        None, description="Continue with as few workers as this while nodes are missing. Default: wait for --workers."
+    )
+    max_failures: NotNegative = Field(3, description="Worker failures to tolerate before the run fails.")
+
+
+class TrainConfig(WorkerOptions, AugmentationOptions, LearningOptions, DatasetOptions):
+    """`locray train`: from a data set to an artifact, on Ray Train."""
+
+    model: str = Field(
+        "localizer/mobilenet_v2",
+        description="Architecture: small_cnn, small_resnet, localizer/<backbone> or detector/<name>[/<backbone>].",
+    )
+    output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
+    train_split: str = Field("train", description="Split to learn from.")
+    val_split: str = Field(
+        "val", description="Split to choose the best epoch by; where the data has none, a tenth of the training split."
+    )
+    run_name: str | None = Field(None, description="Name to resume a run under. Default: derived from the options.")
+    score_threshold: Fraction | None = Field(
+        None, description="Score threshold that the artifact carries. Default: a detector's best on validation, else 0."
+    )
 
 
 class PreviewConfig(DatasetOptions, AugmentationOptions):

@@ -16,26 +16,23 @@ from locray.config.training import AugmentationOptions
 from locray.datasets import Dataset, read_dataset
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
-from locray.images.decode import DecodeLimits
 from locray.models.interface import NO_OBJECT
 from locray.progress import Progress, Report
 from locray.report.figures import Box, Picture, figure, hues
 from locray.report.html import render_template
-from locray.training.augment import Augmentation
-from locray.training.counting import complaint
-from locray.training.samples import (
+from locray.training.batches import (
     BOXES,
-    BOXES_OUTSIDE,
     HAS_BOX,
     IMAGES,
     LABEL_IDS,
+    NUM_OUTSIDE,
     OUTCOME_NAMES,
     OUTCOMES,
     Batch,
     BatchMaker,
-    Order,
-    Packed,
+    strict_error,
 )
+from locray.training.packed import BatchOrder, PackedRecords
 
 NUM_VERSIONS = 5
 DEFAULT_INPUT_SIZE_PX = 224
@@ -126,28 +123,27 @@ def _chosen(num_records: int, count: int, seed: int) -> list[int]:
 
 def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report: Report) -> Iterator[_Shown]:
     """The records, a few at a time: first as the network is used, then as it is trained in the first epochs."""
-    packed = Packed.of(dataset.records, dataset.classes)
+    packed = PackedRecords.of(dataset.records, dataset.classes)
     makers = [
         BatchMaker(
             packed=packed,
-            order=Order(len(packed), 1, 1, None),
+            order=BatchOrder(len(packed), 1, 1, None),
+            options=config,
             input_size_px=config.input_size or DEFAULT_INPUT_SIZE_PX,
-            limits=DecodeLimits.of(config),
-            augmentation=augmentation,
-            seed=config.seed,
+            augmented=augmented,
         )
-        for augmentation in (None, Augmentation.of(config))
+        for augmented in (False, True)
     ]
     for start in range(0, len(rows), _RECORDS_AT_ONCE):
         report(Progress("making pictures", start, len(rows)))
         part = rows[start : start + _RECORDS_AT_ONCE]
         versions = [makers[0].batch_of(part, 0), *(makers[1].batch_of(part, epoch) for epoch in range(NUM_VERSIONS))]
-        trouble = complaint(versions[0], [packed.image_uris[row] for row in part]) if config.strict else None
-        if trouble is not None:
-            raise UsageError(trouble)
+        error = strict_error(versions[0], [packed.image_uris[row] for row in part]) if config.strict else None
+        if error is not None:
+            raise UsageError(error)
         for place, row in enumerate(part):
             outcome = OUTCOME_NAMES[int(versions[0][OUTCOMES][place])]
-            num_outside = int(versions[0][BOXES_OUTSIDE][place])
+            num_outside = int(versions[0][NUM_OUTSIDE][place])
             name = unquote(dataset.records[row].image_uri.rpartition("/")[2])
             names = [name, *(f"epoch {version}" for version in range(1, NUM_VERSIONS + 1))]
             pictures = tuple(

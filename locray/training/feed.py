@@ -1,7 +1,6 @@
-"""What runs inside Ray Data: batches that are made together, and how they are taken apart again. Called by the loop.
+"""The batches of a worker, grouped into units of work for Ray Data.
 
-Knows nothing of Ray. A task of Ray Data costs time of several processes beside the batch that it makes: small batches
-share one.
+A task of Ray Data costs several processes some time besides making the batch, so small batches share a task.
 """
 
 import os
@@ -14,42 +13,42 @@ import numpy as np
 import torch
 
 from locray.models.interface import NO_OBJECT
+from locray.training.batches import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES, Batch, BatchMaker
 from locray.training.checkpoints import Place
 from locray.training.plan import TrainPlan
-from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES, Batch, BatchMaker
 
 START, END = "start", "end"
-"""The columns of a unit: its first step, and the one after its last."""
+"""Columns of a unit: its first step, and the step after its last."""
 
 _SECONDS_BETWEEN_STEPS = 0.02
-_BYTES_TOGETHER = 16 << 20
-_MOST_STEPS_TOGETHER = 16
+_MAX_UNIT_BYTES = 16 << 20
+_MAX_STEPS_PER_UNIT = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """The batches of one worker, numbered over the whole run: an epoch's steps of training, then of validation."""
+    """The batches of one worker. Steps are numbered over the whole run: in each epoch, training before validation."""
 
     plan: TrainPlan
     worker: int
 
     def units(self, place: Place) -> Iterator[range]:
-        """The steps from a place to the end of the run, as ranges to be made at once."""
-        first = self._steps_an_epoch * place.epoch + place.step
-        end = self._steps_an_epoch * self.plan.epochs
-        together = self._steps_together
-        for start in range(first, end, together):
-            yield range(start, min(end, start + together))
+        """Ranges of steps from a place to the end of the run; the batches of a range are made together."""
+        first = self._steps_per_epoch * place.epoch + place.step
+        end = self._steps_per_epoch * self.plan.config.epochs
+        steps_per_unit = self._steps_per_unit
+        for start in range(first, end, steps_per_unit):
+            yield range(start, min(end, start + steps_per_unit))
 
     def make(self, steps: range) -> Batch:
-        """The rows of these steps, one after the other; for a step without images, one row that `cut` leaves out."""
+        """The rows of these steps, concatenated; a step without images has one row, which `split` drops."""
         batches = [_never_empty(self._make_one(step)) for step in steps]
-        places = max(batch[LABEL_IDS].shape[1] for batch in batches)
-        roomy = [_with_room(batch, places) for batch in batches]
-        return {name: np.concatenate([batch[name] for batch in roomy]) for name in roomy[0]}
+        max_objects = max(batch[LABEL_IDS].shape[1] for batch in batches)
+        padded = [_pad_objects(batch, max_objects) for batch in batches]
+        return {name: np.concatenate([batch[name] for batch in padded]) for name in padded[0]}
 
-    def cut(self, made: Batch, steps: range) -> Iterator[Batch]:
-        """The batches that `make` has put together, in order."""
+    def split(self, made: Batch, steps: range) -> Iterator[Batch]:
+        """The batches that `make` has concatenated, in order."""
         start = 0
         for step in steps:
             maker, epoch, step_of_epoch = self._place(step)
@@ -58,22 +57,22 @@ class Feed:
             start += max(1, size)
 
     @property
-    def _steps_an_epoch(self) -> int:
+    def _steps_per_epoch(self) -> int:
         return self.plan.train.order.num_steps + self.plan.val.order.num_steps
 
     @property
-    def _steps_together(self) -> int:
+    def _steps_per_unit(self) -> int:
         order, side = self.plan.train.order, self.plan.input_size_px
         bytes_per_step = order.batch_size // order.num_workers * side * side * 3
-        return max(1, min(_MOST_STEPS_TOGETHER, _BYTES_TOGETHER // max(1, bytes_per_step)))
+        return max(1, min(_MAX_STEPS_PER_UNIT, _MAX_UNIT_BYTES // max(1, bytes_per_step)))
 
     def _make_one(self, number: int) -> Batch:
         maker, epoch, step = self._place(number)
         return maker(epoch, step, self.worker)
 
     def _place(self, number: int) -> tuple[BatchMaker, int, int]:
-        """What makes a step, its epoch, and its number there."""
-        epoch, step = divmod(number, self._steps_an_epoch)
+        """The maker of a step's batch, its epoch, and its number within the split."""
+        epoch, step = divmod(number, self._steps_per_epoch)
         num_training_steps = self.plan.train.order.num_steps
         if step < num_training_steps:
             return self.plan.train, epoch, step
@@ -81,15 +80,15 @@ class Feed:
 
 
 def _never_empty(batch: Batch) -> Batch:
-    """A batch with a row at least: Ray Data passes over blocks without rows."""
+    """The batch, or one row of zeros instead of none: Ray Data skips blocks without rows."""
     if len(batch[OUTCOMES]):
         return batch
     return {name: np.zeros((1, *part.shape[1:]), part.dtype) for name, part in batch.items()}
 
 
-def _with_room(batch: Batch, places: int) -> Batch:
-    """A batch with room for so many objects an image."""
-    missing = places - batch[LABEL_IDS].shape[1]
+def _pad_objects(batch: Batch, max_objects: int) -> Batch:
+    """A batch with room for this many objects per image."""
+    missing = max_objects - batch[LABEL_IDS].shape[1]
     if not missing:
         return batch
     unused = {BOXES: 0, LABEL_IDS: NO_OBJECT, HAS_BOX: False}
@@ -100,9 +99,9 @@ def _with_room(batch: Batch, places: int) -> Batch:
 
 
 class BatchActor:
-    """Makes batches in a process that stays.
+    """Makes batches in a process that stays alive.
 
-    A task's process is ended as soon as it has to wait, and the next one spends seconds on importing torch.
+    Ray ends the process of a task as soon as it has to wait, and the next one takes seconds to import torch.
     """
 
     def __init__(self, feed: Feed, *, stand_back: bool) -> None:
@@ -112,7 +111,7 @@ class BatchActor:
         self._feed = feed
 
     def __call__(self, block: Mapping[str, Any]) -> Batch:
-        """The batches of one unit."""
+        """Makes the batches of one unit."""
         return self._feed.make(range(int(block[START][0]), int(block[END][0])))
 
 

@@ -1,4 +1,4 @@
-"""How a run went, epoch by epoch: `metrics.jsonl` and TensorBoard's event files. Written by workers and by `run`."""
+"""Metrics of a run by epoch: `metrics.jsonl` and TensorBoard event files."""
 
 import json
 import tempfile
@@ -12,25 +12,25 @@ HISTORY_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 WORKERS, PRECISION_BITS = "workers", "precision_bits"
 SETTINGS = {WORKERS, PRECISION_BITS}
-"""Of an epoch: no metrics, but how it was made."""
+"""Values of an epoch that are no metrics, but say how it was computed."""
 
 Epoch = dict[str, float]
 
 
 def best_of(history: Sequence[Epoch]) -> Epoch:
-    """The epoch with the highest score; the first of equal ones."""
+    """The epoch with the highest score; the first one of a tie."""
     return max(history, key=lambda epoch: epoch[SCORE])
 
 
 def is_over(history: Sequence[Epoch], epochs: int, patience: int | None) -> bool:
-    """Whether a run needs no further epoch: all are done, or `patience` of them have brought nothing better."""
+    """Whether a run is over: all epochs are done, or the last `patience` of them were no better."""
     if len(history) >= epochs:
         return True
     return bool(patience and history and len(history) - best_of(history)["epoch"] >= patience)
 
 
 def write_history(output_uri: str, history: Sequence[Epoch]) -> None:
-    """Writes the metrics of all epochs so far, a JSON object a line, and the last epoch's as TensorBoard's events.
+    """Writes the metrics of all epochs so far, one JSON object per line, and the last epoch's as TensorBoard events.
 
     Raises:
         StoreError: the output can't be written.
@@ -39,26 +39,26 @@ def write_history(output_uri: str, history: Sequence[Epoch]) -> None:
     storage.write_bytes(_events_uri(output_uri, history[-1]), _events(history[-1]))
 
 
-def settle_history(output_uri: str, history: Sequence[Epoch]) -> None:
-    """Makes the files those of this run, whatever one that was cut off, or another one, has left in their place.
+def repair_history(output_uri: str, history: Sequence[Epoch]) -> None:
+    """Rewrites what is missing or differs, where a run was interrupted or another run wrote to the same output.
 
     Raises:
         StoreError: the output can't be written.
     """
     uri, lines = storage.join(output_uri, HISTORY_FILE), _lines(history)
-    is_there = storage.exists(uri) and storage.read_bytes(uri) == lines
-    here = set(storage.list_uris(storage.join(output_uri, EVENTS_FOLDER)))
+    unchanged = storage.exists(uri) and storage.read_bytes(uri) == lines
+    existing = set(storage.list_uris(storage.join(output_uri, EVENTS_FOLDER)))
     events = {_events_uri(output_uri, epoch): epoch for epoch in history}
     for events_uri, epoch in events.items():
-        if not is_there or events_uri not in here:
+        if not unchanged or events_uri not in existing:
             storage.write_bytes(events_uri, _events(epoch))
-    storage.delete(sorted(here - events.keys()))
-    if not is_there:
+    storage.delete(sorted(existing - events.keys()))
+    if not unchanged:
         storage.write_bytes(uri, lines)
 
 
 def read_history(output_uri: str) -> list[Epoch]:
-    """The metrics of all epochs so far; none where no epoch has ended.
+    """Metrics of all finished epochs.
 
     Raises:
         StoreError: the output can't be read.
@@ -75,7 +75,7 @@ def _lines(history: Sequence[Epoch]) -> bytes:
 
 
 def _events_uri(output_uri: str, epoch: Epoch) -> str:
-    # A file an epoch: an object can't be appended to, and TensorBoard reads files one after the other by name.
+    # One file per epoch: objects can't be appended to, and TensorBoard reads files in the order of their names.
     return storage.join(output_uri, EVENTS_FOLDER, f"events.out.tfevents.{int(epoch['epoch']):010d}.locray")
 
 
@@ -84,7 +84,7 @@ def _plain(value: float) -> float | int:
 
 
 def _events(epoch: Epoch) -> bytes:
-    """One epoch's scalars as a TensorBoard event file."""
+    """Scalars of one epoch as a TensorBoard event file."""
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.summary import scalar

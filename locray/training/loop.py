@@ -1,11 +1,11 @@
-"""The run on Ray Train: workers, their batches, stopping and progress. Called by `run`.
+"""A run on Ray Train: workers, their batches, stopping and progress. The only module of training that imports Ray.
 
-The only module of training that imports ray. Each worker asks Ray Data for its own batches: what is in them
-is decided by `samples.Order`, so that no row is dropped to make shares even and all workers step together.
+Each worker asks Ray Data for its own batches. `BatchOrder` decides what is in them, so that no row is dropped to make
+shares equal, and all workers take the same number of steps.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -15,23 +15,19 @@ import torch
 from torch import Tensor
 
 from locray import storage
+from locray.config import WorkerOptions
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
-from locray.inference.precision import dtype_for
 from locray.models.architectures import build_model
-from locray.models.backbones import pretrained_stages
 from locray.models.interface import LabelModel
 from locray.progress import Progress, Report
 from locray.ray_runtime.start import check_gpus, start_ray
-from locray.training.board import Board
 from locray.training.checkpoints import CheckpointStore, Latest, Place
-from locray.training.determinism import repeat_exactly
 from locray.training.feed import END, START, BatchActor, ExecutorThrottle, Feed, stand_back_here
 from locray.training.history import best_of, is_over
-from locray.training.learner import Learner, LearnerSettings
-from locray.training.placement import placement
+from locray.training.learner import Learner, use_deterministic_algorithms
 from locray.training.plan import TrainPlan
 from locray.training.process_group import ProcessGroup
-from locray.training.supervision import supervise
+from locray.training.supervision import ProgressActor, WorkerStatus, supervise
 from locray.training.worker import WorkerRun
 
 # Left alone, glibc gives the memory of each large tensor back to the system, and takes it page by page for the next.
@@ -47,9 +43,23 @@ _UNITS_AT_ONCE = 4096
 _UNITS_READY = 2
 
 
+# Without a GPU, training and data loading share the processors. If a worker held a whole CPU slot, or a hundredth of
+# one, Ray Data's own small tasks would never start on a machine with one processor; and Ray Train wants a worker to
+# hold something.
+_TOKEN_MEMORY_BYTES = float(1 << 20)
+_SHARE_OF_NODE = 0.9
+_MEMORY, _GPU = "memory", "GPU"
+
+
 @dataclass(frozen=True)
-class Fitted:
-    """What a run came to: the averaged weights of its best epoch, and the metrics of every epoch."""
+class TrainedWeights:
+    """Result of a run.
+
+    Attributes:
+        weights: Averaged weights of the best epoch.
+        history: Metrics by epoch.
+        unusable: Images and boxes that could not be used, by error code or reason.
+    """
 
     weights: dict[str, Tensor]
     history: list[dict[str, float]]
@@ -57,46 +67,46 @@ class Fitted:
 
     @property
     def best(self) -> dict[str, float]:
-        """The metrics of the best epoch."""
+        """Metrics of the best epoch."""
         return best_of(self.history)
 
 
-def fit(plan: TrainPlan, model: LabelModel, report: Report) -> Fitted:
-    """Trains on Ray Train. A run with the same name and output that was cut off is taken up where it was saved last.
+def fit(plan: TrainPlan, model: LabelModel, report: Report) -> TrainedWeights:
+    """Trains on Ray Train. Resumes a run with the same name and output from its latest checkpoint.
 
     Raises:
-        UsageError: the training diverged, or not one image could be used.
-        RunStoppedError: somebody asked the run to stop (SIGTERM, Ctrl-C); it is saved.
-        WorkersFailedError: the workers died more often than is forgiven.
+        UsageError: the training diverged, or with `--strict` an image or a box can't be used.
+        RunStoppedError: the run was asked to stop (SIGTERM, Ctrl-C); it is saved.
+        WorkersFailedError: workers failed more often than `--max-failures` tolerates.
     """
     store = CheckpointStore(storage.join(plan.checkpoints_uri, plan.run_name))
     latest = store.latest()
-    _tell_damaged(latest, report)
+    _report_damaged(latest, report)
     if not _is_over(latest, plan):
         _run_workers(plan, model, store, latest, report)
         latest = store.latest()
     state = latest.state
     if state is None or not _is_over(latest, plan):
         raise RunStoppedError(
-            f"the training was asked to stop, and is saved after {latest.place.epoch} of {plan.epochs} epochs and "
-            f"{latest.place.step} steps of the next: run the same command again to go on"
+            f"the training was asked to stop, and is saved after {latest.place.epoch} of {plan.config.epochs} epochs "
+            f"and {latest.place.step} steps of the next: run the same command again to resume it"
         )
-    return Fitted(state["best"]["weights"], state["history"], state["unusable"])
+    return TrainedWeights(state["best"]["weights"], state["history"], state["unusable"])
 
 
 def _is_over(latest: Latest, plan: TrainPlan) -> bool:
-    return latest.state is not None and is_over(latest.state["history"], plan.epochs, plan.patience)
+    return latest.state is not None and is_over(latest.state["history"], plan.config.epochs, plan.config.patience)
 
 
-def _tell_damaged(latest: Latest, report: Callable[[Progress], object], known: Sequence[str] = ()) -> None:
+def _report_damaged(latest: Latest, report: Callable[[Progress], object], known: Sequence[str] = ()) -> None:
     for name in latest.damaged:
         if name not in known:
-            going_on = f"going on from epoch {latest.place.epoch}" if latest.state else "beginning anew"
-            report(Progress(f"the checkpoint {name} is damaged: {going_on}"))
+            resumed = f"resuming from epoch {latest.place.epoch}" if latest.state else "starting again"
+            report(Progress(f"the checkpoint {name} is damaged: {resumed}"))
 
 
 def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, latest: Latest, report: Report) -> None:
-    start_ray(verbose=plan.verbose)
+    start_ray(verbose=plan.config.verbose)
     import ray
     from ray import train
     from ray.train.torch import TorchTrainer
@@ -105,8 +115,8 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
     assert isinstance(model, torch.nn.Module)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
     resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
-    check_gpus(plan.device, sum(node.get("GPU", 0) for node in resources))
-    scaling = placement(plan, resources)
+    check_gpus(plan.config.device, sum(node.get("GPU", 0) for node in resources))
+    scaling = scaling_options(plan.config, resources)
     on_gpus = scaling.get("use_gpu", False)
     report(Progress(f"training on {'GPUs' if on_gpus else 'processors'}"))
     config = {
@@ -116,25 +126,58 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
         "known_damaged": latest.damaged,
         "on_gpus": on_gpus,
     }
-    # On the driver's node: a node that is lost must not take it along.
-    board: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(Board).remote()
+    # On the driver's node: the loss of another node must not end it.
+    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(ProgressActor).remote()
     trainer = TorchTrainer(
         _train_worker,
-        train_loop_config=config | {"board": board},
+        train_loop_config=config | {"progress_actor": actor},
         scaling_config=train.ScalingConfig(**scaling),
         run_config=_run_config(plan),
     )
     try:
-        notes = supervise(
+        status: WorkerStatus = supervise(
             trainer.fit,
-            read=lambda: ray.get(board.read.remote()),
-            ask_to_stop=board.ask_to_stop.remote,
+            read_status=lambda: ray.get(actor.status.remote()),
+            request_stop=actor.request_stop.remote,
             report=report,
         )
     except TrainingFailedError as error:
         raise _cause(error, plan) from error
-    if notes.failure is not None:
-        raise UsageError(notes.failure)
+    if status.failure is not None:
+        raise UsageError(status.failure)
+
+
+def scaling_options(options: WorkerOptions, nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Options of Ray Train's `ScalingConfig`: workers on GPUs or on processors.
+
+    Args:
+        options: How many workers, and on which devices.
+        nodes: Resources of each node that is alive, by name.
+
+    Raises:
+        UsageError: there are some GPUs, but fewer than workers.
+    """
+    num_workers = (options.min_workers, options.workers) if options.min_workers else options.workers
+    num_gpus, num_needed = int(sum(node.get(_GPU, 0) for node in nodes)), options.min_workers or options.workers
+    if options.device == "auto" and 0 < num_gpus < num_needed:
+        raise UsageError(
+            f"found {num_gpus} GPUs for {num_needed} workers, which take one each: use --workers {num_gpus}, or "
+            "--device gpu to wait for more GPUs, or --device cpu to train on processors"
+        )
+    if options.device == "gpu" or (options.device == "auto" and num_gpus):
+        return {"num_workers": num_workers, "use_gpu": True}
+    held_bytes = _share_of_node_bytes(options.workers, nodes) if options.min_workers else _TOKEN_MEMORY_BYTES
+    return {
+        "num_workers": num_workers,
+        "resources_per_worker": {_MEMORY: held_bytes},
+        "placement_strategy": "SPREAD",
+    }
+
+
+def _share_of_node_bytes(num_workers: int, nodes: Sequence[Mapping[str, float]]) -> float:
+    """Memory that a worker holds with `--min-workers`: enough that the workers of a missing node fit on no other."""
+    workers_per_node = -(-num_workers // max(1, len(nodes)))
+    return _SHARE_OF_NODE * min(node.get(_MEMORY, _TOKEN_MEMORY_BYTES) for node in nodes) / workers_per_node
 
 
 def _run_config(plan: TrainPlan) -> Any:
@@ -148,7 +191,7 @@ def _run_config(plan: TrainPlan) -> Any:
         "name": plan.run_name,
         "storage_path": path,
         "storage_filesystem": filesystem,
-        "failure_config": train.FailureConfig(max_failures=plan.max_failures),
+        "failure_config": train.FailureConfig(max_failures=plan.config.max_failures),
         "worker_runtime_env": {"env_vars": _ALLOCATOR},
     }
     return train.RunConfig(**options)
@@ -164,7 +207,7 @@ def _s3_filesystem(uri: str) -> tuple[str, Any]:
 
 
 def _cause(error: Exception, plan: TrainPlan) -> LocrayError:
-    """Our own error where that stopped the workers, else what is to be said of Ray's."""
+    """The error of ours that stopped the workers, or one that describes Ray's."""
     failures = list(getattr(error, "worker_failures", {}).values())
     for failure in failures:
         inner = getattr(failure, "cause", None) or failure
@@ -172,52 +215,52 @@ def _cause(error: Exception, plan: TrainPlan) -> LocrayError:
             return inner
     last = str(failures[0] if failures else error).strip().splitlines()[-1]
     return WorkersFailedError(
-        f"the training workers failed more than the {plan.max_failures} times that --max-failures forgives; the last "
-        f"time: {last}. Run the same command again to go on from the last checkpoint, with --verbose to see more"
+        f"the training workers failed more than the {plan.config.max_failures} times that --max-failures tolerates; "
+        f"the last failure: {last}. Run the same command again to resume from the last checkpoint, with --verbose to "
+        "see more"
     )
 
 
 def _train_worker(config: dict[str, Any]) -> None:
-    """What every worker does, from its first batch to its last."""
+    """The main function of a worker."""
     import ray
     from ray import train
     from ray.train.torch import get_device
 
     context = train.get_context()
-    # Ray names the first GPU of a node also to a worker that holds none.
+    # Ray returns the first GPU of a node also to a worker that holds none.
     device = get_device() if config["on_gpus"] else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
     elif context.get_world_size() == 1:
-        repeat_exactly()
-    team = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
-    plan: TrainPlan = config["plan"].for_workers(team.size)
-    model = build_model(plan.architecture, len(plan.classes), plan.input_size_px)
+        use_deterministic_algorithms()
+    group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
+    plan: TrainPlan = config["plan"].for_workers(group.size)
+    model = build_model(plan.config.model, len(plan.classes), plan.input_size_px)
     assert isinstance(model, torch.nn.Module)
     model.load_state_dict(ray.get(config["weights"]))
     model.to(device).to(memory_format=torch.channels_last)
-    settings = LearnerSettings(plan.optimiser, plan.num_steps, plan.accumulate, dtype_for(plan.precision, device))
-    stages = pretrained_stages(model) if plan.pretrained else []
-    board, store = config["board"], config["store"]
+    actor, store = config["progress_actor"], config["store"]
+    pretrained = plan.config.weights is not None
     run = WorkerRun(
         plan,
-        Learner(model, settings, device, stages, wrap=_wrapped),
-        team,
+        Learner(model, plan.config, plan.num_steps, device, pretrained=pretrained, wrap=_distributed),
+        group,
         store,
-        post=board.post.remote,
-        fail=lambda message: ray.get(board.fail.remote(message)),
-        is_to_stop=lambda: bool(ray.get(board.is_to_stop.remote())),
-        epoch_done=train.report,
+        report=actor.post.remote,
+        fail=lambda message: ray.get(actor.fail.remote(message)),
+        stop_requested=lambda: bool(ray.get(actor.stop_requested.remote())),
+        end_epoch=train.report,
     )
     latest = store.latest()
-    if team.is_first:
-        _tell_damaged(latest, board.post.remote, known=config["known_damaged"])
+    if group.is_first:
+        _report_damaged(latest, actor.post.remote, known=config["known_damaged"])
     place = run.resume(latest)
-    run.run(place, _batches(plan, place, team))
+    run.run(place, _batches(plan, place, group))
 
 
-def _wrapped(module: torch.nn.Module) -> torch.nn.Module:
-    """For several workers. Their statistics are shared by the learner: those of one alone would be sent around here."""
+def _distributed(module: torch.nn.Module) -> torch.nn.Module:
+    """Wraps a network for several workers. Running statistics are left to the learner, which averages them."""
     from ray.train.torch import prepare_model
 
     wrapped: torch.nn.Module = prepare_model(module, parallel_strategy_kwargs={"broadcast_buffers": False})
@@ -258,17 +301,17 @@ class _Feeder:
             yield from made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
 
 
-def _batches(plan: TrainPlan, place: Place, team: ProcessGroup) -> Iterator[dict[str, Tensor]]:
+def _batches(plan: TrainPlan, place: Place, group: ProcessGroup) -> Iterator[dict[str, Tensor]]:
     """What the worker's feeder gives, as tensors; a few units wait ready-made."""
     import ray
 
     feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(_Feeder).remote()
-    feed = Feed(plan, team.rank)
+    feed = Feed(plan, group.rank)
     stream = feeder.units.options(num_returns="streaming", _generator_backpressure_num_objects=_UNITS_READY).remote(
-        feed, place, stand_back=team.device.type == "cpu"
+        feed, place, stand_back=group.device.type == "cpu"
     )
     for unit, reference in zip(feed.units(place), stream, strict=True):
-        for batch in feed.cut(ray.get(reference), unit):
+        for batch in feed.split(ray.get(reference), unit):
             # Copied: what lies in the object store can't be written to, which torch wants to be able to.
             yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
 

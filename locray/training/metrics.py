@@ -1,4 +1,4 @@
-"""How well a network does on the validation split, from the predictions of a batch. Called by the worker."""
+"""Metrics on the validation split, from predictions of batches."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from locray.metrics.detection import mean_average_precision
 from locray.metrics.localization import localization_metrics
 from locray.metrics.results import ImageResult
 from locray.models.interface import NO_OBJECT, PredictedBoxes
-from locray.training.samples import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES
+from locray.training.batches import BOXES, HAS_BOX, LABEL_IDS, OUTCOMES
 
 CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY = "class_accuracy", "mean_iou", "localization_accuracy"
 MAP_50_95, MAP_50 = "map_50_95", "map_50"
 SCORE = "score"
-"""What the best epoch is chosen by."""
-BEST_CUT = "best_score_threshold"
-"""The score threshold with the highest F1, of networks that find many objects."""
+"""The best epoch has the highest score."""
+BEST_SCORE_THRESHOLD = "best_score_threshold"
+"""Score threshold with the highest F1, for networks that find many objects."""
 
 METRICS = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY, MAP_50_95, MAP_50)
 SHOWN = (CLASS_ACCURACY, MEAN_IOU, LOCALIZATION_ACCURACY, MAP_50)
@@ -30,12 +30,12 @@ _NOTHING: _Found = ((), (), np.zeros((0, 4)))
 def image_results(
     predicted: PredictedBoxes | None, batch: Mapping[str, Tensor], classes: Sequence[str]
 ) -> list[ImageResult]:
-    """A batch's images one by one. Boxes stay in pixels of the network's input, for both sides.
+    """Annotations and predictions of each image of a batch, in pixels of the network's input.
 
     Args:
-        predicted: what was found in the usable images of the batch, in their order; None where none is usable.
-        batch: of `samples`. In an image that can't be used nothing is found, as in an evaluation.
-        classes: the names.
+        predicted: Predictions for the usable images of the batch, in their order; None where none is usable.
+        batch: See `batches`. An image that can't be used has no predictions, as in an evaluation.
+        classes: Names by label id.
     """
     names = np.asarray(classes, dtype=object)
     usable = (batch[OUTCOMES] == 0).numpy()
@@ -69,10 +69,15 @@ def _found(predicted: PredictedBoxes, place: int, names: NDArray[np.object_]) ->
 
 
 def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, float]:
-    """The metrics of a split. `one_object`: the network finds one object an image.
+    """Metrics of a split.
 
-    The score is then the mean of the three localization metrics (one alone moves in coarse steps on a small split),
-    or class accuracy where no box is known; for a detector it is mAP@[.5:.95], and the score to cut at comes with it.
+    The score of a network that finds one object per image is the mean of the three localization metrics (a single one
+    moves in coarse steps on a small split), or class accuracy where no box is known. A detector's is mAP@[.5:.95], and
+    its best score threshold is included.
+
+    Args:
+        results: All images of the split.
+        one_object: Whether the network finds one object per image.
     """
     found = localization_metrics(results)
     metrics = {CLASS_ACCURACY: found.class_accuracy}
@@ -86,7 +91,7 @@ def summarise(results: Sequence[ImageResult], *, one_object: bool) -> dict[str, 
         MAP_50: map_50,
     }
     if not one_object:
-        cut = best_threshold(score_detections(results))
-        return metrics | {SCORE: map_50_95, BEST_CUT: cut.score_threshold if cut else 0.0}
+        best = best_threshold(score_detections(results))
+        return metrics | {SCORE: map_50_95, BEST_SCORE_THRESHOLD: best.score_threshold if best else 0.0}
     three = (found.class_accuracy, found.mean_iou, found.localization_accuracy)
     return metrics | {SCORE: sum(three) / len(three)}

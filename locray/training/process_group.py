@@ -1,6 +1,6 @@
-"""What the workers of a run say to each other. Used by each worker; one that is alone says it to itself.
+"""Collective operations between the workers of a run. A single worker needs no torch.distributed.
 
-Over torch's collectives, so that every worker must make the same calls in the same order.
+Every worker must make the same calls in the same order.
 """
 
 from dataclasses import dataclass
@@ -15,19 +15,25 @@ T = TypeVar("T")
 
 
 class Signal(IntEnum):
-    """What a worker asks of all after a step. Where they ask for different things, the highest holds."""
+    """What a worker requests after a step. Where requests differ, the highest applies to all workers."""
 
-    GO_ON = 0
+    CONTINUE = 0
     SAVE = 1
     STOP = 2
-    """Save and end: the run is to be taken up later."""
-    FAILED = 3
+    """Save and end: the run will be resumed."""
+    FAIL = 3
     """End without saving: this step must not be taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """The workers of a run, as one of them sees it."""
+    """The workers of a run, as seen by one of them.
+
+    Attributes:
+        rank: Number of this worker.
+        size: Number of workers.
+        device: Where this worker's tensors lie when they are exchanged.
+    """
 
     rank: int
     size: int
@@ -35,19 +41,19 @@ class ProcessGroup:
 
     @property
     def is_first(self) -> bool:
-        """Whether this worker is the one that writes and speaks for all."""
+        """Whether this is the worker that writes files and reports progress."""
         return self.rank == 0
 
-    def agree(self, signal: Signal) -> Signal:
-        """The highest of all signals, the same for every worker."""
+    def all_reduce_max(self, signal: Signal) -> Signal:
+        """Highest signal of all workers."""
         if self.size == 1:
             return signal
         shared = torch.tensor(int(signal), device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return Signal(int(shared))
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all workers of (n,) float64 values."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Sum over all workers of (n,) float64 values, on the CPU."""
         if self.size == 1:
             return values
         shared = values.to(self.device)
@@ -55,18 +61,18 @@ class ProcessGroup:
         return shared.cpu()
 
     def gather(self, items: list[T]) -> list[T]:
-        """The items of all workers, in the order of their ranks; for all but the first worker nothing."""
+        """The items of all workers by rank on the first worker; an empty list on the others."""
         if self.size == 1:
             return items
         parts: list[Any] | None = [None] * self.size if self.is_first else None
         dist.gather_object(items, parts)
         return [item for part in parts or [] for item in part]
 
-    def share(self, value: T) -> T:
-        """The first worker's value."""
+    def broadcast(self, value: T) -> T:
+        """The first worker's value, on all workers."""
         if self.size == 1:
             return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box)
-        shared: T = box[0]
-        return shared
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values)
+        received: T = values[0]
+        return received

@@ -1,4 +1,4 @@
-"""A training, from configuration to artifact. Called by the command line and by `demo`."""
+"""A training, from configuration to artifact."""
 
 import json
 import time
@@ -10,21 +10,25 @@ from locray import __version__, storage
 from locray.config import TrainConfig
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
+from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
+from locray.models.backbones import pretrained_stages
 from locray.models.files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
-from locray.progress import Progress, Report
-from locray.training.history import read_history, settle_history
-from locray.training.loop import Fitted, fit
-from locray.training.metrics import BEST_CUT, METRICS
+from locray.models.interface import LabelModel
+from locray.models.transfer import transfer_weights
+from locray.models.weights import is_artifact
+from locray.progress import Progress, Report, ignore
+from locray.training.history import read_history, repair_history
+from locray.training.loop import TrainedWeights, fit
+from locray.training.metrics import BEST_SCORE_THRESHOLD, METRICS
 from locray.training.plan import TrainPlan, make_plan
-from locray.training.start import initial_model
 
 _RUN_NAME, _IDENTITY, _BEST_EPOCH = "run_name", "run_identity", "best_epoch"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSummary:
-    """What a training came to, as `--json` prints it. Metrics are those of the best epoch on the validation split."""
+    """Result of a training, as `--json` prints it. Metrics are those of the best epoch on the validation split."""
 
     model_id: str
     model: str
@@ -46,70 +50,102 @@ class TrainSummary:
 
 
 def train(config: TrainConfig, report: Report) -> TrainSummary:
-    """Trains a model and writes it, as an artifact, to the output. The same command again goes on where it stopped.
+    """Trains a model and writes its artifact to the output. The same command again resumes where it stopped.
 
     Raises:
-        UsageError: the options, the data or the weights are not what they should be, or the training diverged.
+        UsageError: options, data or weights are invalid, or the training diverged.
         StoreError: data can't be read, or the output can't be written.
+        RunStoppedError: the run was asked to stop (SIGTERM, Ctrl-C); it is saved.
+        WorkersFailedError: workers failed more often than `--max-failures` tolerates.
     """
     started = time.monotonic()
     report(Progress("checking"))
     plan = make_plan(config)
-    finished = _finished(config, plan)
+    finished = _finished_artifact(plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, unusable={}, started=started)
-    model = initial_model(config, plan, report)
+    model = initial_model(plan, report)
     _claim_run_name(plan)
-    fitted = fit(plan, model, report)
+    trained = fit(plan, model, report)
     report(Progress("saving"))
-    settle_history(plan.output_uri, fitted.history)
-    model.load_state_dict(fitted.weights)  # type: ignore[attr-defined]
-    saved = save_artifact(plan.output_uri, model, _info(config, plan, fitted))
-    return _summary(plan, saved, already_trained=False, unusable=fitted.unusable, started=started)
+    repair_history(plan.output_uri, trained.history)
+    model.load_state_dict(trained.weights)  # type: ignore[attr-defined]
+    saved = save_artifact(plan.output_uri, model, _info(plan, trained))
+    return _summary(plan, saved, already_trained=False, unusable=trained.unusable, started=started)
 
 
-def _finished(config: TrainConfig, plan: TrainPlan) -> ArtifactDescription | None:
-    """The artifact in the output, where this very run has written it."""
+def initial_model(plan: TrainPlan, report: Report = ignore) -> LabelModel:
+    """The network before its first step, on the CPU: new, or with the weights of torchvision or of an artifact.
+
+    Args:
+        plan: The run.
+        report: Progress callback; says how much of an artifact was used.
+
+    Raises:
+        UsageError: unknown architecture, unusable weights, or there is nothing to freeze.
+        StoreError: the weights can't be read.
+    """
+    import torch
+
+    config = plan.config
+    torch.manual_seed(config.seed)
+    from_artifact = config.weights is not None and is_artifact(config.weights)
+    weights = None if from_artifact else config.weights
+    model = build_model(config.model, len(plan.classes), plan.input_size_px, weights)
+    if from_artifact:
+        uri = storage.normalise(str(config.weights))
+        report(Progress(transfer_weights(model, config.model, plan.classes, uri)))
+    if config.freeze_epochs and not pretrained_stages(model):  # type: ignore[arg-type]
+        raise UsageError(
+            f"--freeze-epochs freezes the backbone, and {config.model} has none. Leave the option out, or choose "
+            "localizer/<backbone> or detector/<name>"
+        )
+    return model
+
+
+def _finished_artifact(plan: TrainPlan) -> ArtifactDescription | None:
+    """The artifact in the output, if this run has written it."""
     if not has_artifact(plan.output_uri):
         return None
     found = read_artifact_info(plan.output_uri)
     provenance = found.info.provenance
-    same = provenance.get(_RUN_NAME) == plan.run_name and provenance.get(_IDENTITY) == plan.identity
-    # Another threshold needs another description, but no other weights.
-    fits = config.score_threshold in (None, found.info.score_threshold)
-    return found if same and fits else None
+    same_run = provenance.get(_RUN_NAME) == plan.run_name and provenance.get(_IDENTITY) == plan.identity
+    # Another threshold changes the description, but not the weights.
+    same_threshold = plan.config.score_threshold in (None, found.info.score_threshold)
+    return found if same_run and same_threshold else None
 
 
 def _claim_run_name(plan: TrainPlan) -> None:
-    """Makes sure that a run is only taken up with what it began with, and that the output can be written."""
+    """Checks that a run of this name had the same options and data, and that the output can be written."""
     uri = storage.join(plan.checkpoints_uri, f"{plan.run_name}.json")
     if storage.exists(uri):
         if json.loads(storage.read_bytes(uri))[_IDENTITY] != plan.identity:
             raise UsageError(
-                f"a run named {plan.run_name!r} with other options or other data was begun in {plan.output_uri}, "
-                "so its checkpoints don't fit. Choose another --run-name, or leave it out"
+                f"{plan.output_uri} holds checkpoints of a run named {plan.run_name!r} with other options or other "
+                "data. Choose another --run-name, or leave it out"
             )
         return
     storage.write_bytes(uri, json.dumps({_IDENTITY: plan.identity}).encode())
 
 
-def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
+def _info(plan: TrainPlan, trained: TrainedWeights) -> ArtifactInfo:
     import torch
 
+    config = plan.config
     threshold = config.score_threshold
     if threshold is None:
-        # A detector finds something weak in every corner; a localizer's one object is never too weak to be told.
-        threshold = fitted.best.get(BEST_CUT, 0.0)
+        # A detector has weak detections everywhere; a localizer has one per image, which is always kept.
+        threshold = trained.best.get(BEST_SCORE_THRESHOLD, 0.0)
     return ArtifactInfo(
-        architecture=plan.architecture,
+        architecture=config.model,
         classes=list(plan.classes),
         input_size=plan.input_size_px,
         score_threshold=threshold,
         provenance={
             _RUN_NAME: plan.run_name,
             _IDENTITY: plan.identity,
-            _BEST_EPOCH: int(fitted.best["epoch"]),
-            "epochs": plan.epochs,
+            _BEST_EPOCH: int(trained.best["epoch"]),
+            "epochs": config.epochs,
             "data": config.data,
             "train_split": config.train_split,
             "train_images": len(plan.train.packed),
@@ -119,7 +155,7 @@ def _info(config: TrainConfig, plan: TrainPlan, fitted: Fitted) -> ArtifactInfo:
             "locray": __version__,
             "torch": str(torch.__version__),
         },
-        metrics={name: round(fitted.best[name], 6) for name in METRICS if name in fitted.best},
+        metrics={name: round(trained.best[name], 6) for name in METRICS if name in trained.best},
     )
 
 

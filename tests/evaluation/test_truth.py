@@ -13,7 +13,7 @@ from locray.errors import UsageError
 from locray.evaluation.truth import Comparison
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.metrics.results import ImageResult
-from locray.training.samples import Packed
+from locray.training.packed import PackedRecords
 
 LIMITS = DecodeLimits(2**26, 2**26)
 
@@ -119,6 +119,6 @@ def test_training_learns_from_the_objects_that_are_looked_for(
     record = Record("x", tuple(Annotation("a", box) for box in boxes), *frame)
     decoded = decode_image((tmp_path / "x.png").read_bytes(), LIMITS)
     assert isinstance(decoded, DecodedImage)
-    learned = Packed.of((record,), ("a",)).scene(0, decoded).objects
+    learned = PackedRecords.of((record,), ("a",)).scene(0, decoded).objects
     looked_for = image_result(record, row(60, 40))
     assert sorted(learned.boxes_xyxy_px.tolist()) == sorted(looked_for.true_boxes_xyxy_px.tolist())

@@ -1,6 +1,6 @@
-"""The loss curves of small fixed runs. `PYTHONPATH=tests python tests/helpers/training_golden.py` makes them again.
+"""Loss curves of small fixed runs. `python -m tests.helpers.training_golden` writes the file again.
 
-A refactoring keeps the curves. Whoever changes what is learned on purpose makes the file again and says why.
+A refactoring keeps the curves. Write the file again only after an intended change, and say why in the commit.
 """
 
 import json
@@ -11,12 +11,12 @@ import torch
 
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
-from locray.training.learner import Learner, LearnerSettings
+from locray.training.learner import Learner
 from locray.training.plan import make_plan
-from locray.training.start import initial_model
+from locray.training.run import initial_model
 
 GOLDEN = Path(__file__).with_name("training_golden.json")
-# At its usual rate the last digits of a sum, which hang on the number of threads, make another curve in ten steps.
+# With the default rate, the last digits of a sum, which depend on the number of threads, change the curve in ten steps.
 CAUTIOUS_SGD = {"optimizer": "sgd", "learning_rate": 2e-3, "weight_decay": 0.05}
 RUNS = {
     "small_cnn": {"model": "small_cnn"},
@@ -33,14 +33,14 @@ STEPS = 12
 
 
 def losses(name: str) -> list[float]:
-    """The loss of each step of a run: data, augmentation, network, schedule and optimiser have their part in it."""
+    """Loss of each step of a run: it depends on data, augmentation, network, schedule and optimizer."""
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), {"train": 24, "val": 4}, seed=0)
-        options = {"batch_size": 8, "epochs": 4, "ema": 0.0, **RUNS[name]}
+        options = {"batch_size": 8, "epochs": 4, "ema": 0.0, "precision": "fp32", **RUNS[name]}
         config = TrainConfig(data=folder, format="csv", output=f"{folder}/model", **options)
         plan = make_plan(config)
-        model = initial_model(config, plan)
-        learner = Learner(model, LearnerSettings(plan.optimiser, plan.num_steps, 1, torch.float32), torch.device("cpu"))
+        model = initial_model(plan)
+        learner = Learner(model, config, plan.num_steps, torch.device("cpu"))
         curve = []
         for step in range(STEPS):
             epoch, step_of_epoch = divmod(step, plan.train.order.num_steps)

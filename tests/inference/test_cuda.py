@@ -18,9 +18,9 @@ from locray.labelling.identity import PredictorSettings
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
-from locray.training.learner import Learner, LearnerSettings
+from locray.training.learner import Learner
 from locray.training.plan import make_plan
-from locray.training.start import initial_model
+from locray.training.run import initial_model
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
 
@@ -33,15 +33,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_training_takes_the_same_course(data: Path, tmp_path: Path) -> None:
-    config = TrainConfig(data=str(data), format="csv", output=str(tmp_path), model="small_cnn", batch_size=16)
+    config = TrainConfig(
+        data=str(data), format="csv", output=str(tmp_path), model="small_cnn", batch_size=16, precision="fp32"
+    )
     plan = make_plan(config)
     batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
     courses = []
     for device in (torch.device("cpu"), torch.device("cuda")):
-        model = initial_model(config, plan)
+        model = initial_model(plan)
         assert isinstance(model, torch.nn.Module)
         model.to(device)
-        learner = Learner(model, LearnerSettings(plan.optimiser, plan.num_steps, 1, torch.float32), device)
+        learner = Learner(model, config, plan.num_steps, device)
         losses = []
         for step in range(5):
             torch.manual_seed(step)
@@ -84,17 +86,17 @@ def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(archite
 REPEATED = """
 import hashlib, sys, torch
 from locray.config import TrainConfig
-from locray.training.determinism import repeat_exactly
-from locray.training.learner import Learner, LearnerSettings
+from locray.training.learner import Learner, use_deterministic_algorithms
 from locray.training.plan import make_plan
-from locray.training.start import initial_model
+from locray.training.run import initial_model
 
-repeat_exactly()
+use_deterministic_algorithms()
 data, output, model, device = sys.argv[1:]
-config = TrainConfig(data=data, format="csv", output=output, model=model, input_size=64, batch_size=16)
+config = TrainConfig(data=data, format="csv", output=output, model=model, input_size=64, batch_size=16,
+                     precision="fp32")
 plan = make_plan(config)
-network = initial_model(config, plan).to(device)
-learner = Learner(network, LearnerSettings(plan.optimiser, 8, 1, torch.float32), torch.device(device))
+network = initial_model(plan).to(device)
+learner = Learner(network, config, 8, torch.device(device))
 batch = {name: torch.from_numpy(part) for name, part in plan.train(0, 0, 0).items()}
 for step in range(8):
     torch.manual_seed(step)

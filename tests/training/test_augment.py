@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from torchvision.transforms import v2
 
 from locray import boxes
-from locray.config import TrainConfig
+from locray.config import AugmentationOptions
 from locray.images.letterbox import PAD_VALUE
-from locray.training.augment import Augmentation, Augmenter, Mix, Objects, Scene
-from locray.training.augment.canvas import flipped, rotated, shifted, turned_boxes
+from locray.training.augment import Augmenter, Mix, Objects, Scene
 from locray.training.augment.colour import ColourChange
-from locray.training.augment.placing import Placement, random_tile, random_window, whole
+from locray.training.augment.crops import Placement, full_window, random_tile, random_window
+from locray.training.augment.transforms import flip, rotate, rotate_boxes, shift
 from tests.helpers.scenes import BACKGROUND, draw, extent_of, pixels_of, scenes, share_inside
 
 SIDE = 64
-NOTHING = Augmentation(crop=0, rotation_degrees=0, flip="none", colour=0)
+NOTHING = AugmentationOptions(crop=0, rotation=0, flip="none", colour=0)
 SEEDS = st.integers(0, 2**32)
 
 
@@ -50,7 +50,7 @@ def test_a_window_holds_most_of_the_object_and_the_box_is_cut_with_it(scene, see
 
 @given(scenes(), SEEDS)
 def test_a_zoomed_object_is_tightly_bounded(scene, seed):
-    seen = augmented(Augmentation(crop=1, rotation_degrees=0, flip="none", colour=0), scene, seed)
+    seen = augmented(AugmentationOptions(crop=1, rotation=0, flip="none", colour=0), scene, seed)
     assert differs(seen) <= 1.5
 
 
@@ -66,7 +66,7 @@ def test_every_object_of_a_mosaic_is_tightly_bounded(four, seed):
 def test_a_tile_lies_in_its_area(scene, width, height, seed):
     area = (3, 5, 3 + width, 5 + height)
     tile = random_tile(scene, area, generator(seed))
-    assert tile.target == area or tile.window == whole(scene.image_hwc_u8)
+    assert tile.target == area or tile.window == full_window(scene.image_hwc_u8)
     image = np.full((SIDE + 5, SIDE + 5, 3), PAD_VALUE, dtype=np.uint8)
     objects = tile.draw(scene, image, None)
     image[5 : 5 + height, 3 : 3 + width] = PAD_VALUE
@@ -76,15 +76,15 @@ def test_a_tile_lies_in_its_area(scene, width, height, seed):
 
 @given(scenes(width=SIDE), st.booleans(), st.booleans())
 def test_a_flipped_object_is_exactly_bounded(scene, horizontally, vertically):
-    seen = flipped(scene, horizontally=horizontally, vertically=vertically)
+    seen = flip(scene, horizontally=horizontally, vertically=vertically)
     assert differs(seen) == 0
-    back = flipped(seen, horizontally=horizontally, vertically=vertically)
+    back = flip(seen, horizontally=horizontally, vertically=vertically)
     assert np.array_equal(back.image_hwc_u8, scene.image_hwc_u8)
 
 
 @given(scenes(width=SIDE), st.integers(-20, 20), st.integers(-20, 20))
 def test_a_shifted_object_is_exactly_bounded(scene, right_px, down_px):
-    seen = shifted(scene, right_px, down_px)
+    seen = shift(scene, right_px, down_px)
     if len(seen.objects):
         left = round(float(boxes.areas(seen.objects.boxes_xyxy_px)[0]))
         assert left >= 0.3 * boxes.areas(scene.objects.boxes_xyxy_px)[0]
@@ -110,7 +110,7 @@ TIGHTEST = 2 ** (1 / 1.5 - 1)
 
 @given(scenes(width=SIDE, edge=16, largest=20, rounds=[True]), st.floats(-180, 180))
 def test_a_turned_ellipse_is_bounded_and_not_by_much_more(scene, degrees):
-    seen = rotated(scene, degrees)
+    seen = rotate(scene, degrees)
     box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
     assert (box[:2] <= pixels[:2] + 1).all()
     assert (box[2:] >= pixels[2:] - 1).all()
@@ -119,7 +119,7 @@ def test_a_turned_ellipse_is_bounded_and_not_by_much_more(scene, degrees):
 
 @given(scenes(width=SIDE, edge=16, largest=20, rounds=[False]), st.floats(-180, 180))
 def test_a_turned_rectangle_loses_only_its_corners(scene, degrees):
-    seen = rotated(scene, degrees)
+    seen = rotate(scene, degrees)
     box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
     assert np.abs((box[:2] + box[2:]) - (pixels[:2] + pixels[2:])).max() <= 3
     assert (box[2:] - box[:2] >= TIGHTEST * (pixels[2:] - pixels[:2]) - 2).all()
@@ -128,20 +128,20 @@ def test_a_turned_rectangle_loses_only_its_corners(scene, degrees):
 
 @given(scenes(width=SIDE), st.sampled_from([-180, -90, 0, 90, 180]))
 def test_quarter_turns_are_exact(scene, degrees):
-    assert differs(rotated(scene, degrees)) <= 1
+    assert differs(rotate(scene, degrees)) <= 1
 
 
 @given(scenes(width=SIDE), st.floats(-45, 45))
 def test_a_rotation_that_would_hide_the_object_is_not_made(scene, degrees):
-    seen = rotated(scene, degrees)
-    turned = turned_boxes(scene.objects.boxes_xyxy_px, degrees, SIDE)
+    seen = rotate(scene, degrees)
+    turned = rotate_boxes(scene.objects.boxes_xyxy_px, degrees, SIDE)
     hidden = boxes.areas(np.clip(turned, 0, SIDE))[0] < 0.8 * boxes.areas(turned)[0]
     assert (seen is scene) == hidden
 
 
 def test_pixels_turn_as_torchvision_turns_them():
     pixels = generator(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    ours = rotated(Scene(pixels, Objects.none()), 20).image_hwc_u8
+    ours = rotate(Scene(pixels, Objects.none()), 20).image_hwc_u8
     theirs = v2.functional.rotate(
         torch.from_numpy(pixels).permute(2, 0, 1), 20, v2.InterpolationMode.BILINEAR, fill=[PAD_VALUE] * 3
     )
@@ -174,7 +174,9 @@ def test_a_bright_image_is_not_washed_out(grey):
 
 def test_padding_and_boxes_keep_out_of_colour_changes():
     scene = draw(90, 64, (0, (20, 20, 60, 50), False))
-    plain, coloured = (augmented(Augmentation(0, 0, "none", colour), scene, 3) for colour in (0, 0.5))
+    plain, coloured = (
+        augmented(AugmentationOptions(crop=0, rotation=0, flip="none", colour=colour), scene, 3) for colour in (0, 0.5)
+    )
     assert np.array_equal(plain.objects.boxes_xyxy_px, coloured.objects.boxes_xyxy_px)
     assert not np.array_equal(plain.image_hwc_u8, coloured.image_hwc_u8)
     assert (coloured.image_hwc_u8[:5] == PAD_VALUE).all()
@@ -189,7 +191,7 @@ def test_padding_and_boxes_keep_out_of_colour_changes():
 @given(st.data(), st.booleans(), st.booleans(), SEEDS)
 def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, data, is_mosaic, is_pasted, seed):
     five = [data.draw(scenes(label_id=label_id, rounds=(is_round,))) for label_id in range(5)]
-    chosen = Augmentation(crop=0.7, rotation_degrees=15, flip="both", colour=0)
+    chosen = AugmentationOptions(crop=0.7, rotation=15, flip="both", colour=0)
     seen = augmented(chosen, five[0], seed, five[1:4] if is_mosaic else (), five[4] if is_pasted else None, side=96)
     assert boxes.is_valid(seen.objects.boxes_xyxy_px).all()
     assert (seen.objects.boxes_xyxy_px >= 0).all()
@@ -201,7 +203,7 @@ def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, 
 
 @given(scenes(), SEEDS)
 def test_the_same_generator_gives_the_same_input(scene, seed):
-    first, again = (augmented(Augmentation(), scene, seed) for _ in range(2))
+    first, again = (augmented(AugmentationOptions(), scene, seed) for _ in range(2))
     assert np.array_equal(first.image_hwc_u8, again.image_hwc_u8)
     assert np.array_equal(first.objects.boxes_xyxy_px, again.objects.boxes_xyxy_px)
 
@@ -210,14 +212,14 @@ def test_inputs_differ_and_each_change_happens_to_its_share():
     scene = draw(90, 64, (0, (36, 25, 52, 37), True))
 
     def share_changed(**changes):
-        options = {"crop": 0, "rotation_degrees": 0, "flip": "none", "colour": 0} | changes
-        inputs = [augmented(Augmentation(**options), scene, seed).image_hwc_u8 for seed in range(200)]
+        options = {"crop": 0, "rotation": 0, "flip": "none", "colour": 0} | changes
+        inputs = [augmented(AugmentationOptions(**options), scene, seed).image_hwc_u8 for seed in range(200)]
         plain = augmented(NOTHING, scene, 0).image_hwc_u8
         return np.mean([not np.array_equal(image, plain) for image in inputs])
 
     assert share_changed() == 0
     assert 0.6 <= share_changed(crop=0.7) <= 0.8
-    assert 0.4 <= share_changed(rotation_degrees=10) <= 0.6
+    assert 0.4 <= share_changed(rotation=10) <= 0.6
     assert 0.4 <= share_changed(flip="horizontal") <= 0.6
     assert 0.65 <= share_changed(flip="both") <= 0.85
     assert share_changed(colour=0.3) >= 0.95
@@ -226,7 +228,7 @@ def test_inputs_differ_and_each_change_happens_to_its_share():
 def test_the_largest_object_comes_first_in_every_input():
     four = [draw(90, 64, (label_id, (20, 20, 32 + 9 * label_id, 40), False)) for label_id in range(4)]
     for seed in range(20):
-        areas = boxes.areas(augmented(Augmentation(), four[0], seed, tiles=four[1:]).objects.boxes_xyxy_px)
+        areas = boxes.areas(augmented(AugmentationOptions(), four[0], seed, tiles=four[1:]).objects.boxes_xyxy_px)
         assert len(areas) >= 3
         assert (np.diff(areas) <= 0).all()
 
@@ -234,13 +236,13 @@ def test_the_largest_object_comes_first_in_every_input():
 def test_pasted_objects_are_named():
     donor = draw(90, 64, (1, (20, 20, 40, 40), False))
     for seed in range(20):
-        seen = augmented(Augmentation(colour=0), draw(90, 64, (0, (36, 25, 52, 37), False)), seed, donor=donor)
+        seen = augmented(AugmentationOptions(colour=0), draw(90, 64, (0, (36, 25, 52, 37), False)), seed, donor=donor)
         assert (1 in seen.objects.label_ids) == (pixels_of(seen.image_hwc_u8, 1).sum() > 20)
         assert 0 in seen.objects.label_ids
 
 
 def test_an_image_without_objects_may_be_cut_anywhere():
-    seen = augmented(Augmentation(crop=1), Scene(draw(90, 64).image_hwc_u8, Objects.none()), 0)
+    seen = augmented(AugmentationOptions(crop=1), Scene(draw(90, 64).image_hwc_u8, Objects.none()), 0)
     assert len(seen.objects) == 0
 
 
@@ -255,13 +257,13 @@ def class_only(width, height):
 @pytest.mark.parametrize("size", [(32, 32), (320, 200)])
 def test_a_class_without_a_box_stays_whatever_is_done(size):
     for seed in range(30):
-        seen = augmented(Augmentation(flip="both", rotation_degrees=30), class_only(*size), seed, side=32)
+        seen = augmented(AugmentationOptions(flip="both", rotation=30), class_only(*size), seed, side=32)
         assert seen.objects.label_ids.tolist() == [4]
         assert not seen.objects.has_box.any()
 
 
 def test_small_images_are_moved_and_larger_ones_cut():
-    chosen = Augmentation(crop=1, rotation_degrees=0, flip="none", colour=0)
+    chosen = AugmentationOptions(crop=1, rotation=0, flip="none", colour=0)
     small = class_only(32, 32)
     shifts = set()
     for seed in range(60):
@@ -285,24 +287,13 @@ def test_small_images_are_moved_and_larger_ones_cut():
 
 
 def test_a_class_without_a_box_is_never_mixed():
-    augmenter = Augmenter(Augmentation(mosaic=1, copy_paste=1), SIDE)
+    augmenter = Augmenter(AugmentationOptions(mosaic=1, copy_paste=1), SIDE)
     assert augmenter.mix(generator(0), 3, 10, lambda row: row != 3) == Mix()
     for seed in range(20):
         mix = augmenter.mix(generator(seed), 3, 10, lambda row: row % 2 == 1)
         assert len(mix.tiles) == 3
         assert mix.donor is not None
         assert all(row % 2 == 1 for row in mix.rows)
-
-
-# The options.
-
-
-def test_options_become_the_augmentation():
-    options = TrainConfig(
-        data="d", format="voc", output="o", crop=0.1, rotation=20, flip="both", colour=0.2, mosaic=0.4, copy_paste=0.5
-    )
-    assert Augmentation.of(options) == Augmentation(0.1, 20, "both", 0.2, 0.4, 0.5)
-    assert Augmentation.of(TrainConfig(data="d", format="voc", output="o")) == Augmentation()
 
 
 def test_the_whole_image_is_letterboxed_when_nothing_is_changed():
@@ -312,5 +303,5 @@ def test_the_whole_image_is_letterboxed_when_nothing_is_changed():
     assert (seen.image_hwc_u8[:15] == PAD_VALUE).all()
     assert (seen.image_hwc_u8[75:] == PAD_VALUE).all()
     assert seen.objects.boxes_xyxy_px.tolist() == [[30, 35, 60, 55]]
-    assert whole(scene.image_hwc_u8) == (0, 0, 90, 60)
+    assert full_window(scene.image_hwc_u8) == (0, 0, 90, 60)
     assert (seen.image_hwc_u8[20, 0] == BACKGROUND).all()

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from locray.training.determinism import repeat_exactly
+from locray.training.learner import use_deterministic_algorithms
 
 VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -24,7 +24,7 @@ def unchanged(monkeypatch):
 
 def test_what_varies_is_switched_off():
     torch.backends.cudnn.benchmark = True
-    repeat_exactly()
+    use_deterministic_algorithms()
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic) == (False, True)
@@ -34,5 +34,5 @@ def test_what_varies_is_switched_off():
 
 def test_workspaces_that_the_user_has_chosen_stay(monkeypatch):
     monkeypatch.setenv(VARIABLE, ":16:8")
-    repeat_exactly()
+    use_deterministic_algorithms()
     assert os.environ[VARIABLE] == ":16:8"

@@ -27,7 +27,7 @@ def plan(data, num_workers, **changes):
 
 
 def expected(plan, worker):
-    for epoch in range(plan.epochs):
+    for epoch in range(plan.config.epochs):
         for maker in (plan.train, plan.val):
             for step in range(maker.order.num_steps):
                 yield maker(epoch, step, worker)
@@ -42,7 +42,7 @@ def test_the_batches_of_a_feed_are_those_of_the_steps_from_its_place(data, num_w
     for worker in range(num_workers):
         feed = Feed(run, worker)
         units = list(feed.units(place))
-        found = [batch for unit in units for batch in feed.cut(feed.make(unit), unit)]
+        found = [batch for unit in units for batch in feed.split(feed.make(unit), unit)]
         steps = run.train.order.num_steps + run.val.order.num_steps
         wanted = list(expected(run, worker))[place.epoch * steps + place.step :]
         assert len(found) == len(wanted) > 0

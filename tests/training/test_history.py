@@ -5,7 +5,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from locray.training.history import best_of, is_over, read_history, settle_history, write_history
+from locray.training.history import best_of, is_over, read_history, repair_history, write_history
 
 
 def epoch(number, score=0.5):
@@ -54,7 +54,7 @@ def test_what_another_run_has_left_is_replaced(tmp_path):
     other, own = [epoch(1, 0.1), epoch(2, 0.2), epoch(3, 0.3)], [epoch(1, 0.7), epoch(2, 0.8)]
     for count in (1, 2, 3):
         write_history(str(tmp_path), other[:count])
-    settle_history(str(tmp_path), own)
+    repair_history(str(tmp_path), own)
     assert [one["score"] for one in read_history(str(tmp_path))] == [0.7, 0.8]
     files = sorted((tmp_path / "tensorboard").iterdir())
     values = [value for file in files for event in events(file.read_bytes()) for value in event.summary.value]
@@ -64,10 +64,10 @@ def test_what_another_run_has_left_is_replaced(tmp_path):
 def test_an_epoch_without_events_gets_them(tmp_path):
     history = [epoch(1), epoch(2)]
     write_history(str(tmp_path), history)
-    settle_history(str(tmp_path), history)
+    repair_history(str(tmp_path), history)
     names = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert len(names) == 3
-    settle_history(str(tmp_path), history)
+    repair_history(str(tmp_path), history)
     assert {path: path.stat().st_mtime_ns for path in names} == names
 
 

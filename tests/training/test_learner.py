@@ -2,33 +2,26 @@
 
 import copy
 import math
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from locray.config import LearningOptions
 from locray.inference.precision import fastest_dtype
 from locray.models.architectures import build_model
 from locray.models.backbones import pretrained_stages
 from locray.models.interface import NO_OBJECT, PredictedBoxes
-from locray.training.learner import Learner, LearnerSettings
+from locray.training.batches import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.learner import Learner
 from locray.training.metrics import image_results, summarise
-from locray.training.optimise import AveragedModel, OptimiserSettings, build_optimiser, learning_rate_at, set_rates
-from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.optimizer import AveragedModel, build_optimizer, learning_rate_at, set_rates
 
 CPU = torch.device("cpu")
-OPTIMISER = OptimiserSettings(
-    optimizer="adamw",
-    learning_rate=1e-3,
-    schedule="cosine",
-    warm_up=0.1,
-    weight_decay=0.05,
-    clip_norm=5.0,
-    ema=0.04,
-    pretrained_rate=0.25,
-    layer_decay=1.0,
-)
+
+
+def options(**changes):
+    return LearningOptions(**{"learning_rate": 1e-3, "precision": "fp32"} | changes)
 
 
 def batch(number=6, unusable=()):
@@ -44,10 +37,9 @@ def batch(number=6, unusable=()):
     }
 
 
-def learner(num_steps=10, accumulate=1, **changes):
+def learner(num_steps=10, **changes):
     torch.manual_seed(0)
-    settings = LearnerSettings(replace(OPTIMISER, **changes), num_steps, accumulate, torch.float32)
-    return Learner(build_model("small_cnn", 2), settings, CPU)
+    return Learner(build_model("small_cnn", 2), options(**changes), num_steps, CPU)
 
 
 def train(trained, images, step):
@@ -74,7 +66,7 @@ def test_a_learner_that_was_stopped_goes_on_exactly():
     for step in range(3, 6):
         train(second, batch(step + 2), step)
     for name, wanted in whole.state().items():
-        if name != "optimiser":
+        if name != "optimizer":
             for key, tensor in wanted.items():
                 torch.testing.assert_close(second.state()[name][key], tensor)
 
@@ -98,8 +90,7 @@ def test_a_batch_without_a_usable_row_moves_only_by_decay():
 
 
 def test_a_batch_without_a_usable_row_leaves_running_statistics_alone():
-    settings = LearnerSettings(OPTIMISER, 10, 1, torch.float32)
-    trained = Learner(build_model("small_resnet", 2), settings, CPU)
+    trained = Learner(build_model("small_resnet", 2), options(), 10, CPU)
     train(trained, batch(), 0)
     before = copy.deepcopy(trained.state()["model"])
     train(trained, batch(3, unusable=(0, 1, 2)), 1)
@@ -131,28 +122,28 @@ def test_gradients_are_clipped_to_the_norm_that_was_asked_for():
 
 
 def test_the_learning_rate_rises_and_falls():
-    rates = [learning_rate_at(step, 100, replace(OPTIMISER, learning_rate=2.0)) for step in range(100)]
+    rates = [learning_rate_at(step, 100, options(learning_rate=2.0)) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
     assert rates[10] == max(rates) == 2.0
     assert all(earlier >= later for earlier, later in pairwise(rates[10:]))
     assert 0 < rates[-1] < 0.01
-    assert learning_rate_at(0, 1, replace(OPTIMISER, learning_rate=2.0)) == 2.0
+    assert learning_rate_at(0, 1, options(learning_rate=2.0)) == 2.0
 
 
 def test_a_constant_rate_stays_after_its_warm_up():
-    settings = replace(OPTIMISER, schedule="constant", warm_up=0.2)
+    settings = options(schedule="constant", warm_up=0.2)
     rates = [learning_rate_at(step, 20, settings) for step in range(20)]
     assert rates[4:] == [1e-3] * 16
     assert rates[0] == pytest.approx(0.25e-3)
-    assert learning_rate_at(0, 20, replace(settings, warm_up=0)) == 1e-3
+    assert learning_rate_at(0, 20, options(schedule="constant", warm_up=0)) == 1e-3
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
 def test_one_cycle_is_torchs_own(optimizer):
     """Against `torch.optim.lr_scheduler.OneCycleLR`, but that its steps are counted from the cycle's first."""
-    settings = replace(OPTIMISER, optimizer=optimizer, schedule="one-cycle", warm_up=0.3)
+    settings = options(optimizer=optimizer, schedule="one-cycle", warm_up=0.3)
     model = torch.nn.Linear(2, 2)
-    ours, theirs = (build_optimiser(model, settings) for _ in range(2))
+    ours, theirs = (build_optimizer(model, settings) for _ in range(2))
     schedule = torch.optim.lr_scheduler.OneCycleLR(theirs, 1e-3, total_steps=101, pct_start=0.31, final_div_factor=1e9)
     for step in range(100):
         rate = set_rates(ours, settings, step, 100)
@@ -167,8 +158,8 @@ def test_one_cycle_is_torchs_own(optimizer):
 def test_norms_and_biases_have_no_decay_and_layer_decay_applies():
     model = build_model("localizer/resnet18", 2, 64)
     stages = pretrained_stages(model)
-    settings = replace(OPTIMISER, weight_decay=0.1, pretrained_rate=0.2, layer_decay=0.5)
-    groups = build_optimiser(model, settings, stages).param_groups
+    settings = options(weight_decay=0.1, pretrained_rate=0.2, layer_decay=0.5)
+    groups = build_optimizer(model, settings, stages).param_groups
     factor_of = {id(parameter): group["factor"] for group in groups for parameter in group["params"]}
     assert len(factor_of) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
     for group in groups:
@@ -182,8 +173,7 @@ def test_norms_and_biases_have_no_decay_and_layer_decay_applies():
 def localizer(**changes):
     torch.manual_seed(0)
     model = build_model("localizer/mobilenet_v3_small", 2, 32)
-    settings = LearnerSettings(replace(OPTIMISER, weight_decay=0.0, **changes), 1, 1, torch.float32)
-    return model, Learner(model, settings, CPU, pretrained_stages(model))
+    return model, Learner(model, options(weight_decay=0.0, **changes), 1, CPU, pretrained=True)
 
 
 def test_a_pretrained_backbone_moves_less():
@@ -300,7 +290,7 @@ def test_the_number_format_is_one_that_autocast_knows():
 def test_training_works_in_bfloat16():
     torch.manual_seed(0)
     model = build_model("localizer/mobilenet_v3_small", 2, 32)
-    trained = Learner(model, LearnerSettings(OPTIMISER, 4, 1, torch.bfloat16), CPU)
+    trained = Learner(model, options(precision="bf16"), 4, CPU)
     assert 0 < train(trained, batch(), 0) < 20
     found = trained.predict(batch())
     assert found.scores.dtype is torch.float32

@@ -97,7 +97,7 @@ def test_each_corner_of_a_mosaic_has_its_image_and_they_change_places():
 
 
 def test_mixing_happens_to_its_share_of_the_images():
-    mixes = [Mix.drawn(generator(seed), 50, lambda _: True, 0.25, 0.5) for seed in range(2000)]
+    mixes = [Mix.sample(generator(seed), 50, lambda _: True, 0.25, 0.5) for seed in range(2000)]
     assert 0.22 <= np.mean([bool(mix.tiles) for mix in mixes]) <= 0.28
     assert 0.45 <= np.mean([mix.donor is not None for mix in mixes]) <= 0.55
     assert {len(mix.rows) for mix in mixes} == {0, 1, 3, 4}
@@ -105,7 +105,7 @@ def test_mixing_happens_to_its_share_of_the_images():
 
 
 def test_nothing_is_mixed_where_no_record_can_be():
-    assert Mix.drawn(generator(0), 50, lambda _: False, 1, 1) == Mix()
+    assert Mix.sample(generator(0), 50, lambda _: False, 1, 1) == Mix()
 
 
 def test_an_image_without_objects_takes_part():

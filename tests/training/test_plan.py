@@ -9,7 +9,7 @@ from locray.config import TrainConfig
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
 from locray.training.plan import make_plan
-from locray.training.start import initial_model
+from locray.training.run import initial_model
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +29,8 @@ def test_a_plan_settles_what_the_options_leave_open(data):
     assert plan.input_size_px == 32
     assert plan.num_steps == 3 * 4
     assert (len(plan.train.packed), len(plan.val.packed)) == (30, 10)
-    assert plan.val.augmentation is None
-    assert initial_model(config(data), plan).num_classes == len(plan.classes)
+    assert (plan.train.augmented, plan.val.augmented) == (True, False)
+    assert initial_model(plan).num_classes == len(plan.classes)
 
 
 def test_without_a_validation_split_a_part_is_set_apart(tmp_path):
@@ -58,7 +58,7 @@ def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
         ({"val_split": "vla"}, "vla"),
         ({"workers": 31, "batch_size": 64}, "--workers 31 with a batch of 64 and 30 training images"),
         ({"workers": 9, "batch_size": 8}, "--workers 9 with a batch of 8"),
-        ({"run_name": "a/b"}, "--run-name 'a/b' may hold"),
+        ({"run_name": "a/b"}, "--run-name 'a/b': only letters"),
         ({"train_split": "other", "val_split": "train"}, "has classes that split 'other' doesn't"),
     ],
 )
@@ -79,14 +79,14 @@ def test_a_detector_without_a_single_box_to_learn_from_is_told(tmp_path):
 
 def test_an_output_that_is_a_file_is_told(data, tmp_path):
     (tmp_path / "model").write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"--output .*/model is a file: give a folder"):
+    with pytest.raises(UsageError, match=r"--output .*/model is a file: expected a folder"):
         make_plan(config(data, output=str(tmp_path / "model")))
 
 
 def test_weights_that_are_not_there_are_told_before_the_run(data, tmp_path):
     chosen = config(data, model="localizer/resnet18", weights=str(tmp_path / "no.pth"))
     with pytest.raises(Exception, match=r"no\.pth does not exist"):
-        initial_model(chosen, make_plan(chosen))
+        initial_model(make_plan(chosen))
 
 
 def test_images_of_which_none_can_be_read_are_told(tmp_path):

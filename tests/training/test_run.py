@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from locray.config import AugmentationOptions
 from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
-from locray.images.decode import DecodeLimits
 from locray.models.artifact import load_artifact
+from locray.training.batches import IMAGES, BatchMaker
 from locray.training.metrics import image_results, summarise
-from locray.training.samples import IMAGES, BatchMaker, Order, Packed
+from locray.training.packed import BatchOrder, PackedRecords
 from tests.helpers.commands import locray, start_locray
 
 pytestmark = pytest.mark.ray
@@ -113,8 +114,10 @@ def test_validation_sees_every_image_once(trained, data):
     """The metrics of two workers together are those of one pass over all images."""
     loaded = load_artifact(str(trained[0]))
     records = read_dataset(str(data), "csv", "val").records
-    packed = Packed.of(records, tuple(loaded.info.classes))
-    maker = BatchMaker(packed, Order(15, 15, 1, None), loaded.info.input_size, DecodeLimits(2**24, 2**24), None, 0)
+    packed = PackedRecords.of(records, tuple(loaded.info.classes))
+    maker = BatchMaker(
+        packed, BatchOrder(15, 15, 1, None), AugmentationOptions(), loaded.info.input_size, augmented=False
+    )
     batch = {name: torch.from_numpy(part) for name, part in maker(0, 0, 0).items()}
     with torch.no_grad():
         predicted = loaded.model.predict(batch[IMAGES].permute(0, 3, 1, 2))
@@ -168,7 +171,7 @@ def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, t
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     again = locray(*command)
     assert again.returncode == 0, again.stderr
-    assert f"{checkpoint.name} is damaged: going on from epoch" in again.stderr
+    assert f"{checkpoint.name} is damaged: resuming from epoch" in again.stderr
     after = history(output)
     assert [epoch["epoch"] for epoch in after] == list(range(1, LONG + 1))
     assert after[: safe - 1] == killed[: safe - 1]
@@ -180,7 +183,7 @@ def asked_to_stop(driver, output, before):
     driver.send_signal(signal.SIGTERM)
     stdout, stderr = driver.communicate(timeout=120)
     assert driver.returncode == 1
-    assert "run the same command again to go on" in stderr
+    assert "run the same command again to resume it" in stderr
     assert "Traceback" not in stderr
     assert stdout == ""
     after = history(output)

@@ -8,36 +8,35 @@ import torch.distributed as dist
 from torch import multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
+from locray.config import LearningOptions
 from locray.models.architectures import build_model
-from locray.models.backbones import pretrained_stages
-from locray.training.learner import Learner, LearnerSettings
-from locray.training.optimise import OptimiserSettings
+from locray.training.batches import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
+from locray.training.learner import Learner
 from locray.training.process_group import ProcessGroup
-from locray.training.samples import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES
 
 pytestmark = pytest.mark.slow
 
 SIZE = 2
 IMAGES_A_STEP = 8
 FROZEN_STEPS, STEPS = 2, 4
-SGD = OptimiserSettings(
-    optimizer="sgd",
-    learning_rate=0.05,
-    schedule="constant",
-    warm_up=0.0,
-    weight_decay=0.0,
-    clip_norm=1.0,
-    ema=0.0,
-    pretrained_rate=1.0,
-    layer_decay=1.0,
-)
+SGD = {
+    "optimizer": "sgd",
+    "learning_rate": 0.05,
+    "schedule": "constant",
+    "warm_up": 0.0,
+    "weight_decay": 0.0,
+    "clip_norm": 1.0,
+    "ema": 0.0,
+    "pretrained_rate": 1.0,
+    "precision": "fp32",
+}
 
 
 def learner(architecture, wrap, accumulate):
     torch.manual_seed(0)
     model = build_model(architecture, 2, 32)
-    settings = LearnerSettings(SGD, STEPS, accumulate, torch.float32)
-    return model, Learner(model, settings, torch.device("cpu"), pretrained_stages(model), wrap=wrap)
+    options = LearningOptions(accumulate=accumulate, **SGD)
+    return model, Learner(model, options, STEPS, torch.device("cpu"), pretrained=True, wrap=wrap)
 
 
 def batch(step, rows):

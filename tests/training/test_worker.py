@@ -8,16 +8,14 @@ import torch
 
 from locray.config import TrainConfig
 from locray.demo.images import write_dataset
-from locray.inference.precision import dtype_for
-from locray.models.backbones import pretrained_stages
 from locray.progress import Progress
+from locray.training.batches import LABEL_IDS
 from locray.training.checkpoints import CheckpointStore, Place
 from locray.training.history import read_history
-from locray.training.learner import Learner, LearnerSettings
+from locray.training.learner import Learner
 from locray.training.plan import make_plan
 from locray.training.process_group import ProcessGroup
-from locray.training.samples import LABEL_IDS
-from locray.training.start import initial_model
+from locray.training.run import initial_model
 from locray.training.worker import WorkerRun
 
 pytestmark = pytest.mark.slow
@@ -48,22 +46,20 @@ class Rehearsal:
         self.batches_until_stop: int | None = None
         self.validated_until_stop: int | None = None
         self.taken = self.validated = 0
-        dtype = dtype_for(self.plan.precision, CPU)
-        settings = LearnerSettings(self.plan.optimiser, self.plan.num_steps, self.plan.accumulate, dtype)
-        stages = pretrained_stages(self.model) if self.plan.pretrained else []
-        self.learner = Learner(self.model, settings, CPU, stages)
+        pretrained = config.weights is not None
+        self.learner = Learner(self.model, config, self.plan.num_steps, CPU, pretrained=pretrained)
         self.worker = WorkerRun(
             self.plan,
             self.learner,
             ProcessGroup(0, 1, CPU),
             self.store,
-            post=self.posted.append,
+            report=self.posted.append,
             fail=self.failures.append,
-            is_to_stop=self.is_to_stop,
-            epoch_done=self.end_epoch,
+            stop_requested=self.stop_requested,
+            end_epoch=self.end_epoch,
         )
 
-    def is_to_stop(self) -> bool:
+    def stop_requested(self) -> bool:
         limits = ((self.taken, self.batches_until_stop), (self.validated, self.validated_until_stop))
         return any(limit is not None and done >= limit for done, limit in limits)
 
@@ -73,7 +69,7 @@ class Rehearsal:
 
     def batches(self, place: Place):
         train, val = self.plan.train, self.plan.val
-        for epoch in range(place.epoch, self.plan.epochs):
+        for epoch in range(place.epoch, self.plan.config.epochs):
             for step in range(place.step if epoch == place.epoch else 0, train.order.num_steps):
                 self.taken += 1
                 yield self.changed({name: torch.from_numpy(part) for name, part in train(epoch, step, 0).items()})
@@ -93,7 +89,7 @@ class Rehearsal:
 @pytest.fixture
 def impatient(monkeypatch):
     """A worker asks after every step whether it is to stop, not every few seconds."""
-    monkeypatch.setattr("locray.training.worker._SECONDS_BETWEEN_POSTS", 0)
+    monkeypatch.setattr("locray.training.worker._PROGRESS_INTERVAL_S", 0)
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4, 7])

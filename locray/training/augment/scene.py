@@ -1,4 +1,4 @@
-"""An image and its objects, as every step of the augmentation takes and gives them."""
+"""An image and its objects: input and output of every step of the augmentation."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ class Objects:
     label_ids: NDArray[np.int64]
     """(M,)"""
     has_box: NDArray[np.bool_]
-    """(M,); false for an object whose class alone is known."""
+    """(M,); false for an object of which only the class is known."""
 
     def __len__(self) -> int:
         return len(self.label_ids)
@@ -30,28 +30,28 @@ class Objects:
 
     @property
     def boxed(self) -> FloatArray:
-        """The boxes that are known, (number of them, 4)."""
+        """The known boxes, (K, 4)."""
         return self.boxes_xyxy_px[self.has_box]
 
     @property
     def class_only(self) -> bool:
-        """Whether there are objects and no box is known."""
+        """Whether there are objects, and none of them has a box."""
         return len(self) > 0 and not self.has_box.any()
 
-    def cut_to(self, rect_xyxy_px: ArrayLike, least_share: float) -> "Objects":
-        """The objects of which at least `least_share` lies in a rectangle, their boxes cut to it."""
+    def clipped_to(self, rect_xyxy_px: ArrayLike, min_share: float) -> "Objects":
+        """The objects of which at least `min_share` lies in a rectangle, their boxes clipped to it."""
         if not self.has_box.any():
             return self
-        inside = cut(self.boxes_xyxy_px, rect_xyxy_px)
-        kept = ~self.has_box | (boxes.is_valid(inside) & (shares(inside, self.boxes_xyxy_px) >= least_share))
+        inside = clip_boxes(self.boxes_xyxy_px, rect_xyxy_px)
+        kept = ~self.has_box | (boxes.is_valid(inside) & (area_shares(inside, self.boxes_xyxy_px) >= min_share))
         return Objects(inside[kept], self.label_ids[kept], self.has_box[kept])
 
     def with_boxes(self, boxes_xyxy_px: FloatArray) -> "Objects":
-        """The same objects elsewhere."""
+        """The same objects with other boxes (M, 4)."""
         return replace(self, boxes_xyxy_px=boxes_xyxy_px)
 
     def joined(self, other: "Objects") -> "Objects":
-        """These objects and then the others."""
+        """These objects, followed by the others."""
         return Objects(
             np.concatenate([self.boxes_xyxy_px, other.boxes_xyxy_px]),
             np.concatenate([self.label_ids, other.label_ids]),
@@ -59,7 +59,7 @@ class Objects:
         )
 
     def largest_first(self) -> "Objects":
-        """By area; those without a box come last, in their order."""
+        """Sorted by area; objects without a box come last, in their order."""
         if len(self) <= 1:
             return self
         order = np.argsort(-np.where(self.has_box, boxes.areas(self.boxes_xyxy_px), -1), kind="stable")
@@ -73,21 +73,21 @@ class Scene:
     image_hwc_u8: NDArray[np.uint8]
     objects: Objects
     num_outside: int = 0
-    """Annotated boxes that lie wholly beside the image."""
+    """Annotated boxes that lie wholly outside the image."""
 
 
-def shares(inside_xyxy: FloatArray, whole_xyxy: FloatArray) -> FloatArray:
-    """How much of each box (M, 4) is left, as (M,)."""
+def area_shares(inside_xyxy: FloatArray, whole_xyxy: FloatArray) -> FloatArray:
+    """Area of each clipped box (M, 4) as a share of its whole box (M, 4): (M,)."""
     return np.asarray(boxes.areas(inside_xyxy) / np.maximum(boxes.areas(whole_xyxy), 1e-9))
 
 
-def cut(boxes_xyxy_px: FloatArray, rect_xyxy_px: ArrayLike) -> FloatArray:
-    """Boxes (M, 4) cut to a rectangle (4,)."""
+def clip_boxes(boxes_xyxy_px: FloatArray, rect_xyxy_px: ArrayLike) -> FloatArray:
+    """Clips boxes (M, 4) to a rectangle (4,)."""
     rect = np.asarray(rect_xyxy_px)
     return np.asarray(boxes_xyxy_px.reshape(-1, 2, 2).clip(rect[:2], rect[2:]).reshape(-1, 4))
 
 
-def scaled(boxes_xyxy_px: FloatArray, scale_xy: ArrayLike, offset_xy: ArrayLike = 0.0) -> FloatArray:
-    """Boxes (M, 4) scaled and then moved, for each axis."""
+def scale_boxes(boxes_xyxy_px: FloatArray, scale_xy: ArrayLike, offset_xy: ArrayLike = 0.0) -> FloatArray:
+    """Scales boxes (M, 4) and then shifts them, per axis."""
     corners = boxes_xyxy_px.reshape(-1, 2, 2) * np.asarray(scale_xy) + np.asarray(offset_xy)
     return np.asarray(corners.reshape(-1, 4))

@@ -5,7 +5,7 @@ import pytest
 from locray.errors import ErrorCode
 from locray.images.decode import ImageFailure
 from locray.images.fetch import Fetched
-from locray.training.gathering import gather
+from locray.training.batches import fetch_files
 
 LIMIT = 2**20
 
@@ -19,13 +19,13 @@ def files(tmp_path):
 
 def test_every_image_gets_its_files_in_their_order(files):
     needs = [(0,), (1, 0, 2), (3, 3), (2, 1, 0, 5)]
-    gathered = dict(gather(needs, files, LIMIT))
+    gathered = dict(fetch_files(needs, files, LIMIT))
     found = {image: [outcome.data[0] for outcome in outcomes] for image, outcomes in gathered.items()}
     assert found == dict(enumerate(map(list, needs)))
 
 
 def test_a_file_that_cannot_be_read_is_an_outcome_for_all_who_need_it(files, tmp_path):
-    gathered = dict(gather([(0, 1), (1,), (2,)], [files[0], str(tmp_path / "absent"), files[2]], LIMIT))
+    gathered = dict(fetch_files([(0, 1), (1,), (2,)], [files[0], str(tmp_path / "absent"), files[2]], LIMIT))
     assert isinstance(gathered[0][0], Fetched)
     assert isinstance(gathered[2][0], Fetched)
     failures = [gathered[0][1], gathered[1][0]]
@@ -35,7 +35,7 @@ def test_a_file_that_cannot_be_read_is_an_outcome_for_all_who_need_it(files, tmp
 def test_a_file_that_is_shared_is_read_once(tmp_path):
     shared = tmp_path / "shared"
     shared.write_bytes(b"first")
-    gathered = gather([(0,), (0,), (1, 0)], [str(shared), str(tmp_path / "absent")], LIMIT)
+    gathered = fetch_files([(0,), (0,), (1, 0)], [str(shared), str(tmp_path / "absent")], LIMIT)
     found = [next(gathered)]
     shared.write_bytes(b"second")
     found += list(gathered)
@@ -43,4 +43,4 @@ def test_a_file_that_is_shared_is_read_once(tmp_path):
 
 
 def test_nothing_is_needed_for_nothing():
-    assert list(gather([], [], LIMIT)) == []
+    assert list(fetch_files([], [], LIMIT)) == []

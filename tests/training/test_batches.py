@@ -6,31 +6,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from locray.config import AugmentationOptions
 from locray.datasets.records import Annotation, Record
-from locray.images.decode import DecodeLimits
 from locray.models.interface import NO_OBJECT
-from locray.training.augment import Augmentation
-from locray.training.samples import (
+from locray.training.batches import (
     BOXES,
-    BOXES_OUTSIDE,
     HAS_BOX,
     IMAGES,
     LABEL_IDS,
+    NUM_OUTSIDE,
     OUTCOME_NAMES,
     OUTCOMES,
     BatchMaker,
-    Order,
-    Packed,
 )
+from locray.training.packed import BatchOrder, PackedRecords
 from tests.helpers.scenes import COLOURS, draw, extent_of
 
-LIMITS = DecodeLimits(2**24, 2**24)
 EXIF_ORIENTATION = 0x112
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 5), st.one_of(st.none(), st.integers(0, 9)))
 def test_every_image_comes_once_an_epoch(num_images, batch_size, num_workers, seed):
-    order = Order(num_images, batch_size, num_workers, seed)
+    order = BatchOrder(num_images, batch_size, num_workers, seed)
     batches = [order.rows(3, step, worker) for step in range(order.num_steps) for worker in range(num_workers)]
     assert sorted(np.concatenate(batches).tolist()) == list(range(num_images))
     sizes = {len(batch) for batch in batches}
@@ -40,7 +37,7 @@ def test_every_image_comes_once_an_epoch(num_images, batch_size, num_workers, se
 
 def test_epochs_and_seeds_differ_and_repeat():
     def rows(seed, epoch):
-        return Order(50, 50, 1, seed).rows(epoch, 0, 0).tolist()
+        return BatchOrder(50, 50, 1, seed).rows(epoch, 0, 0).tolist()
 
     assert rows(0, 1) == rows(0, 1)
     assert len({tuple(rows(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
@@ -59,9 +56,15 @@ def picture(tmp_path):
     return tmp_path / "picture.png"
 
 
-def maker(records, augmentation=None, size=64, classes=("Bolt", "Nut")):
-    packed = Packed.of(tuple(records), classes)
-    return BatchMaker(packed, Order(len(packed), 8, 1, None), size, LIMITS, augmentation, seed=0)
+def maker(records, options=None, size=64, classes=("Bolt", "Nut")):
+    packed = PackedRecords.of(tuple(records), classes)
+    return BatchMaker(
+        packed,
+        BatchOrder(len(packed), 8, 1, None),
+        options or AugmentationOptions(),
+        size,
+        augmented=options is not None,
+    )
 
 
 def bright(image):
@@ -83,14 +86,14 @@ def test_boxes_written_for_a_copy_of_another_size_are_scaled(picture):
 
 @pytest.mark.parametrize("epoch", range(6))
 def test_boxes_lie_on_their_pixels_when_augmented(picture, epoch):
-    augmentation = Augmentation(rotation_degrees=0, flip="both", colour=0)
-    batch = maker([record(picture, ("Nut", (30, 20, 70, 60)))], augmentation)(epoch, 0, 0)
+    options = AugmentationOptions(rotation=0, flip="both", colour=0)
+    batch = maker([record(picture, ("Nut", (30, 20, 70, 60)))], options)(epoch, 0, 0)
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1.5
 
 
 def test_a_batch_is_a_function_of_its_place(picture):
     records = [record(picture, ("Nut", (30, 20, 70, 60)))] * 3
-    first, again, other = (maker(records, Augmentation())(epoch, 0, 0) for epoch in (4, 4, 5))
+    first, again, other = (maker(records, AugmentationOptions())(epoch, 0, 0) for epoch in (4, 4, 5))
     assert all(np.array_equal(first[name], again[name]) for name in first)
     assert not np.array_equal(first[IMAGES], other[IMAGES])
     assert not np.array_equal(first[IMAGES][0], first[IMAGES][1])
@@ -118,8 +121,8 @@ def test_which_objects_have_a_box_is_told(picture):
         record(picture, ("Bolt", None)),
         record(picture),
     ]
-    for augmentation in (None, Augmentation()):
-        batch = maker(records, augmentation)(0, 0, 0)
+    for options in (None, AugmentationOptions()):
+        batch = maker(records, options)(0, 0, 0)
         assert batch[LABEL_IDS].tolist() == [[1, 0], [0, NO_OBJECT], [NO_OBJECT, NO_OBJECT]]
         assert batch[HAS_BOX].tolist() == [[True, False], [False, False], [False, False]]
         assert batch[HAS_BOX].dtype == bool
@@ -156,8 +159,8 @@ def test_a_box_that_reaches_over_its_image_is_cut(picture):
 def test_boxes_outside_an_image_without_a_frame_are_counted(picture):
     beside, inside = ("Nut", (130, 10, 150, 60)), ("Bolt", (30, 20, 70, 60))
     records = [record(picture, *found, size=(None, None)) for found in ([beside, inside, beside], [inside])]
-    for augmentation in (None, Augmentation()):
-        assert maker(records, augmentation)(0, 0, 0)[BOXES_OUTSIDE].tolist() == [2, 0]
+    for options in (None, AugmentationOptions()):
+        assert maker(records, options)(0, 0, 0)[NUM_OUTSIDE].tolist() == [2, 0]
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def pictures(tmp_path):
     return records
 
 
-ALL = Augmentation(flip="both", mosaic=0.5, copy_paste=0.5)
+ALL = AugmentationOptions(flip="both", mosaic=0.5, copy_paste=0.5)
 
 
 def test_mixed_images_are_functions_of_seed_epoch_and_record_alone(pictures):
@@ -187,7 +190,7 @@ def test_mixed_images_are_functions_of_seed_epoch_and_record_alone(pictures):
 
 
 def test_a_batch_grows_with_what_mosaics_bring_and_names_it_all(pictures):
-    batch = maker(pictures, Augmentation(crop=0, rotation_degrees=0, colour=0, mosaic=1))(0, 0, 0)
+    batch = maker(pictures, AugmentationOptions(crop=0, rotation=0, colour=0, mosaic=1))(0, 0, 0)
     counts = (batch[LABEL_IDS] != NO_OBJECT).sum(axis=1)
     assert batch[LABEL_IDS].shape[1] == counts.max() > 4
     assert batch[BOXES].shape[:2] == batch[HAS_BOX].shape == batch[LABEL_IDS].shape
@@ -199,7 +202,7 @@ def test_a_batch_grows_with_what_mosaics_bring_and_names_it_all(pictures):
 def test_an_image_is_used_without_the_others_when_one_of_them_is_broken(pictures, tmp_path):
     for index in range(1, 8):
         (tmp_path / f"{index}.png").write_bytes(b"not an image")
-    batch = maker(pictures, Augmentation(crop=0, rotation_degrees=0, colour=0, mosaic=1, copy_paste=1))(0, 0, 0)
+    batch = maker(pictures, AugmentationOptions(crop=0, rotation=0, colour=0, mosaic=1, copy_paste=1))(0, 0, 0)
     assert [OUTCOME_NAMES[outcome] for outcome in batch[OUTCOMES]] == ["ok"] + ["unsupported_format"] * 7
     assert (batch[LABEL_IDS][0] != NO_OBJECT).sum() >= 1
     assert (batch[LABEL_IDS][1:] == NO_OBJECT).all()
@@ -207,7 +210,7 @@ def test_an_image_is_used_without_the_others_when_one_of_them_is_broken(pictures
 
 def test_classes_without_boxes_are_never_mixed(pictures):
     records = [*pictures[:3], record(pictures[3].image_uri, ("Bolt", None))]
-    made = maker(records, Augmentation(crop=0, rotation_degrees=0, colour=0, flip="none", mosaic=1, copy_paste=1))
+    made = maker(records, AugmentationOptions(crop=0, rotation=0, colour=0, flip="none", mosaic=1, copy_paste=1))
     plain = maker(records)
     for epoch in range(10):
         batch = made(epoch, 0, 0)

@@ -15,8 +15,7 @@ from locray.models.artifact import save_artifact
 from locray.models.files import INFO_FILE, ArtifactInfo
 from locray.progress import ignore
 from locray.training.plan import make_plan
-from locray.training.run import train
-from locray.training.start import initial_model
+from locray.training.run import initial_model, train
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def config(data, **changes):
 def started(chosen):
     """The network, and what is told of it."""
     told = []
-    model = initial_model(chosen, make_plan(chosen), lambda progress: told.append(progress.stage))
+    model = initial_model(make_plan(chosen), lambda progress: told.append(progress.stage))
     return model.state_dict(), told
 
 
@@ -125,4 +124,4 @@ def test_the_file_of_an_artifact_is_not_taken_for_torchvisions(data, tmp_path):
 def test_where_nothing_can_be_frozen_that_is_told(data, tmp_path):
     artifact_of(tmp_path, "small_cnn", make_plan(config(data)).classes)
     message = refused(config(data, weights=str(tmp_path), freeze_epochs=1))
-    assert "--freeze-epochs keeps the backbone as it is, and small_cnn has none" in message
+    assert "--freeze-epochs freezes the backbone, and small_cnn has none" in message
