@@ -8,7 +8,7 @@ from PIL import Image
 from locray.models.backbones import pretrained_stages
 from locray.training.checkpoints import Place
 from locray.training.history import PRECISION_BITS, read_history
-from locray.training.metrics import BEST_CUT
+from locray.training.metrics import BEST_SCORE_THRESHOLD
 from tests.training.test_worker import Rehearsal, data, impatient, same
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_detector_is_judged_by_its_mean_average_precision(data, tmp_path):
     assert run.run() == Place(2, 0)
     for epoch in run.epochs:
         assert epoch["score"] == epoch["map_50_95"] <= epoch["map_50"] <= 1
-        assert 0 <= epoch[BEST_CUT] < 1
+        assert 0 <= epoch[BEST_SCORE_THRESHOLD] < 1
     found = [epoch["map_50"] for epoch in run.epochs]
     assert any(found)
     assert [epoch["map_50"] for epoch in read_history(str(tmp_path))] == pytest.approx(found, rel=1e-4)
