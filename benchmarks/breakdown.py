@@ -26,17 +26,18 @@ MAX_IMAGES = 64
 _MS = 1000
 
 
-def breakdown(folder: Path, model: str, images_per_s_steady: float | None) -> dict[str, float]:
+def breakdown(folder: Path, model: str, packages: str, images_per_s_steady: float | None) -> dict[str, float]:
     """Milliseconds of one core an image takes in each step.
 
     Args:
         folder: The images.
         model: The artifact.
+        packages: The --compiled of `locray label`.
         images_per_s_steady: How fast locray labelled them, on all cores, for the last line.
     """
     cores = num_cores()
     with tempfile.TemporaryDirectory() as table:
-        config = LabelConfig(images=str(folder), model=model, table=table)
+        config = LabelConfig(images=str(folder), model=model, table=table, compiled=packages)
         identity = Identity.of(model, config)
         files = sorted(map(str, folder.iterdir()))
         settings = identity.decode.for_run(len(files), cores)

@@ -35,10 +35,10 @@ class BenchmarkConfig(CommandConfig):
     contenders: str | None = Field(
         None,
         description="Who takes part beside locray, with commas: ceiling, ray_data, daft, dataloader, 'ray_data tuned', "
-        "and so on, and 'locray first night', without a network compiled before. Default: all but that.",
+        "and so on. Default: all.",
     )
     no_compile: bool = Field(
-        False, description="Compile no networks: it takes half a minute or more for each of those who do."
+        False, description="Compile no networks, which takes half a minute or more each for locray and the ceiling."
     )
     daft: Path | None = Field(
         None, description="Folder that holds Daft: pip install --target FOLDER daft 'pyarrow<26'. Default: left out."

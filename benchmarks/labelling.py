@@ -12,7 +12,6 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,8 @@ from locray.models.artifact import load_artifact
 from locray.progress import Progress, Report
 
 LOCRAY, CEILING, RAY, DAFT, LOADER = "locray", "ceiling", "ray_data", "daft", "dataloader"
-FIRST_NIGHT = f"{LOCRAY} first night"
-"""Without what earlier nights have left in the cache: a compiled network."""
-_CACHE = "XDG_CACHE_HOME"
+PACKAGES = "packages"
+"""Folder of the network that was compiled beforehand."""
 STEADY_FROM, STEADY_TO = 0.2, 0.9
 """The steady state: from the batch that completes a fifth of the images to that which completes nine tenths."""
 SHORTEST_STEADY_S = 0.25
@@ -111,15 +109,17 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
     contenders, skipped = _contenders(config)
     if config.model is not None:
         load_artifact(config.model)  # a damaged one is told at once
-    with _folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="locray-benchmark-") as name:
+        folder = Path(name)
         report(Progress("making images"))
         images = None if config.images is None else Path(config.images)
         tiers = make_tiers(images, folder, config.small_images, config.large_images)
         report(Progress("making the network"))
         model = storage.normalise(config.model or trained_network(folder))
         if not config.no_compile:
-            report(Progress("compiling, as a night before has done"))
-            skipped |= compile_beforehand(model)
+            report(Progress("compiling the network"))
+            reason = compile_beforehand(model, folder / PACKAGES)
+            skipped |= {"the compiled network of locray": reason} if reason else {}
         wanted = {tier.name: reference(tier.folder, model) for tier in tiers}
         results: dict[tuple[str, str], Result] = {}
         turns = [(tier, contender) for _ in range(config.rounds) for tier in tiers for contender in contenders]
@@ -131,26 +131,14 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
         one = _one_image(config, tiers[0], model, folder, report)
         report(Progress("where the time goes"))
         steps = {
-            tier.name: breakdown(tier.folder, model, results[tier.name, LOCRAY].median("images_per_s_steady"))
+            tier.name: breakdown(
+                tier.folder, model, str(folder / PACKAGES), results[tier.name, LOCRAY].median("images_per_s_steady")
+            )
             for tier in tiers
         }
     found = list(results.values())
     counts = {tier.name: tier.count for tier in tiers}
     return LabellingSpeed(_machine(), locray.__version__, counts, found, ratios(found), skipped, one, steps)
-
-
-@contextmanager
-def _folder() -> Any:
-    """A folder for all of this, with the cache of all processes in it: the user's changes no figure."""
-    before = os.environ.get(_CACHE)
-    with tempfile.TemporaryDirectory(prefix="locray-benchmark-") as name:
-        os.environ[_CACHE] = str(Path(name) / "cache")
-        try:
-            yield Path(name)
-        finally:
-            del os.environ[_CACHE]
-            if before is not None:
-                os.environ[_CACHE] = before
 
 
 def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str]]:
@@ -168,12 +156,9 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
         for tuned in (False, True)
     ]
     others = [*peers, Contender(CEILING, CEILING, not config.no_compile, read_rows)]
-    if not config.no_compile:
-        others.append(Contender(FIRST_NIGHT, "own", False, read_table))
     own = Contender(LOCRAY, "own", False, read_table)
     if config.contenders is None:
-        # So few images as are the default are labelled before a compiled network has saved anything to see.
-        return [*(one for one in others if one.name != FIRST_NIGHT), own], skipped
+        return [*others, own], skipped
     wanted = {name.strip() for name in config.contenders.split(",")}
     unknown = sorted(wanted - {one.name for one in [*others, own]})
     if unknown:
@@ -185,12 +170,9 @@ def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str
 def _run(contender: Contender, tier: Tier, model: str, folder: Path, wanted: Answers) -> Result:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         output = Path(name)
-        job = Job(tier.folder, model, output, contender.tuned)
+        job = Job(tier.folder, model, output, contender.tuned, str(folder / PACKAGES))
         command = [sys.executable, "-m", f"benchmarks.peers.{contender.module}", *job.arguments()]
-        environment = _environment(contender, folder)
-        if contender.name == FIRST_NIGHT:
-            environment[_CACHE] = str(output / "cache")
-        measured = run_measured(command, environment)
+        measured = run_measured(command, _environment(contender, folder))
         ticks = [
             (float(at), int(done))
             for at, done in (line.split() for line in (output / TICKS).read_text(encoding="ascii").splitlines())
@@ -251,8 +233,6 @@ def ratios(results: list[Result]) -> dict[str, float | None]:
         for name, (other, figure) in others.items():
             if other is not None:
                 found[f"{tier}: locray / {name}"] = _ratio(own, other, figure)
-            if other is not None and figure == "images_per_s" and FIRST_NIGHT in by_name:
-                found[f"{tier}: {FIRST_NIGHT} / {name}"] = _ratio(by_name[FIRST_NIGHT], other, figure)
     return found
 
 
@@ -273,6 +253,7 @@ def _one_image(config: BenchmarkConfig, tier: Tier, model: str, folder: Path, re
     for number in range(config.rounds):
         report(Progress("a single image", number, config.rounds))
         flags = ["--images", str(alone), "--model", model, "--table", str(folder / f"table-{number}")]
+        flags += ["--compiled", str(folder / PACKAGES)]
         commands = [["locray", "label", *flags], ["benchmarks.peers.bare"]]
         for name, command in zip(seconds, commands, strict=True):
             seconds[name].append(round(run_measured([sys.executable, "-m", *command], environment).wall_s, 2))

@@ -1,30 +1,25 @@
-"""The network of a benchmark: one with opinions, where none was given, and its compiled form. Called by `labelling`.
+"""The network of a benchmark: a trained one if none was given, and its compiled form.
 
-The classes of random weights are ties, on which no two ways of computing agree: the weights must have learned.
+Random weights will not do: their classes are ties, which rounding decides, so that no two contenders would agree.
 """
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 
-from benchmarks.peers.job import BATCH_SIZE, num_cores
+from benchmarks.peers.job import BATCH_SIZE
+from locray.config import CompileConfig
+from locray.convert.compile import compile_model
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
-from locray.inference.compiled import Wanted
-from locray.inference.compiling import Compiler
-from locray.inference.network import Network
-from locray.inference.precision import fastest_dtype
-from locray.models.artifact import load_artifact
+from locray.models.files import read_artifact_info
+from locray.progress import ignore
 
 ARCHITECTURE = "localizer/resnet18"
 _COUNTS = {"train": 160, "val": 32}
 _EPOCHS = 4
-_PLENTY = 10**9
-"""Images that are said to be left, so that compiling pays."""
-_BETWEEN_BATCHES_S = 0.5
 
 
 def trained_network(folder: Path) -> str:
@@ -44,23 +39,13 @@ def trained_network(folder: Path) -> str:
     return str(output)
 
 
-def compile_beforehand(model: str) -> dict[str, str]:
-    """Compiles a network into the cache and tries it there, as longer nights do for those after them.
+def compile_beforehand(model: str, packages: Path) -> str | None:
+    """Compiles a network as `locray compile` does, into a folder of the benchmark's own.
 
     Returns:
-        Why it could not be compiled, if so, by what is missing then.
+        Why there is no package, if there is none.
     """
-    artifact, cpu = load_artifact(model), torch.device("cpu")
-    if torch.cuda.is_available() or artifact.info.int8_ranges is not None:
-        return {}
-    torch.set_num_threads(num_cores())
-    dtype = fastest_dtype(cpu)
-    wanted = Wanted(model, artifact.model_id, str(dtype).removeprefix("torch."), BATCH_SIZE, num_cores())
-    size = artifact.info.input_size
-    noise = torch.randint(0, 256, (BATCH_SIZE, size, size, 3), dtype=torch.uint8)
-    network = Network(artifact.model, cpu, dtype)
-    compiler = Compiler(network, wanted, num_images=_PLENTY)
-    while not compiler.is_over:
-        compiler.after_batch(noise, network.predict(noise), seconds=1)
-        time.sleep(_BETWEEN_BATCHES_S)
-    return {"the compiled network of locray": compiler.why_not} if compiler.why_not else {}
+    if torch.cuda.is_available() or read_artifact_info(model).info.int8_ranges is not None:
+        return "it is not used here"
+    config = CompileConfig(model=model, output=str(packages), batch_size=BATCH_SIZE)
+    return compile_model(config, ignore).reason

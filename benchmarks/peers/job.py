@@ -29,6 +29,8 @@ class Job:
     output: Path
     tuned: bool = False
     """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes."""
+    packages: str = "never"
+    """The --compiled of `locray label`."""
 
     @classmethod
     def from_arguments(cls) -> "Job":
@@ -38,12 +40,14 @@ class Job:
         parser.add_argument("--model", required=True)
         parser.add_argument("--output", type=Path, required=True)
         parser.add_argument("--tuned", action="store_true")
+        parser.add_argument("--packages", default="never")
         return cls(**vars(parser.parse_args()))
 
     def arguments(self) -> list[str]:
         """The same, for another process."""
         tuned = ["--tuned"] if self.tuned else []
-        return ["--images", str(self.images), "--model", self.model, "--output", str(self.output), *tuned]
+        paths = ["--images", str(self.images), "--model", self.model, "--output", str(self.output)]
+        return [*paths, "--packages", self.packages, *tuned]
 
     def paths(self) -> list[str]:
         """The files to label."""

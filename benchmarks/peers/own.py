@@ -34,6 +34,7 @@ def main() -> None:
         model=job.model,
         table=str(job.output / ROWS),
         unit_size=unit_size,
+        compiled=job.packages,
     )
     exit_code = label(config, _NotingConsole(Ticks(job.output)))
     stop_ray()

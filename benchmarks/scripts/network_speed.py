@@ -11,14 +11,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torchvision.models import detection
 
+from locray.convert.compile import compile_network
 from locray.inference.allocator import keep_freed_memory
-from locray.inference.compiled import Wanted, compile_into_cache, find
 from locray.inference.network import Network
+from locray.inference.packages import open_package
 from locray.inference.precision import dtype_for
 from locray.models import detections
 from locray.models.architectures import build_model
@@ -42,13 +42,8 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
     images = torch.randint(0, 256, (batch_size, size, size, 3), dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         info = ArtifactInfo(architecture=architecture, classes=CLASSES, input_size=size)
-        model_id = save_artifact(folder, model, info).model_id
+        save_artifact(folder, model, info)
         network = Network(load_artifact(folder).model, CPU, dtype)
-        if compiled:
-            wanted = Wanted(folder, model_id, str(dtype).removeprefix("torch."), batch_size, torch.get_num_threads())
-            start = time.perf_counter()
-            compile_into_cache(wanted)
-            print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
     autocast = torch.autocast("cpu", dtype if dtype is torch.bfloat16 else None, dtype is torch.bfloat16)
 
     def as_it_is():
@@ -57,8 +52,10 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
 
     found = {"as it is": as_it_is, "labelling": lambda: network.predict(images)}
     if compiled:
-        static = find(wanted).load()
-        found["compiled"] = lambda: network._predict(static, images)
+        start = time.perf_counter()
+        other = network.with_compiled(open_package(compile_network(network, images)))
+        print(f"compiled in {time.perf_counter() - start:.1f} s", flush=True)
+        found["compiled"] = lambda: other.predict(images)
     if architecture in TORCHVISION:
         build, options = TORCHVISION[architecture]
         own = build(weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1, **options).eval()
@@ -108,9 +105,7 @@ def main() -> None:
     if not options.give_back:
         keep_freed_memory()
     dtype = dtype_for(options.precision, CPU)
-    with tempfile.TemporaryDirectory() as cache, torch.inference_mode():
-        Path(cache).chmod(0o700)
-        os.environ["XDG_CACHE_HOME"] = cache
+    with torch.no_grad():
         for architecture in options.architectures:
             candidates = forms(architecture, options.batch_size, dtype, options.compile)
             seconds = {name: [] for name in candidates}

@@ -9,6 +9,7 @@ from locray import storage
 from locray.cli import results
 from locray.cli.console import Console, format_value, format_values
 from locray.config import (
+    CompileConfig,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
@@ -111,6 +112,18 @@ def quantize(config: QuantizeConfig, console: Console) -> ExitCode:
 
     console.result(run(config, console.report).to_dict())
     return ExitCode.DONE
+
+
+def compile(config: CompileConfig, console: Console) -> ExitCode:  # noqa: A001 (named after its verb)
+    """`locray compile`."""
+    from locray.convert.compile import compile_model
+
+    summary = compile_model(config, console.report)
+    facts = summary.to_dict()
+    console.result(facts, format_values({name: value for name, value in facts.items() if value is not None}))
+    if summary.package is None:
+        console.say(f"Nothing was written: {summary.reason}")
+    return ExitCode.DONE if summary.agrees else ExitCode.UNEXPECTED
 
 
 def label(config: LabelConfig, console: Console) -> ExitCode:

@@ -16,6 +16,7 @@ from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, Stat
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
 from locray.config.training import (
     AugmentationOptions,
+    CompileConfig,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
@@ -33,6 +34,7 @@ __all__ = [
     "AugmentationOptions",
     "BareFlagValue",
     "CommandConfig",
+    "CompileConfig",
     "ConvertConfig",
     "DatasetOptions",
     "DemoConfig",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.training import (
+    CompileConfig,
     ConvertConfig,
     DemoConfig,
     EvaluateConfig,
@@ -22,6 +23,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "evaluate": EvaluateConfig,
     "export-model": ExportModelConfig,
     "quantize": QuantizeConfig,
+    "compile": CompileConfig,
     "label": LabelConfig,
     "plan": PlanConfig,
     "nightly": NightlyConfig,

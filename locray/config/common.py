@@ -81,6 +81,12 @@ class InferenceOptions(ResultOptions, DeviceOptions):
 
     unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
     batch_size: Positive = Field(32, description="Images in a batch of the network.")
+    compiled: str = Field(
+        "auto",
+        description="Where to take the network in compiled form from, as `locray compile` makes it. auto: from the "
+        "model's folder, if this user compiled it on this machine; never; or a folder or s3:// prefix whose packages "
+        "are trusted: they are code.",
+    )
     concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
     decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
         60, description="Seconds after which the decoder of an image counts as hanging."

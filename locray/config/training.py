@@ -188,6 +188,26 @@ class QuantizeConfig(DatasetOptions, ImageLimits):
     sample: Positive = Field(256, description="Images to learn from, and as many more to compare the two models on.")
 
 
+class CompileConfig(CommandConfig):
+    """`locray compile`: the network of an artifact, compiled for processors such as this machine's."""
+
+    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+    output: str | None = Field(
+        None, description="Folder or s3:// prefix for the package. Default: compiled/ in the model's folder."
+    )
+    images: str | None = Field(
+        None, description="Images to compare results on, named as for `label`. Default: pictures that are drawn."
+    )
+    batch_size: Positive = Field(32, description="The --batch-size that will be given to `label`.")
+    precision: Precision = Field("auto", description="The --precision that will be given to `label`.")
+    threads: Positive | None = Field(
+        None, description="Threads of one of `label`'s workers. Default: all cores, as one worker per machine has."
+    )
+    min_speedup: Annotated[float, Field(ge=0)] = Field(
+        1.04, description="Write nothing if the compiled network is not this many times as fast."
+    )
+
+
 class DemoConfig(CommandConfig):
     """`locray demo`: makes data, trains, evaluates, labels and shows the result, on one machine."""
 

@@ -1,4 +1,4 @@
-"""What only a GPU has: copies beside the computing, and a network replayed without Python. Called by `inference`."""
+"""GPUs: copies while the network computes, and the network as a CUDA graph."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -9,16 +9,16 @@ from torch import Tensor
 
 _WARM_UPS = 3
 
-NO_FAULT_OF_AN_IMAGE = (torch.AcceleratorError, torch.OutOfMemoryError)
-"""What a GPU says when it has failed, or has no room: no process gets answers from it that then goes on."""
+GPU_ERRORS = (torch.AcceleratorError, torch.OutOfMemoryError)
+"""Errors of a GPU that has failed or is out of memory: the process can't go on with it."""
 
 
 def upload(batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Iterator[Tensor]:
-    """The batches on a GPU, each copied from pinned memory in a stream of its own while the one before is computed."""
+    """Copies each batch to the GPU from pinned memory, in a separate stream, while the previous one is computed."""
     copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def send(batch: NDArray[np.uint8]) -> tuple[Tensor, torch.cuda.Event]:
-        # The allocator of pinned memory gives it out again only after the copy.
+        # The allocator reuses pinned memory only after the copy.
         pinned = torch.from_numpy(batch).pin_memory()
         with torch.cuda.stream(copies):
             return pinned.to(device, non_blocking=True), copies.record_event()
@@ -29,33 +29,39 @@ def upload(batches: Iterable[NDArray[np.uint8]], device: torch.device) -> Iterat
         images.record_stream(computing)
         return images
 
-    under_way = None
+    in_flight = None
     for batch in batches:
         following = send(batch)
-        if under_way is not None:
-            yield receive(*under_way)
-        under_way = following
-    if under_way is not None:
-        yield receive(*under_way)
+        if in_flight is not None:
+            yield receive(*in_flight)
+        in_flight = following
+    if in_flight is not None:
+        yield receive(*in_flight)
 
 
-class Replayed:
-    """A network as a CUDA graph: one launch a batch. What it gives is overwritten by the next batch."""
+class CudaGraph:
+    """A network as a CUDA graph: one launch per batch. Each batch overwrites the outputs of the previous one.
+
+    Args:
+        run: the network.
+        images: a batch of the shape that the graph is captured for.
+    """
 
     def __init__(self, run: Callable[[Tensor], tuple[Tensor, ...]], images: Tensor) -> None:
+        self.shape = images.shape
         self._images = images.clone()
-        beside = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream(images.device))
-        with torch.cuda.stream(beside):
+        warm_up = torch.cuda.Stream(images.device)  # type: ignore[no-untyped-call]
+        warm_up.wait_stream(torch.cuda.current_stream(images.device))
+        with torch.cuda.stream(warm_up):
             for _ in range(_WARM_UPS):
                 run(self._images)
-        torch.cuda.current_stream(images.device).wait_stream(beside)
+        torch.cuda.current_stream(images.device).wait_stream(warm_up)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
             self._outputs = run(self._images)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What the network gives of a batch of the same shape."""
+        """The network's outputs for a batch of the captured shape."""
         self._images.copy_(images)
         self._graph.replay()
         return self._outputs

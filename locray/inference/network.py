@@ -1,18 +1,15 @@
-"""A network made ready to predict: as fast as its device allows, with the same answers. Called by labelling.
+"""A network made ready to predict: as fast as its device allows, with the same results.
 
 Letters of shapes: B images, S side of the square input in pixels.
 """
 
-import logging
-import time
+import copy
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.ops import box_iou
 
 from locray.inference import cuda, int8
 from locray.inference.folding import fold_batch_norms
@@ -20,51 +17,6 @@ from locray.models.interface import LabelModel, PredictedBoxes
 
 StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
 """From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
-
-_log = logging.getLogger(__name__)
-
-_ROUNDS = 3
-_WORTHWHILE = 1.04
-_SCORE_BOUND = 0.05
-_SAME_BOX_IOU = 0.9
-_LEAST_SAME_BOXES = 0.5
-"""Of the images. Rounding alone moves few; where a network knows nothing, candidates of one score change places."""
-
-
-class Likeness(NamedTuple):
-    """How near the answers of another form of a network are to its own, for the same images."""
-
-    score_difference: float
-    """The largest one; not a number where a score is none."""
-    same_boxes: float
-    """The share of images whose best box is among the other's, by an IoU of 0.9."""
-
-    @classmethod
-    def of(cls, answer: PredictedBoxes, other: PredictedBoxes) -> "Likeness":
-        """Of two answers of the same shapes."""
-        difference = float((other.scores - answer.scores).abs().max())
-        pairs = zip(answer.boxes_xyxy_px[:, :1], other.boxes_xyxy_px, strict=True)
-        # Unused places have boxes without an area, whose overlap is no number.
-        same = [((box_iou(best, boxes) >= _SAME_BOX_IOU) | (best == boxes).all(1)).any() for best, boxes in pairs]
-        return cls(difference, float(torch.stack(same).float().mean()))
-
-    @property
-    def is_close(self) -> bool:
-        """Whether one may stand for the other."""
-        return self.score_difference <= _SCORE_BOUND and self.same_boxes >= _LEAST_SAME_BOXES
-
-
-class Trial(NamedTuple):
-    """Another form of a network beside the one that it is to replace, on the same images."""
-
-    seconds: float
-    seconds_before: float
-    likeness: Likeness
-
-    @property
-    def is_won(self) -> bool:
-        """Whether it gives the same answers, clearly sooner."""
-        return self.likeness.is_close and self.seconds * _WORTHWHILE < self.seconds_before
 
 
 class StaticPart(nn.Module):
@@ -113,13 +65,13 @@ def static_part(
 
 
 class Network:
-    """Predicts batches of few shapes: what is compiled, or replayed on a GPU, takes the one that it was made for.
+    """Predicts batches, on a processor or a GPU.
 
     Args:
         model: in evaluation mode; it is changed.
-        device: where it is to run.
+        device: where it runs.
         dtype: the number format of its arithmetic.
-        int8_ranges: of its backbone's activations, where that is to compute in 8-bit integers on the CPU.
+        int8_ranges: of its backbone's activations, if that computes in 8-bit integers on the CPU.
     """
 
     def __init__(
@@ -127,75 +79,47 @@ class Network:
     ) -> None:
         self._model = model
         self._device = device
-        self._static = static_part(model, device, dtype, int8_ranges)
-        self._run: StaticNetwork = self._static
-        self._made_for: torch.Size | None = None
+        self.static_part = static_part(model, device, dtype, int8_ranges)
+        self._compiled: StaticNetwork | None = None
+        self._cuda_graph: cuda.CudaGraph | None = None
 
-    def places(self, num_images: int, batch_size: int) -> int:
-        """The size of the batch that so many images are filled up to, at most `batch_size`."""
-        # A GPU does a whole batch in the time of one image. A processor doesn't, but each new shape costs it, too.
-        return batch_size if self._device.type == "cuda" else min(batch_size, 1 << (num_images - 1).bit_length())
+    def with_compiled(self, compiled: StaticNetwork) -> "Network":
+        """This network with its static part in compiled form, which takes whole batches only."""
+        other = copy.copy(self)
+        other._compiled = compiled
+        return other
 
-    def uploaded(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
-        """Batches (B, S, S, 3) where `predict` wants them; a GPU gets the next one while it computes."""
+    def padded_size(self, num_images: int, batch_size: int) -> int:
+        """Size of the batch that `num_images` images are padded to, at most `batch_size`."""
+        # Compiled code takes one shape, and a GPU computes a whole batch in the time of one image. The eager form on a
+        # processor doesn't, but each new shape costs it time as well.
+        if self._compiled is not None or self._device.type == "cuda":
+            return batch_size
+        return min(batch_size, 1 << (num_images - 1).bit_length())
+
+    def upload(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
+        """Moves batches (B, S, S, 3) to the device; a GPU gets the next one while it computes."""
         if self._device.type == "cuda":
             return cuda.upload(batches, self._device)
         return map(torch.from_numpy, batches)
 
     @torch.inference_mode()
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """Predictions of one of the `uploaded`."""
-        if self._made_for is None and self._device.type == "cuda":
-            self._take(cuda.Replayed(self._static, images_u8), images_u8)
-        if images_u8.shape != self._made_for:
-            return self._predict(self._static, images_u8)
-        try:
-            return self._predict(self._run, images_u8)
-        except RuntimeError as error:
-            if self._device.type == "cuda":
-                raise
-            # No image is to be blamed for what was compiled.
-            _log.info("the compiled network is left: %s", error)
-            self.be_plain()
-            return self._predict(self._static, images_u8)
+        """Predictions for a batch (B, S, S, 3) of `upload`, B as `padded_size` says."""
+        outputs = self._static_network(images_u8)(images_u8)
+        with self.static_part.autocast():
+            return self._model.postprocess(outputs)
+
+    def _static_network(self, images_u8: Tensor) -> StaticNetwork:
+        if self._compiled is not None:
+            return self._compiled
+        if self._device.type != "cuda":
+            return self.static_part
+        if self._cuda_graph is None:
+            self._cuda_graph = cuda.CudaGraph(self.static_part, images_u8)
+        return self._cuda_graph if self._cuda_graph.shape == images_u8.shape else self.static_part
 
     def wait(self) -> None:
-        """Returns once a GPU has done all that it was asked for: batch after batch is put in its queue before."""
+        """Returns once a GPU has computed all batches that were queued on it."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-    @torch.inference_mode()
-    def challenge(self, other: StaticNetwork, images_u8: Tensor) -> Trial:
-        """Tries another form of the static part on some images; from now on, that one runs if it wins."""
-        seconds: dict[StaticNetwork, list[float]] = {other: [], self._static: []}
-        answers: dict[StaticNetwork, PredictedBoxes] = {}
-        for _ in range(_ROUNDS):
-            for run, times in seconds.items():
-                start = time.perf_counter()
-                answers[run] = self._predict(run, images_u8)
-                times.append(time.perf_counter() - start)
-        likeness = Likeness.of(answers[self._static], answers[other])
-        trial = Trial(min(seconds[other]), min(seconds[self._static]), likeness)
-        if trial.is_won:
-            self._take(other, images_u8)
-        return trial
-
-    @torch.inference_mode()
-    def take_if_same(self, other: StaticNetwork, images_u8: Tensor, answer: PredictedBoxes) -> bool:
-        """From now on, another form of the static part runs, if it gives this answer for these images."""
-        likeness = Likeness.of(answer, self._predict(other, images_u8))
-        if likeness.is_close:
-            self._take(other, images_u8)
-        return likeness.is_close
-
-    def be_plain(self) -> None:
-        """From now on, nothing that was compiled runs."""
-        self._run, self._made_for = self._static, None
-
-    def _take(self, run: StaticNetwork, images_u8: Tensor) -> None:
-        self._run, self._made_for = run, images_u8.shape
-
-    def _predict(self, run: StaticNetwork, images_u8: Tensor) -> PredictedBoxes:
-        outputs = run(images_u8)
-        with self._static.autocast():
-            return self._model.postprocess(outputs)

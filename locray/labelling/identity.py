@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from locray import storage
 from locray.config import Device, InferenceOptions, Precision
 from locray.images.decode import DecodeLimits
+from locray.inference.packages import NO_PACKAGES, PackageSource
 from locray.labelling.fetch_decode import DecodeSettings
 from locray.models.files import read_artifact_info, read_weights
 
@@ -18,8 +19,8 @@ class PredictorSettings:
     batch_size: int
     precision: Precision = "auto"
     device: Device = "auto"
-    num_images: int = 0
-    """How many it will have to label, as far as that is known: some work pays only where enough is left."""
+    packages: PackageSource = NO_PACKAGES
+    """Where to look for the network in compiled form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,5 +57,6 @@ class Identity:
                 config.batch_size,
                 config.precision,
                 config.device,
+                PackageSource.of(config.compiled, model_uri),
             ),
         )

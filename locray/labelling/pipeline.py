@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from locray import schema
 from locray.errors import LocrayError, StoreError, WorkersFailedError
+from locray.inference.packages import NO_PACKAGES
 from locray.labelling.crashes import MAX_CRASHES, defer_unit
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
@@ -100,15 +101,13 @@ class Pipeline:
             except LocrayError as error:
                 return _block_of(error)
 
-        left = worklist.num_images - first_unit * worklist.unit_size
-        settings = replace(self.predict, num_images=left // layout.num_predictors)
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
         predicted = map_blocks(
             decoded,
             _PredictStage,
             max_rows_per_block=worklist.unit_size,
-            fn_constructor_args=(settings, layout.threads_per_predictor),
+            fn_constructor_args=(self.predict, layout.threads_per_predictor),
             batch_format="pyarrow",
             num_cpus=layout.cpus_per_predictor,
             num_gpus=layout.gpus_per_predictor,
@@ -210,12 +209,12 @@ class _PredictStage:
         log_to_worker_file()
         try:
             with _ending_with_the_gpu():
-                self._label: Callable[[pa.Table, int], pa.Table] = self._load(settings, num_threads)
+                self._label: Callable[[pa.Table], pa.Table] = self._load(settings, num_threads)
         except LocrayError as error:
             block = _block_of(error)
-            self._label = lambda *_: block
+            self._label = lambda _: block
 
-    def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table, int], pa.Table]:
+    def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table], pa.Table]:
         import ray
 
         me = ray.get_runtime_context().get_actor_id()
@@ -231,6 +230,8 @@ class _PredictStage:
         # Here, as the driver has no use for torch.
         from locray.labelling.predictor import Predictor
 
+        if crashes:  # compiled code that crashes the process here does so when it is loaded and tried
+            settings = replace(settings, packages=NO_PACKAGES)
         predictor = Predictor(settings, num_threads)
         _Attempts.finish(f"model-{me}")
         _log.info("loaded the model %s on %s", settings.model_uri, predictor.device)
@@ -242,7 +243,7 @@ class _PredictStage:
         unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
         crashes = _Attempts.begin(unit)
         with _ending_with_the_gpu():
-            rows = self._label(defer_unit(decoded, crashes) if crashes >= MAX_CRASHES else decoded, crashes)
+            rows = self._label(defer_unit(decoded, crashes) if crashes >= MAX_CRASHES else decoded)
         _Attempts.finish(unit)
         return rows
 
@@ -255,9 +256,9 @@ def _ending_with_the_gpu() -> Iterator[None]:
     except LocrayError:
         raise
     except Exception as error:
-        from locray.inference.cuda import NO_FAULT_OF_AN_IMAGE
+        from locray.inference.cuda import GPU_ERRORS
 
-        if isinstance(error, NO_FAULT_OF_AN_IMAGE):
+        if isinstance(error, GPU_ERRORS):
             traceback.print_exc()
             os._exit(1)
         raise

@@ -3,7 +3,6 @@
 A plain callable that knows nothing of Ray.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,10 +19,9 @@ from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.inference import int8
 from locray.inference.allocator import keep_freed_memory
-from locray.inference.compiled import Wanted
-from locray.inference.compiling import Compiler
-from locray.inference.cuda import NO_FAULT_OF_AN_IMAGE
+from locray.inference.cuda import GPU_ERRORS
 from locray.inference.network import Network
+from locray.inference.packages import CompileKey, load_fitting
 from locray.inference.precision import dtype_for
 from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
@@ -72,25 +70,19 @@ class Predictor:
         if artifact.info.int8_ranges is not None:
             int8.check_runs_on(device)
         self._network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
-        self._compiler: Compiler | None = None
         if device.type == "cpu" and artifact.info.int8_ranges is None:
             precision = str(dtype).removeprefix("torch.")
-            wanted = Wanted(
-                settings.model_uri, artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
+            key = CompileKey.for_this_machine(
+                artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
             )
-            self._compiler = Compiler(self._network, wanted, settings.num_images)
+            example = torch.zeros(settings.batch_size, self._input_size_px, self._input_size_px, 3, dtype=torch.uint8)
+            compiled = load_fitting(settings.packages, key, example)
+            if compiled is not None:
+                self._network = self._network.with_compiled(compiled)
 
-    def __call__(self, decoded: pa.Table, crashes: int = 0) -> pa.Table:
-        """Labels a decoded unit, giving a table of `schema.PREDICTED_SCHEMA` in the same order.
-
-        Args:
-            decoded: Of `schema.decoded_schema`.
-            crashes: How many processes have died over it.
-        """
+    def __call__(self, decoded: pa.Table) -> pa.Table:
+        """Labels a decoded unit (`schema.decoded_schema`): a table of `schema.PREDICTED_SCHEMA` in the same order."""
         self._use_threads()
-        if crashes and self.device.type == "cpu":
-            self._compiler = None
-            self._network.be_plain()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         if not len(rows):
             return self._as_table(decoded, _Answers.none({}))
@@ -111,14 +103,14 @@ class Predictor:
         for chosen, batch in zip(choices, batches, strict=True):
             try:
                 parts.append((chosen, self._run(batch, len(chosen))))
-            except NO_FAULT_OF_AN_IMAGE:
+            except GPU_ERRORS:
                 raise
             except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
                 for row in chosen:
                     try:
                         (alone,) = self._batches(images, [np.array([row])])
                         parts.append((np.array([row]), self._run(alone, 1)))
-                    except NO_FAULT_OF_AN_IMAGE:
+                    except GPU_ERRORS:
                         raise
                     except Exception as error:  # noqa: BLE001
                         told = next(iter(str(error).splitlines()), type(error).__name__)
@@ -136,19 +128,16 @@ class Predictor:
 
     def _batches(self, images: NDArray[np.uint8], choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
         """The chosen rows of images (n, S, S, 3), filled up to batches of a shape that the network likes."""
-        missing = [self._network.places(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
-        return self._network.uploaded(
+        missing = [self._network.padded_size(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
+        return self._network.upload(
             np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]
             for rows, more in zip(choices, missing, strict=True)
         )
 
     def _run(self, batch: Tensor, num_images: int) -> PredictedBoxes:
         """Predictions of the first images of a batch; a GPU's are there after `Network.wait`."""
-        start = time.perf_counter()
-        answer = self._network.predict(batch)
-        if self._compiler is not None and len(batch) == self._settings.batch_size:
-            self._compiler.after_batch(batch, answer, time.perf_counter() - start)
-        return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in answer))
+        predicted = self._network.predict(batch)
+        return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in predicted))
 
     def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:
         columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}

@@ -7,17 +7,15 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from benchmarks.agreement import Agreement, Answers, compare
 from benchmarks.config import BenchmarkConfig
-from benchmarks.labelling import CEILING, FIRST_NIGHT, LOCRAY, Result, Run, _contenders, benchmark, ratios, steady
+from benchmarks.labelling import CEILING, LOCRAY, Result, Run, benchmark, ratios, steady
 from benchmarks.network import compile_beforehand
 from benchmarks.processes import run_measured
 from benchmarks.tiers import make_tiers
 from locray.errors import UsageError
-from locray.inference.compiled import cache_folder
 from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactInfo
@@ -158,25 +156,15 @@ def test_an_output_that_can_not_be_written_is_told(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_network_is_compiled_and_tried_as_a_night_before_does(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    info = ArtifactInfo(architecture="small_cnn", classes=["a", "b"], input_size=32)
-    save_artifact(str(tmp_path / "model"), build_model("small_cnn", 2), info)
+def test_a_network_is_compiled_beforehand_beside_its_model(tmp_path):
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("there is no C++ compiler in PATH, and CXX names none")
-    skipped = compile_beforehand(str(tmp_path / "model"))
-    notes = {path.suffix for path in cache_folder().iterdir()} & {".won", ".lost"}
-    assert notes == {".lost" if skipped else ".won"}
-    assert all("its trial was lost: Trial(" in why for why in skipped.values())
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU nothing is compiled")
-def test_first_night_contender_takes_part_when_requested():
-    contenders, _ = _contenders(BenchmarkConfig(contenders=FIRST_NIGHT))
-    assert [one.name for one in contenders] == [FIRST_NIGHT, LOCRAY]
-    assert FIRST_NIGHT not in {one.name for one in _contenders(BenchmarkConfig())[0]}
-    with pytest.raises(UsageError, match="no 'locray first night'"):
-        _contenders(BenchmarkConfig(contenders=FIRST_NIGHT, no_compile=True))
+    info = ArtifactInfo(architecture="small_cnn", classes=["a", "b"], input_size=32)
+    save_artifact(str(tmp_path / "model"), build_model("small_cnn", 2), info)
+    reason = compile_beforehand(str(tmp_path / "model"), tmp_path / "packages")
+    assert (tmp_path / "packages").exists() == (reason is None)
+    assert reason is None or "times as fast" in reason
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
 
 
 @pytest.mark.ray

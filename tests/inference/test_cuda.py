@@ -77,7 +77,7 @@ def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(archite
     with torch.no_grad():
         plain = [model.predict(batch.permute(0, 3, 1, 2)).scores for batch in batches]
     network = Network(model, torch.device("cuda"), torch.bfloat16)
-    found = [network.predict(batch).scores.cpu() for batch in network.uploaded(batch.numpy() for batch in batches)]
+    found = [network.predict(batch).scores.cpu() for batch in network.upload(batch.numpy() for batch in batches)]
     for one, other in zip(found, plain, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)

@@ -7,9 +7,9 @@ import torch
 from locray.boxes import Letterbox
 from locray.demo.drawing import SHAPES, draw_sample
 from locray.images.letterbox import letterbox_image
-from locray.inference.network import Likeness, Network
+from locray.inference.network import Network
 from locray.models.architectures import build_model
-from locray.models.interface import LOSS, PredictedBoxes, Targets
+from locray.models.interface import LOSS, Targets
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -69,7 +69,7 @@ def test_the_answers_are_those_of_the_plain_network(trained, dtype, least_iou):
         plain = build().predict(images.permute(0, 3, 1, 2))
     network = Network(build(), CPU, dtype)
     batches = [part.numpy() for part in images.split(BATCH)]
-    found = [network.predict(batch) for batch in network.uploaded(batches)]
+    found = [network.predict(batch) for batch in network.upload(batches)]
     boxes, scores, label_ids = (torch.cat(parts) for parts in zip(*found, strict=True))
     assert boxes.dtype == scores.dtype == torch.float32
     assert (label_ids == plain.label_ids).float().mean() >= 0.99
@@ -95,56 +95,26 @@ def test_weights_are_stored_in_the_format_of_the_arithmetic(architecture):
     torch.testing.assert_close(found.scores, plain.scores, rtol=0.05, atol=0.05)
 
 
-@pytest.mark.slow
-def test_another_form_takes_over_only_where_it_gives_the_same_sooner(trained):
-    images, build = trained
-    network = Network(build(), CPU, torch.float32)
-    batch = images
-    wanted = network.predict(batch)
-    outputs = tuple(values.clone() for values in wanted)
+def test_the_compiled_form_takes_whole_batches_and_leaves_the_eager_one_alone():
+    torch.manual_seed(0)
+    eager = Network(build_model("small_cnn", 2).eval(), CPU, torch.float32)
+    batch = torch.randint(0, 256, (4, SIZE, SIZE, 3), dtype=torch.uint8)
+    expected = eager.predict(batch)
     calls = []
 
-    def at_once(_):
-        calls.append(1)
-        return outputs
+    def compiled_form(images):
+        calls.append(len(images))
+        return eager.static_part(images)
 
-    def wrong(_):
-        return (outputs[0], outputs[1] + 1, outputs[2])
-
-    assert not network.challenge(wrong, batch).is_won
-    assert torch.equal(network.predict(batch).scores, wanted.scores)
-    assert not network.challenge(lambda _: (outputs[0], outputs[1] * torch.nan, outputs[2]), batch).is_won
-    assert not network.challenge(lambda _: (outputs[0] / 2, *outputs[1:]), batch).is_won
-    assert network.challenge(at_once, batch).is_won
-    calls.clear()
-    network.predict(batch)
-    assert calls
-    calls.clear()
-    few = network.predict(batch[:2])
-    assert not calls, "it was made for batches of another shape"
-    torch.testing.assert_close(few.scores, wanted.scores[:2])
-
-
-def test_agreement_ignores_the_order_of_boxes_and_sees_moved_ones():
-    boxes = torch.tensor([[[0.0, 0, 10, 10], [20, 20, 30, 30]]]).repeat(4, 1, 1)
-    answer = PredictedBoxes(boxes, torch.full((4, 2), 0.5), torch.zeros(4, 2).long())
-
-    def like(others):
-        return Likeness.of(answer, answer._replace(boxes_xyxy_px=others))
-
-    assert like(boxes) == like(boxes.flip(1)) == like(boxes + 0.2) == (0, 1)
-    elsewhere = boxes.clone()
-    elsewhere[:3, 0] += 1
-    assert like(elsewhere) == (0, 0.25)
-    assert not like(elsewhere).is_close
-    elsewhere[0] = boxes[0]
-    assert like(elsewhere).is_close
-    assert not like(boxes * torch.nan).is_close
-    nothing = answer._replace(boxes_xyxy_px=boxes * 0)
-    assert Likeness.of(nothing, nothing) == (0, 1)
+    compiled = eager.with_compiled(compiled_form)
+    assert [compiled.padded_size(count, 4) for count in (1, 3, 4)] == [4, 4, 4]
+    assert all(map(torch.equal, compiled.predict(batch), expected))
+    assert calls == [4]
+    eager.predict(batch)
+    assert calls == [4]
 
 
 def test_few_images_make_a_small_batch():
     network = Network(build_model("small_cnn", 2).eval(), CPU, torch.float32)
-    assert [network.places(count, 32) for count in (1, 2, 3, 8, 9, 31, 32)] == [1, 2, 4, 8, 16, 32, 32]
-    assert network.places(17, 24) == 24
+    assert [network.padded_size(count, 32) for count in (1, 2, 3, 8, 9, 31, 32)] == [1, 2, 4, 8, 16, 32, 32]
+    assert network.padded_size(17, 24) == 24

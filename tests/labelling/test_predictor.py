@@ -181,10 +181,3 @@ def test_every_labelling_thread_uses_the_requested_threads(detector):
         return library.omp_get_max_threads()
 
     assert in_a_thread(label) == wanted
-
-
-def test_a_unit_that_crashed_a_process_runs_eagerly(detector):
-    predictor = Predictor(PredictorSettings(detector, 0.3, 2, "fp32", num_images=100), num_threads=1)
-    assert predictor._compiler is not None
-    predictor(decoded()[0], crashes=1)
-    assert predictor._compiler is None

@@ -1,0 +1,280 @@
+"""A network compiled for the processors of this machine, compared with its eager form in results and speed."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from locray import schema, storage
+from locray.config import CompileConfig
+from locray.convert.export_check import check_images
+from locray.errors import LocrayError, UsageError
+from locray.images.decode import DecodeLimits
+from locray.images.isolated import IsolatedDecoder
+from locray.inference.allocator import keep_freed_memory
+from locray.inference.network import Network
+from locray.inference.packages import FOLDER, CompileKey, PackageRecord, open_package, write_package
+from locray.inference.precision import dtype_for
+from locray.labelling.fetch_decode import DecodeSettings, decode_rows
+from locray.labelling.predictor import pixels_of
+from locray.labelling.worklist import InlineWorklist
+from locray.models.artifact import load_artifact
+from locray.models.interface import PredictedBoxes
+from locray.progress import Progress, Report
+from locray.sources import open_source
+
+COMPARED_BATCHES = 2
+ROUNDS = 5
+MIN_AGREEMENT = 0.95
+"""Share of the images. Where an image is a tie between two classes or boxes, rounding decides."""
+MAX_SCORE_DIFFERENCE = 0.05
+SAME_BOX_IOU = 0.9
+
+_INDUCTOR: dict[str, Any] = {"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False}
+_LIMITS = DecodeLimits(max_bytes=256 * 2**20, max_pixels=178_956_970)
+_CONCURRENT_GETS = 64
+_DECODE_TIMEOUT_S = 60.0
+
+
+class OutputDiff(NamedTuple):
+    """How far the results of two forms of a network differ for the same images."""
+
+    same_class: float
+    """Share of the images whose best detections have the same class, or that have none in both."""
+    same_box: float
+    """Share of the images whose best detections have an IoU of 0.9 or more, or that have none in both."""
+    score_difference: float
+    """The largest difference of the scores of best detections; NaN if a score is NaN."""
+
+    @classmethod
+    def of(cls, one: PredictedBoxes, other: PredictedBoxes) -> "OutputDiff":
+        """Compares the predictions for the same images (N)."""
+        scores = torch.stack([one.scores[:, 0], other.scores[:, 0]])
+        nothing_found = (scores <= 0).all(0)
+        same_class = (one.label_ids[:, 0] == other.label_ids[:, 0]) | nothing_found
+        best = zip(one.boxes_xyxy_px[:, :1], other.boxes_xyxy_px[:, :1], strict=True)
+        overlaps = torch.stack([box_iou(box, other_box)[0, 0] for box, other_box in best])
+        same_box = (overlaps >= SAME_BOX_IOU) | nothing_found
+        difference = (scores[0] - scores[1]).abs().max()
+        return cls(float(same_class.float().mean()), float(same_box.float().mean()), float(difference))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is one that rounding makes."""
+        return min(self.same_class, self.same_box) >= MIN_AGREEMENT and self.score_difference <= MAX_SCORE_DIFFERENCE
+
+
+@dataclass(frozen=True, slots=True)
+class CompileSummary:
+    """The compiled network beside the eager one, as `--json` prints it."""
+
+    model_id: str
+    package: str | None
+    """URI of the package; None if none was written."""
+    reason: str | None
+    """Why none was written."""
+    agrees: bool
+    precision: str
+    batch_size: int
+    threads: int
+    processor: str
+    compile_s: float
+    compared_images: int
+    same_class: float
+    same_box: float
+    score_difference: float
+    eager_images_per_s: float
+    compiled_images_per_s: float
+    speedup: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, rounded for reading."""
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+
+
+def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
+    """Compiles the network, compares it with the eager form, and writes its package if it agrees and is faster.
+
+    The artifact itself stays as it is, and so does its model id.
+
+    Raises:
+        UsageError: the model is absent or can't be compiled, there are no images, or no C++ compiler.
+        StoreError: the package can't be written.
+        LocrayError: the compiler failed.
+    """
+    report(Progress("checking"))
+    _check_compiler()
+    model_uri = storage.normalise(config.model)
+    output = storage.join(model_uri, FOLDER) if config.output is None else storage.normalise(config.output)
+    _check_writable(output)
+    artifact = load_artifact(model_uri)
+    if artifact.info.int8_ranges is not None:
+        raise UsageError(f"{model_uri} computes in 8-bit integers, which are not compiled. It labels as fast without")
+    size_px = artifact.info.input_size
+    num_threads = config.threads or len(os.sched_getaffinity(0))
+    torch.set_num_threads(num_threads)
+    keep_freed_memory()
+    cpu = torch.device("cpu")
+    dtype = dtype_for(config.precision, cpu)
+    precision = str(dtype).removeprefix("torch.")
+    key = CompileKey.for_this_machine(artifact.model_id, precision, config.batch_size, num_threads)
+    batches = _batches(config, size_px)
+    eager = Network(artifact.model, cpu, dtype)
+
+    report(Progress("compiling"))
+    started = time.perf_counter()
+    package = compile_network(eager, batches[0])
+    compile_s = time.perf_counter() - started
+
+    report(Progress("comparing"))
+    compiled = eager.with_compiled(open_package(package))
+    diff = OutputDiff.of(*(_predictions(network, batches) for network in (eager, compiled)))
+    eager_s, compiled_s = _batch_seconds([eager, compiled], batches[0])
+    speedup = eager_s / compiled_s
+    reason = _reason_against(diff, speedup, config.min_speedup)
+    written = None
+    if reason is None:
+        report(Progress("writing"))
+        record = PackageRecord.of(key, package, speedup)
+        written = write_package(output, record, package, trust=config.output is None)
+    return CompileSummary(
+        model_id=artifact.model_id,
+        package=written,
+        reason=reason,
+        agrees=diff.agrees,
+        precision=precision,
+        batch_size=config.batch_size,
+        threads=num_threads,
+        processor=key.processor,
+        compile_s=compile_s,
+        compared_images=sum(map(len, batches)),
+        same_class=diff.same_class,
+        same_box=diff.same_box,
+        score_difference=diff.score_difference,
+        eager_images_per_s=config.batch_size / eager_s,
+        compiled_images_per_s=config.batch_size / compiled_s,
+        speedup=speedup,
+    )
+
+
+def _check_compiler() -> None:
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise UsageError(
+            f"there is no C++ compiler: {name} is not in PATH. Install one (on Debian: apt-get install g++), or name "
+            "another in the environment variable CXX"
+        )
+
+
+def _check_writable(uri: str) -> None:
+    """Checks a local folder, which need not be there yet; a bucket's answer comes with the writing."""
+    if storage.is_remote(uri):
+        return
+    path = Path(storage.local_path(uri))
+    nearest = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK, effective_ids=True):
+        raise UsageError(
+            f"{uri} can't be written: {nearest} is not a folder that this user may write to. Name another --output"
+        )
+
+
+def _reason_against(diff: OutputDiff, speedup: float, min_speedup: float) -> str | None:
+    if not diff.agrees:
+        return (
+            f"the compiled network gives other results: the same class for {diff.same_class:.1%} and the same box for "
+            f"{diff.same_box:.1%} of the images (expected {MIN_AGREEMENT:.0%}), scores within "
+            f"{diff.score_difference:.3g} (expected {MAX_SCORE_DIFFERENCE:g}). On pictures that the model was not "
+            "trained for, many are ties: compare on --images of its own kind"
+        )
+    if speedup < min_speedup:
+        return f"the compiled network is {speedup:.3g} times as fast as the eager one; expected {min_speedup:g}"
+    return None
+
+
+def compile_network(network: Network, images_u8: Tensor) -> bytes:
+    """The AOTInductor package of a network's static part, for batches of this shape (B, S, S, 3) uint8.
+
+    Raises:
+        LocrayError: the compiler failed.
+    """
+    with _private_cache() as folder:
+        path = folder / "network.pt2"
+        try:
+            program = torch.export.export(network.static_part, (images_u8,))
+            torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=dict(_INDUCTOR))
+        except Exception as error:
+            told = next(iter(str(error).splitlines()), "")
+            raise LocrayError(f"the network can't be compiled: {type(error).__name__}: {told}") from error
+        return path.read_bytes()
+
+
+@contextmanager
+def _private_cache() -> Iterator[Path]:
+    """A temporary folder in which the compiler keeps its files: its usual one may be shared with other users."""
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(variable)
+    with tempfile.TemporaryDirectory(prefix="locray-compile-") as folder:
+        os.environ[variable] = folder
+        try:
+            yield Path(folder)
+        finally:
+            del os.environ[variable]
+            if before is not None:
+                os.environ[variable] = before
+
+
+@torch.inference_mode()
+def _predictions(network: Network, batches: Sequence[Tensor]) -> PredictedBoxes:
+    """Predictions for all images."""
+    return PredictedBoxes(*(torch.cat(parts) for parts in zip(*map(network.predict, batches), strict=True)))
+
+
+def _batch_seconds(networks: Sequence[Network], images_u8: Tensor) -> list[float]:
+    """Seconds that each network takes for a batch: the best of several rounds, in turn."""
+    best = [float("inf")] * len(networks)
+    for _ in range(ROUNDS):
+        for number, network in enumerate(networks):
+            started = time.perf_counter()
+            network.predict(images_u8)
+            best[number] = min(best[number], time.perf_counter() - started)
+    return best
+
+
+def _batches(config: CompileConfig, size_px: int) -> list[Tensor]:
+    """Whole batches (B, S, S, 3) uint8 to compare on."""
+    count = COMPARED_BATCHES * config.batch_size
+    images = check_images(size_px, count).numpy() if config.images is None else _decoded(config.images, count, size_px)
+    # Few images are repeated: the compiled network takes whole batches.
+    images = np.resize(images, (count, *images.shape[1:]))
+    starts = range(0, count + 1, config.batch_size)
+    return [torch.from_numpy(images[start:end]) for start, end in pairwise(starts)]
+
+
+def _decoded(images: str, count: int, size_px: int) -> NDArray[np.uint8]:
+    """The first images of a source that can be used, (N, S, S, 3)."""
+    source = open_source(images)
+    source.check()
+    batch = next(iter(source.listing()), None)
+    listed = [] if batch is None else batch.column(schema.IMAGE_URI).to_pylist()[:count]
+    settings = DecodeSettings(size_px, _LIMITS, _CONCURRENT_GETS, _DECODE_TIMEOUT_S)
+    rows = InlineWorklist.of_uris(listed, max(1, len(listed))).read_unit(0)
+    with IsolatedDecoder(settings.limits, settings.timeout_s, settings.decoded_side_px) as decode:
+        decoded: pa.Table = decode_rows(rows, settings, decode)
+    decoded = decoded.filter(pc.equal(decoded[schema.STATUS], schema.STATUS_OK)).combine_chunks()
+    if not len(decoded):
+        raise UsageError(f"{images} holds no image that can be used among its first {len(listed)}: expected one")
+    return pixels_of(decoded[schema.IMAGE], size_px)

@@ -1,0 +1,260 @@
+"""Compiled networks: where their packages lie, which one fits this machine, and which may run.
+
+`locray compile` writes an AOTInductor package `<key>.pt2` with a record `<key>.json` beside it. A package is code: it
+runs only if its user has compiled it herself, or has named its folder. A package that comes with a stranger's artifact
+does not run.
+
+Drivers import this module, so it imports torch only where a network is loaded.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from locray import models, storage
+from locray.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CompiledNetwork = Callable[["Tensor"], "tuple[Tensor, ...]"]
+"""Like `network.StaticPart`, for one batch size."""
+
+FOLDER = "compiled"
+"""Of an artifact, for the packages that were made of it."""
+
+_log = logging.getLogger(__name__)
+
+_KEY_DIGITS = 24
+_PROCESSOR_LINES = ("model name", "flags", "Features", "CPU part")
+"""Of /proc/cpuinfo, on x86 and on ARM."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class CompileKey(BaseModel):
+    """Everything that compiled code depends on; on a processor without its instructions it would kill the process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model_id: str
+    precision: str
+    """Name of the number format in torch, such as `bfloat16`."""
+    batch_size: int
+    num_threads: int
+    """Threads of the arithmetic: the compiler writes their number into the code."""
+    torch_version: str
+    sources: str
+    """Hash of the modules that define what a network computes."""
+    processor: str
+    processor_flags: str
+    """Hash of the processor's instruction sets."""
+
+    @classmethod
+    def for_this_machine(cls, model_id: str, precision: str, batch_size: int, num_threads: int) -> "CompileKey":
+        """The key of what would be compiled here."""
+        import torch
+
+        name, flags = _processor()
+        return cls(
+            model_id=model_id,
+            precision=precision,
+            batch_size=batch_size,
+            num_threads=num_threads,
+            torch_version=str(torch.__version__),
+            sources=_hash_of_sources(),
+            processor=name,
+            processor_flags=flags,
+        )
+
+    @property
+    def name(self) -> str:
+        """The name of the package's files, without their endings."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_KEY_DIGITS]
+
+    def differences(self, here: "CompileKey") -> list[str]:
+        """In what a package of this key doesn't fit the key of this machine."""
+        ours, theirs = self.model_dump(), here.model_dump()
+        return [
+            f"{name.replace('_', ' ')} {ours[name]} (here {theirs[name]})"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+
+
+class PackageRecord(BaseModel):
+    """What `locray compile` writes beside a package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: CompileKey
+    sha256: str
+    """Of the package."""
+    speedup: float
+    """Speed beside the eager network's, when it was made."""
+
+    @classmethod
+    def of(cls, key: CompileKey, package: bytes, speedup: float) -> "PackageRecord":
+        """Describes a package by its content."""
+        return cls(key=key, sha256=hashlib.sha256(package).hexdigest(), speedup=round(speedup, 3))
+
+
+@dataclass(frozen=True, slots=True)
+class PackageSource:
+    """The folder that packages are taken from, and which of them may run."""
+
+    folder: str | None
+    """None: no package runs."""
+    trusted: frozenset[str] | None
+    """Their sha256; None: all that the folder holds."""
+
+    @classmethod
+    def of(cls, compiled: str, model_uri: str) -> "PackageSource":
+        """By the option `--compiled`: `auto`, `never`, or the URI of a folder whose packages are trusted."""
+        if compiled == "never":
+            return NO_PACKAGES
+        if compiled == "auto":
+            return cls(storage.join(model_uri, FOLDER), _compiled_here())
+        return cls(storage.normalise(compiled), None)
+
+
+NO_PACKAGES = PackageSource(None, frozenset())
+
+
+class _NotUsableError(Exception):
+    """Why no package is used, as the rest of a sentence."""
+
+
+def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: bool) -> str:
+    """Writes a package and its record into a folder, local or `s3://`, and returns the package's URI.
+
+    Args:
+        folder: Where to.
+        record: Describes the package.
+        package: Content of the .pt2 file.
+        trust: Whether this user's runs may take the package without being told its folder.
+
+    Raises:
+        StoreError: the folder can't be written.
+    """
+    uri = storage.join(folder, f"{record.key.name}.pt2")
+    storage.write_bytes(uri, package)
+    # The record comes last: a package whose writing was interrupted has none.
+    storage.write_bytes(storage.join(folder, f"{record.key.name}.json"), record.model_dump_json(indent=2).encode())
+    if trust:
+        with suppress(OSError):  # without a home directory, runs are told the folder by --compiled
+            _state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+            (_state_folder() / record.sha256).touch(mode=0o600)
+    return uri
+
+
+def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> CompiledNetwork | None:
+    """The compiled network that fits this machine, or None; says in one line of the log which it is, and why.
+
+    Args:
+        source: Where to look.
+        key: What the package must have been made for.
+        example: A batch (B, S, S, 3) uint8 that the loaded network is tried on.
+    """
+    try:
+        uri, run = _load(source, key, example)
+    except (_NotUsableError, StoreError) as reason:
+        _log.info("the network runs in its eager form: %s", reason)
+        return None
+    _log.info("the network runs in its compiled form: %s", uri)
+    return run
+
+
+def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> tuple[str, CompiledNetwork]:
+    if source.folder is None:
+        raise _NotUsableError("--compiled never was given")
+    record = _fitting_record(source.folder, key)
+    uri = storage.join(source.folder, f"{key.name}.pt2")
+    if source.trusted is not None and record.sha256 not in source.trusted:
+        raise _NotUsableError(
+            f"{uri} fits, but this user did not compile it here, and it is code; --compiled {source.folder} runs it"
+        )
+    package = storage.read_bytes(uri)
+    if hashlib.sha256(package).hexdigest() != record.sha256:
+        raise _NotUsableError(f"{uri} is not the file that its record describes. Run `locray compile` again")
+    try:
+        run = open_package(package)
+        run(example)
+    except RuntimeError as error:
+        raise _NotUsableError(f"{uri} does not run here ({str(error).splitlines()[0]})") from error
+    return uri, run
+
+
+def _fitting_record(folder: str, key: CompileKey) -> PackageRecord:
+    records = []
+    for uri in storage.list_uris(folder):
+        if uri.endswith(".json"):
+            with suppress(ValidationError):
+                records.append(PackageRecord.model_validate_json(storage.read_bytes(uri)))
+    if not records:
+        raise _NotUsableError(f"{folder} holds no compiled network; `locray compile` makes one")
+    nearest = min(records, key=lambda record: len(record.key.differences(key)))
+    if differences := nearest.key.differences(key):
+        raise _NotUsableError(
+            f"no compiled network of {folder} fits; the nearest has {', '.join(differences)}. `locray compile` makes "
+            "one for this machine"
+        )
+    return nearest
+
+
+def open_package(package: bytes) -> CompiledNetwork:
+    """The network of a .pt2 file. This runs the file's code.
+
+    Raises:
+        RuntimeError: it can't be loaded.
+    """
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="locray-compiled-") as folder:
+        path = Path(folder) / "network.pt2"
+        path.write_bytes(package)
+        try:
+            # The public loader compiles probes of the processor first, which takes 14 s: docs/decisions/inference.md.
+            loader: Any = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", False, 1, -1)
+        except (AttributeError, TypeError):
+            public: Any = torch._inductor.aoti_load_package(str(path))
+            return lambda images_u8: tuple(public(images_u8))
+    return lambda images_u8: tuple(loader.boxed_run([images_u8]))
+
+
+def _state_folder() -> Path:
+    """Where it is noted which packages this user has compiled on this machine."""
+    return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) / "locray" / FOLDER
+
+
+def _compiled_here() -> frozenset[str]:
+    """The sha256 of each package that this user has compiled on this machine."""
+    with suppress(OSError):
+        return frozenset(name for name in os.listdir(_state_folder()) if _SHA256.fullmatch(name))
+    return frozenset()
+
+
+def _processor() -> tuple[str, str]:
+    """Name of the processor, and a hash of the instructions that it has."""
+    lines = []
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    found = sorted({line for line in lines if line.startswith(_PROCESSOR_LINES)})
+    names = [line.partition(":")[2].strip() for line in found if line.startswith("model name")]
+    name = " ".join([platform.machine(), *(names or [platform.processor()])]).strip()
+    return name, hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+
+
+def _hash_of_sources() -> str:
+    folders = [Path(__file__).parent, Path(models.__file__).parent]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
