@@ -1,1 +1,1 @@
-"""Trained networks made ready to label, on processors and GPUs."""
+"""Trained networks prepared for prediction, on processors and GPUs."""

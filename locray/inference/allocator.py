@@ -1,4 +1,4 @@
-"""What the C library does with the memory of a large tensor that is freed. Called by what predicts on processors."""
+"""Settings of the C library's memory allocator."""
 
 import ctypes
 
@@ -8,14 +8,14 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Keeps the memory of freed tensors for the next ones, in this process and from now on.
+    """Keeps the memory of freed tensors for later ones, from now on in this process.
 
-    Left alone, glibc gives that of each large one back to the system, and takes it page by page for the next: a fifth
-    of the time of a ResNet-18, and more than a third of that of a MobileNetV2. The process stays as large as it
-    was at its largest.
+    By default glibc returns the memory of each large tensor to the system and takes it back page by page, which costs
+    a fifth of the time of a ResNet-18 and more than a third of that of a MobileNetV2. The process stays at its peak
+    size.
 
     Returns:
-        Whether the C library knows such settings: glibc does.
+        Whether the C library has these settings; glibc does.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

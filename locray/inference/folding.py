@@ -1,6 +1,6 @@
-"""Batch norms that become part of the convolution before them. Called by `inference`.
+"""Folds batch norms into the convolutions before them.
 
-Which belong together is found by running the network once, so that no architecture needs rules of its own.
+The pairs are found by running the network once, so no architecture needs rules of its own.
 """
 
 from collections import Counter
@@ -16,14 +16,14 @@ from torch.utils._pytree import tree_leaves
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module, run: Callable[[], object]) -> int:
-    """Gives each convolution whose outputs all go into one batch norm, and nowhere else, that norm's work to do.
+    """Folds a batch norm into a convolution if all outputs of the convolution go into that norm and nowhere else.
 
     Args:
-        network: in evaluation mode; it is changed, and computes the same but for rounding.
-        run: runs the network once, whatever the images.
+        network: in evaluation mode; it is changed, and computes the same except for rounding.
+        run: runs the network once, on any images.
 
     Returns:
-        How many batch norms are gone.
+        The number of batch norms that were folded.
     """
     pairs = _pairs(network, run)
     for norm, convolution in pairs.items():
@@ -39,8 +39,8 @@ def fold_batch_norms(network: nn.Module, run: Callable[[], object]) -> int:
     return len(pairs)
 
 
-class _Uses(TorchFunctionMode):
-    """Counts the operations that a tensor goes into, by its id."""
+class _UseCounter(TorchFunctionMode):
+    """Counts the operations that read each tensor, by the tensor's id."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,21 +54,21 @@ class _Uses(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # not a question for its shape
+        if any(isinstance(value, Tensor) for value in tree_leaves(result)):  # unlike a query of its shape
             self.counts.update(id(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor))
         return result
 
 
 def _pairs(network: nn.Module, run: Callable[[], object]) -> dict[nn.BatchNorm2d, nn.Conv2d]:
-    """Batch norms with statistics, and the convolution that alone feeds each."""
-    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # holds the tensors, so that no id is given twice
+    """Each batch norm that has statistics and a single convolution as its only input, with that convolution."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # keeps the tensors alive, so that no id is reused
     read: dict[int, nn.BatchNorm2d] = {}
     sources: dict[nn.BatchNorm2d, set[nn.Conv2d | None]] = {}
 
     def note_output(layer: nn.Module, _: object, output: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d)
         made[id(output)] = layer, output
-        uses.counts[id(output)] = 0  # it may have been that of a tensor that is no more
+        uses.counts[id(output)] = 0  # the id may have been that of a freed tensor
 
     def note_input(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, nn.BatchNorm2d)
@@ -77,7 +77,7 @@ def _pairs(network: nn.Module, run: Callable[[], object]) -> dict[nn.BatchNorm2d
             read[place] = layer
         sources.setdefault(layer, set()).add(made[place][0] if place in made else None)
 
-    uses = _Uses()
+    uses = _UseCounter()
     hooks = []
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):

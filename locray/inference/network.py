@@ -16,14 +16,14 @@ from locray.inference.folding import fold_batch_norms
 from locray.models.interface import LabelModel, PredictedBoxes
 
 StaticNetwork = Callable[[Tensor], tuple[Tensor, ...]]
-"""From (B, S, S, 3) uint8 images on the network's device to what `LabelModel.network` gives."""
+"""From (B, S, S, 3) uint8 images on the network's device to the outputs of `LabelModel.network`."""
 
 
 class StaticPart(nn.Module):
-    """`LabelModel.network` of images as decoders give them, in one number format: what can be compiled.
+    """`LabelModel.network` for uint8 images, in one number format: the part that can be compiled.
 
-    Its convolutions and dense layers hold their weights in that format. Autocast has nothing left to convert then,
-    and keeps norms and the arithmetic of boxes in the formats that they had in training.
+    Convolutions and dense layers hold their weights in that format, so autocast has nothing left to convert. It keeps
+    norms and the arithmetic of boxes in the formats that they had in training.
     """
 
     def __init__(self, model: LabelModel, device: torch.device, dtype: torch.dtype) -> None:
@@ -34,12 +34,12 @@ class StaticPart(nn.Module):
         self.dtype = dtype
 
     def forward(self, images_u8: Tensor) -> tuple[Tensor, ...]:
-        """What `LabelModel.network` gives, of (B, S, S, 3) uint8 images."""
+        """Returns the outputs of `LabelModel.network` for (B, S, S, 3) uint8 images."""
         with self.autocast():
             return tuple(self.model.network(images_u8.permute(0, 3, 1, 2)))
 
     def autocast(self) -> torch.autocast:
-        """The context of its arithmetic."""
+        """The autocast context that it computes in."""
         enabled = self.dtype is not torch.float32
         return torch.autocast(self.device_type, self.dtype if enabled else None, enabled, cache_enabled=False)
 
@@ -47,7 +47,7 @@ class StaticPart(nn.Module):
 def static_part(
     model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
 ) -> StaticPart:
-    """Moves a model in evaluation mode to its device and number format, batch norms folded. The model is changed."""
+    """Moves a model in evaluation mode to a device and number format, and folds batch norms. The model is changed."""
     network: nn.Module = model  # type: ignore[assignment]
     assert not network.training
     network.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Which number format is fastest here. Called where a worker starts, to train or to predict."""
+"""The number format that is fastest on a device."""
 
 import time
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from locray.config import Precision
 
-_WORTHWHILE = 1.2
+_MIN_SPEEDUP = 1.2
 _ROUNDS = 4
 
 
@@ -22,22 +22,22 @@ def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
 def fastest_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where the device is clearly faster with it, else float32.
 
-    On a CPU this is timed: processors that know bfloat16 only by name convert back and forth, and are slower.
+    On a CPU this is timed: some processors that offer bfloat16 convert back and forth, and are slower with it.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    # Without kernels for it, bfloat16 is emulated: the measurement would last longer than a small labelling.
+    # Without kernels bfloat16 is emulated, and measuring it would take longer than a small run.
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
     seconds = _convolution_s((torch.float32, torch.bfloat16))
-    return torch.bfloat16 if seconds[torch.bfloat16] * _WORTHWHILE < seconds[torch.float32] else torch.float32
+    return torch.bfloat16 if seconds[torch.bfloat16] * _MIN_SPEEDUP < seconds[torch.float32] else torch.float32
 
 
 def _convolution_s(dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:
-    """Seconds of a usual convolution in each format: of one thread's processor time, the least of some, in turn.
+    """Seconds that a typical convolution takes in each format: the minimum of several rounds.
 
-    So it doesn't matter who else is at work: where a worker starts, others start, too. The convolution is large
-    enough that its arithmetic outweighs the conversion of the operands, as in a whole network.
+    Measured as processor time of one thread, since other workers start at the same time. The convolution is large
+    enough for its arithmetic to outweigh the conversion of the operands, as in a whole network.
     """
     images = torch.rand(8, 256, 14, 14).to(memory_format=torch.channels_last)
     weights = torch.rand(256, 256, 3, 3)

@@ -1,4 +1,4 @@
-"""Memory of freed tensors, seen from outside: the pages that a process has to take from the system."""
+"""The memory of freed tensors is reused: counted by the pages that a process takes from the system."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""A network made ready to predict answers like the network that was trained."""
+"""A network that was prepared for its device predicts like the network that was trained."""
 
 import numpy as np
 import pytest
