@@ -23,8 +23,7 @@ from benchmarks.peers.job import BATCH_SIZE, ROWS, Job, Ticks, num_cores
 from benchmarks.peers.network import best_time, columns_of
 from locray.boxes import Letterbox
 from locray.images.letterbox import PAD_VALUE
-from locray.inference.allocator import keep_freed_memory
-from locray.inference.precision import fastest_dtype
+from locray.inference.devices import fastest_dtype, keep_freed_memory
 from locray.models.artifact import load_artifact
 
 _REDUCING_GAP = 2.0

@@ -15,7 +15,7 @@ from benchmarks.peers.job import BOX, NOTHING_FOUND, Job, num_cores
 from locray import schema
 from locray.boxes import Letterbox
 from locray.images.letterbox import PAD_VALUE
-from locray.inference.precision import fastest_dtype
+from locray.inference.devices import fastest_dtype
 from locray.models.artifact import load_artifact
 from locray.models.interface import IMAGENET_MEAN, IMAGENET_STD, Normalise, PredictedBoxes
 

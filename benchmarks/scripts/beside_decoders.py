@@ -38,9 +38,8 @@ def predict(folder: Path, architecture: str) -> None:
     """Prints images a second and processor time of an image, alone and beside decoders of two priorities."""
     import torch
 
-    from locray.inference.allocator import keep_freed_memory
+    from locray.inference.devices import fastest_dtype, keep_freed_memory
     from locray.inference.network import Network
-    from locray.inference.precision import fastest_dtype
     from locray.models.architectures import build_model
 
     keep_freed_memory()

@@ -16,10 +16,9 @@ import torch
 from torchvision.models import detection
 
 from locray.convert.compile import compile_network
-from locray.inference.allocator import keep_freed_memory
+from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import open_package
-from locray.inference.precision import dtype_for
 from locray.models import detections
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact

@@ -25,10 +25,9 @@ from locray.convert.export_check import check_images
 from locray.errors import LocrayError, UsageError
 from locray.images.decode import DecodeLimits
 from locray.images.isolated import IsolatedDecoder
-from locray.inference.allocator import keep_freed_memory
+from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import FOLDER, CompileKey, PackageRecord, open_package, write_package
-from locray.inference.precision import dtype_for
 from locray.labelling.fetch_decode import DecodeSettings, decode_rows
 from locray.labelling.predictor import pixels_of
 from locray.labelling.worklist import InlineWorklist

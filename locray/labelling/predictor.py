@@ -18,11 +18,10 @@ from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.inference import int8
-from locray.inference.allocator import keep_freed_memory
 from locray.inference.cuda import GPU_ERRORS
+from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import CompileKey, load_fitting
-from locray.inference.precision import dtype_for
 from locray.labelling.identity import PredictorSettings
 from locray.models.artifact import load_artifact
 from locray.models.interface import PredictedBoxes

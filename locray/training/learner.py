@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from locray.config import LearningOptions
-from locray.inference.precision import dtype_for
+from locray.inference.devices import dtype_for
 from locray.models.backbones import freeze_backbone, pretrained_stages, training_mode
 from locray.models.interface import LOSS, NO_OBJECT, LabelModel, PredictedBoxes, Targets
 from locray.training.batches import BOXES, HAS_BOX, IMAGES, LABEL_IDS, OUTCOMES

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from locray.config import LearningOptions
-from locray.inference.precision import fastest_dtype
+from locray.inference.devices import fastest_dtype
 from locray.models.architectures import build_model
 from locray.models.backbones import pretrained_stages
 from locray.models.interface import NO_OBJECT, PredictedBoxes

@@ -9,7 +9,7 @@ import pytest
 PAGES = """
 import resource, sys
 import torch
-from locray.inference.allocator import keep_freed_memory
+from locray.inference.devices import keep_freed_memory
 
 if sys.argv[1] == "kept":
     assert keep_freed_memory()

@@ -1,5 +1,6 @@
-"""The number format that is fastest on a device."""
+"""Number formats and memory: what the network needs to know of the device that it runs on."""
 
+import ctypes
 import time
 from collections.abc import Sequence
 
@@ -10,6 +11,9 @@ from locray.config import Precision
 
 _MIN_SPEEDUP = 1.2
 _ROUNDS = 4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
+_LARGEST = 2**31 - 1
 
 
 def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
@@ -53,3 +57,20 @@ def _convolution_s(dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:
     finally:
         torch.set_num_threads(num_threads)
     return found
+
+
+def keep_freed_memory() -> bool:
+    """Keeps the memory of freed tensors for later ones, from now on in this process.
+
+    By default glibc returns the memory of each large tensor to the system and takes it back page by page, which costs
+    a fifth of the time of a ResNet-18 and more than a third of that of a MobileNetV2. The process stays at its peak
+    size.
+
+    Returns:
+        Whether the C library has these settings; glibc does.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST) and mallopt(_TRIM_THRESHOLD, _LARGEST))
