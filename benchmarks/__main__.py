@@ -2,6 +2,8 @@
 
 import sys
 
+import click
+
 from benchmarks.config import BenchmarkConfig, BenchmarkTrainingConfig
 from locray.cli.console import Console
 from locray.cli.main import Command, run_command_line
@@ -22,7 +24,7 @@ def labelling(config: BenchmarkConfig, console: Console) -> ExitCode:
     page = as_markdown(speed)
     if config.output is not None:
         config.output.write_text(page, encoding="utf-8")
-    console.say(page)
+    click.echo(page, err=True)
     console.result(speed.to_dict(), {})
     return ExitCode.DONE
 

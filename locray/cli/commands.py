@@ -3,6 +3,7 @@
 Each imports what it runs when it is called, so that the command line answers at once.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 from locray import storage
@@ -25,6 +26,8 @@ from locray.config import (
 )
 from locray.errors import ExitCode, LocrayError
 
+_log = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from locray.labelling.summary import LabelSummary
     from locray.nightly.run import NightlyRun
@@ -37,7 +40,7 @@ def demo(config: DemoConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     console.result(summary.to_dict(), results.demo_lines(summary))
-    console.say(f"\nQuery the table from Python:\n\n{summary.query}\n")
+    _log.info(f"\nQuery the table from Python:\n\n{summary.query}\n")
     return ExitCode.DONE
 
 
@@ -69,7 +72,7 @@ def _training_page(config: TrainConfig, summary: "TrainSummary", console: Consol
         if not (summary.already_trained and storage.exists(uri)):
             write_training_page(config, summary.model_id, facts, summary.best_epoch, console.report)
     except LocrayError as error:
-        console.say(f"The model is saved, but its page could not be made: {error}")
+        _log.info(f"The model is saved, but its page could not be made: {error}")
         return None
     return uri
 
@@ -134,7 +137,7 @@ def label(config: LabelConfig, console: Console) -> ExitCode:
         hidden = {"deferred_examples", "deferred_reason", "transaction"}
         facts = summary.to_dict()
         console.result(facts, format_values({name: value for name, value in facts.items() if name not in hidden}))
-        results.explain_labelling(config, summary, console)
+        results.explain_labelling(config, summary)
 
     summary = run(config, console.report, show)
     show(summary)
@@ -147,7 +150,7 @@ def plan(config: PlanConfig, console: Console) -> ExitCode:
 
     facts = run(config, console.report).to_dict()
     console.result(facts)
-    results.explain_empty_listing(config.images, facts["listed"], console)
+    results.explain_empty_listing(config.images, facts["listed"])
     return ExitCode.DONE
 
 
@@ -161,12 +164,12 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
         page = night.attempt("page", lambda: write_nightly_page(night))
         facts = night.to_dict() | {"page": page}
         console.result(facts, results.nightly_lines(facts))
-        results.explain_labelling(config, night.label, console)
+        results.explain_labelling(config, night.label)
         if night.verify is not None:
-            results.explain_findings(night.verify, console)
+            results.explain_findings(night.verify)
         for step, message in night.failed.items():
             if step != LABELLING:  # its error is raised, and shown at the end
-                console.error(f"{step}: {message}")
+                _log.error(f"{step}: {message}")
 
     night = run(config, console.report, show)
     show(night)
@@ -188,5 +191,5 @@ def verify(config: VerifyConfig, console: Console) -> ExitCode:
 
     found = run(config, console.report)
     console.result(found.to_dict(), results.verification_lines(found))
-    results.explain_findings(found, console)
+    results.explain_findings(found)
     return found.exit_code

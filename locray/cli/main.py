@@ -1,11 +1,11 @@
 """The command line: `locray <verb>`."""
 
 import importlib
+import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ from locray.cli.options import options_of
 from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, load_config
 from locray.errors import ExitCode, LocrayError
 from locray.ray_runtime.start import stop_ray
+
+_log = logging.getLogger(__name__)
 
 Runner = Callable[[Any, Console], ExitCode]
 """Runs a command with its configuration, and shows its result."""
@@ -37,7 +39,7 @@ class Command:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit code; a traceback is shown only with --verbose.
+    """Runs a command and returns its exit code; a traceback is shown only with --log-level debug.
 
     Args:
         arguments: Verb and options. Default: those of this process.
@@ -99,30 +101,31 @@ def _command(verb: str, command: Command) -> click.Command:
 
 
 def _run(command: Command, config_file: Path | None, flags: dict[str, Any]) -> ExitCode:
-    verbose = bool(flags.get("verbose"))
-    console = Console(as_json=False)
     try:
         config = load_config(command.config_class, config_file=config_file, environment=os.environ, flags=flags)
-        verbose = config.verbose
-        console = Console(as_json=config.json_output)
-        with _sigterm_as_ctrl_c():
-            exit_code = command.run(config, console)
-        if not verbose:  # at the end of the process, Ray waits for the last lines of its workers
-            stop_ray()
-        return exit_code
     except LocrayError as error:
-        console.error(str(error))
+        log_format = flags.get("log_format") or os.environ.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT")
+        with Console(log_format="json" if log_format == "json" else "text").show_log("error"):
+            _log.error(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        console.error("interrupted; run the command again to continue")
-        return ExitCode.UNEXPECTED
-    except Exception as error:  # noqa: BLE001 - the last place: what nobody foresaw becomes a message and exit code 1
-        if verbose:
-            traceback.print_exc()
-        console.error(f"unexpected {type(error).__name__}: {error}. Run with --verbose for the traceback.")
-        return ExitCode.UNEXPECTED
-    finally:
-        console.close()
+    console = Console(as_json=config.json_output, log_format=config.log_format)
+    with console.show_log(config.log_level):
+        try:
+            with _sigterm_as_ctrl_c():
+                exit_code = command.run(config, console)
+            if not config.verbose:  # at the end of the process, Ray waits for the last lines of its workers
+                stop_ray()
+            return exit_code
+        except LocrayError as error:
+            _log.error(str(error))
+            return error.exit_code
+        except KeyboardInterrupt:
+            _log.error("interrupted; run the command again to continue")
+            return ExitCode.UNEXPECTED
+        except Exception as error:  # noqa: BLE001 - the last place: what nobody foresaw becomes a message and exit code 1
+            hint = "" if config.verbose else ". Run with --log-level debug for the traceback"
+            _log.error("unexpected %s: %s%s", type(error).__name__, error, hint, exc_info=config.verbose)
+            return ExitCode.UNEXPECTED
 
 
 @contextmanager

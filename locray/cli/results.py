@@ -1,12 +1,15 @@
 """Results of commands for people: as lines of name and value, and as explanations of what needs attention."""
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from locray import schema
-from locray.cli.console import Console, format_value, format_values
+from locray.cli.console import format_value, format_values
 from locray.config import LabelConfig
 from locray.errors import ExitCode
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from locray.demo.run import DemoSummary
@@ -78,43 +81,43 @@ def verification_lines(found: "Verification") -> dict[str, str]:
     return lines | {check: format_value(finding.count) for check, finding in findings.items()}
 
 
-def explain_labelling(config: LabelConfig, summary: "LabelSummary", console: Console) -> None:
+def explain_labelling(config: LabelConfig, summary: "LabelSummary") -> None:
     """Explains an empty listing, a failure rate over the limit, and images that the run has deferred."""
-    explain_empty_listing(config.images, summary.listed, console)
+    explain_empty_listing(config.images, summary.listed)
     if summary.exit_code(config.max_failure_rate) is ExitCode.FAILURE_RATE:
-        console.error(
+        _log.error(
             f"{summary.failed} of {summary.ok + summary.failed} images failed ({format_value(summary.errors)}), more "
             f"than --max-failure-rate {config.max_failure_rate:g} allows. See the column {schema.ERROR_MESSAGE} for "
-            "the reasons."
+            "the reasons.",
         )
     if not summary.deferred:
         return
     reason = f" Reason: {summary.deferred_reason}." if summary.deferred_reason else ""
-    console.error(
+    _log.error(
         f"{summary.deferred} images were deferred ({format_value(summary.deferred_causes)}): the next run will retry "
-        f"them.{reason}"
+        f"them.{reason}",
     )
     for uri, why in summary.deferred_examples.items():
-        console.say(f"  {uri}: {why}")
+        _log.info(f"  {uri}: {why}")
     if summary.deferred_list is not None:
-        console.say(f"All of them are listed in {summary.deferred_list}")
+        _log.info(f"All of them are listed in {summary.deferred_list}")
     elif config.deferred_list is None and summary.deferred > len(summary.deferred_examples):
-        console.say("To list all of them, give --deferred-list FILE.")
+        _log.info("To list all of them, give --deferred-list FILE.")
 
 
-def explain_empty_listing(images: str, num_listed: int, console: Console) -> None:
+def explain_empty_listing(images: str, num_listed: int) -> None:
     """Says that there was nothing to label, where that is so."""
     if not num_listed:
-        console.say(f"There is no image in {images}: nothing to label. Rows that the table holds stay.")
+        _log.info(f"There is no image in {images}: nothing to label. Rows that the table holds stay.")
 
 
-def explain_findings(found: "Verification", console: Console) -> None:
+def explain_findings(found: "Verification") -> None:
     """Explains each finding of a verification, with its first examples."""
     from locray.verification.findings import MEANING
 
     for check, finding in (found.faults | found.pending | found.notes).items():
         more = finding.count - len(finding.first)
         rest = [f"and {more:,} more"] if more else []
-        console.say("\n  ".join([f"{check}: {MEANING[check]}", *finding.first, *rest]))
+        _log.info("\n  ".join([f"{check}: {MEANING[check]}", *finding.first, *rest]))
     if found.faults:
-        console.error(f"{found.table} is damaged or inconsistent: {', '.join(found.faults)}. See docs/verify.md")
+        _log.error(f"{found.table} is damaged or inconsistent: {', '.join(found.faults)}. See docs/verify.md")

@@ -14,6 +14,8 @@ Precision = Literal["auto", "bf16", "fp32"]
 """Of a network's arithmetic."""
 Device = Literal["auto", "cpu", "gpu"]
 """What a network runs on."""
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,18 @@ class CommandConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     json_output: bool = Field(False, alias="json", description="Print one JSON object as the last line of stdout.")
-    verbose: bool = Field(False, description="Show the log messages of Ray and the traceback of an unexpected error.")
+    log_level: LogLevel = Field(
+        "info",
+        description="Least severe messages to show; debug adds those of Ray and the traceback of an unexpected error.",
+    )
+    log_format: LogFormat = Field(
+        "text", description="Form of the messages on stderr: text, or json for one JSON object per line."
+    )
+
+    @property
+    def verbose(self) -> bool:
+        """Whether to show the messages of Ray, and tracebacks."""
+        return self.log_level == "debug"
 
 
 class ImageLimits(CommandConfig):

@@ -67,18 +67,18 @@ def demo(config: DemoConfig, report: Report) -> DemoSummary:
             workers=2,
             output=model,
             seed=config.seed,
-            verbose=config.verbose,
+            log_level=config.log_level,
         ),
         report,
     )
     evaluation = evaluate(
         EvaluateConfig(
-            data=data, format="csv", model=model, output=str(folder / "evaluation.json"), verbose=config.verbose
+            data=data, format="csv", model=model, output=str(folder / "evaluation.json"), log_level=config.log_level
         ),
         report,
     ).summary
     labelling = label(
-        LabelConfig(images=str(folder / "images"), model=model, table=table, verbose=config.verbose), report
+        LabelConfig(images=str(folder / "images"), model=model, table=table, log_level=config.log_level), report
     )
     query = _query(table)
     page = folder / "index.html"

@@ -11,6 +11,8 @@ from typing import Any
 
 from locray.errors import UsageError
 
+_log = logging.getLogger(__name__)
+
 _ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -158,7 +160,7 @@ def _is_not_raised(record: logging.LogRecord) -> bool:
 
 
 def _quiet_messages() -> None:
-    """Sends what Ray's nodes tell the driver to stderr, and drops what concerns no user.
+    """Logs what Ray's nodes tell the driver, and drops what concerns no user.
 
     Ray prints it to stdout, which is for the command's result, and knows no setting against that. What a node says
     again and again, such as that it finds no space, is said once.
@@ -171,7 +173,7 @@ def _quiet_messages() -> None:
         nonlocal last
         for message in map(_without_traceback, data["lines"]):
             if message != last and not any(harmless in message.encode() for harmless in _HARMLESS):
-                print(message, file=sys.stderr)  # noqa: T201
+                _log.warning(message)
                 last = message
 
     worker.print_to_stdstream = pass_on  # type: ignore[assignment]
@@ -185,7 +187,7 @@ def _without_traceback(message: str) -> str:
 def _quiet_stderr() -> None:
     """Drops the lines that Ray's C++ core writes to this process's stderr although they concern no user.
 
-    The core writes to file descriptor 2 itself, so the descriptor becomes a pipe that a thread reads and passes on;
+    The core writes to file descriptor 2 itself, so the descriptor becomes a pipe that a thread reads and logs;
     Python's own stderr keeps the terminal. Everything but the known lines comes through. A stderr that
     something else has replaced, such as a notebook, is left alone.
     """
@@ -199,12 +201,12 @@ def _quiet_stderr() -> None:
     reading, writing = os.pipe()
     os.dup2(writing, 2)
     os.close(writing)
-    sys.stderr = os.fdopen(os.dup(terminal), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
     def pass_on() -> None:
         with os.fdopen(reading, "rb") as lines:
             for line in lines:
-                if not any(harmless in line for harmless in _HARMLESS):
-                    os.write(terminal, line)
+                if line.strip() and not any(harmless in line for harmless in _HARMLESS):
+                    _log.warning(line.decode(errors="replace").rstrip())
 
     threading.Thread(target=pass_on, name="stderr-filter", daemon=True).start()

@@ -55,7 +55,7 @@ def write_training_page(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,
         device=config.device,
-        verbose=config.verbose,
+        log_level=config.log_level,
     )
     identity = Identity.of(config.output, prediction)
     evaluated = evaluate_dataset(chosen, identity, prediction, report)

@@ -216,8 +216,8 @@ def _cause(error: Exception, plan: TrainPlan) -> LocrayError:
     last = str(failures[0] if failures else error).strip().splitlines()[-1]
     return WorkersFailedError(
         f"the training workers failed more than the {plan.config.max_failures} times that --max-failures tolerates; "
-        f"the last failure: {last}. Run the same command again to resume from the last checkpoint, with --verbose to "
-        "see more"
+        f"the last failure: {last}. Run the same command again to resume from the last checkpoint; "
+        "--log-level debug shows more"
     )
 
 

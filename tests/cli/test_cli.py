@@ -86,7 +86,7 @@ def test_a_folder_that_is_not_there(folder: Path, verb: str) -> None:
 
 def test_codes_to_retry_are_an_option_that_may_stand_alone(folder: Path) -> None:
     arguments = ("label", "--images", f"{folder}/absent", "--model", f"{folder}/m", "--table", f"{folder}/t")
-    for accepted in (["--retry-failed"], ["--retry-failed", "corrupt,not_found"], ["--retry-failed", "--verbose"]):
+    for accepted in (["--retry-failed"], ["--retry-failed", "corrupt,not_found"], ["--retry-failed", "--json"]):
         assert f"{folder}/absent" in refused(*arguments, *accepted)
     assert "did you mean 'corrupt'" in refused(*arguments, "--retry-failed", "corupt")
     assert "--retry-failed [CODE,...]" in locray("label", "--help").stdout

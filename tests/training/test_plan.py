@@ -43,7 +43,7 @@ def test_without_a_validation_split_a_part_is_set_apart(tmp_path):
 
 def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
     name = make_plan(config(data)).run_name
-    assert make_plan(config(data, output=str(tmp_path), verbose=True)).run_name == name
+    assert make_plan(config(data, output=str(tmp_path), log_level="debug")).run_name == name
     others = [config(data, epochs=3), config(data, seed=1), config(data, train_split="more")]
     assert len({name, *(make_plan(other).run_name for other in others)}) == 4
     named = make_plan(config(data, run_name="mine"))
