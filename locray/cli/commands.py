@@ -122,10 +122,9 @@ def compile(config: CompileConfig, console: Console) -> ExitCode:  # noqa: A001 
     from locray.convert.compile import compile_model
 
     summary = compile_model(config, console.report)
-    facts = summary.to_dict()
-    console.result(facts, format_values({name: value for name, value in facts.items() if value is not None}))
+    console.result(summary.to_dict())
     if summary.package is None:
-        console.say(f"Nothing was written: {summary.reason}")
+        _log.info(f"Nothing was written: {summary.reason}")
     return ExitCode.DONE if summary.agrees else ExitCode.UNEXPECTED
 
 
