@@ -27,7 +27,7 @@ ROOMS = {
     "metrics": set(),
     "models": {"storage"},
     "inference": {"config", "storage", "models"},
-    "table": {"storage", "sources"},
+    "table": {"storage"},
     "labelling": {"config", "ray_runtime", "storage", "sources", "images", "models", "inference", "table"},
     "convert": {"config", "storage", "sources", "images", "datasets", "models", "inference", "labelling"},
     "verification": {"config", "storage", "sources", "images", "table", "labelling"},

@@ -14,11 +14,12 @@ from locray.errors import ErrorCode
 from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
+from locray.labelling.image_source import check_apart, without_table_files
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Difference, InlineWorklist
 from locray.progress import Progress, Report
 from locray.sources import open_source
-from locray.table.open import ExcludeTableFiles, check_apart, holds_rows, open_table
+from locray.table.open import holds_rows, open_table
 
 SECONDS_PER_HOUR = 3600
 _POISONS = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
@@ -58,7 +59,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     """
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = ExcludeTableFiles(open_source(config.images, config.uri_column), table_uri)
+    source = without_table_files(open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     table = open_table(table_uri)
     source.check(may_be_empty=holds_rows(table))

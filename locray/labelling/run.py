@@ -16,13 +16,14 @@ from locray.labelling.canary import CanaryImages
 from locray.labelling.committer import Committer
 from locray.labelling.deferred_list import begin_deferred, write_deferred
 from locray.labelling.identity import Identity
+from locray.labelling.image_source import check_apart, without_table_files
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.stopping import stop_requests
 from locray.labelling.summary import Clock, LabelSummary
 from locray.labelling.worklist import Difference, Worklist
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
-from locray.table.open import ExcludeTableFiles, check_apart, holds_rows, open_table
+from locray.table.open import holds_rows, open_table
 from locray.table.writer import TableWriter
 
 
@@ -49,7 +50,7 @@ def label(
     clock = Clock()
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = ExcludeTableFiles(source or open_source(config.images, config.uri_column), table_uri)
+    source = without_table_files(source or open_source(config.images, config.uri_column), table_uri)
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
     identity = Identity.of(config.model, config)
@@ -157,5 +158,5 @@ def _completed(summary: LabelSummary, committer: Committer, clock: Clock) -> Lab
         images_per_s=committer.answered / clock.wall_s,
         images_per_s_steady=clock.images_per_s_steady,
         commits=committer.commits,
-        transaction=committer.writer.number,
+        transaction=committer.writer.transaction,
     )

@@ -21,7 +21,7 @@ from locray.errors import ErrorCode
 from locray.progress import Report, ignore, with_progress
 from locray.sources import Source
 from locray.storage.temporary_database import create_from_batches, temporary_database
-from locray.table.data_files import scan_texts
+from locray.table.data_files import scan_strings
 
 UNITS_PER_FILE = 64
 DRAWN_IMAGES = 256
@@ -232,7 +232,7 @@ def _load_keys(
     """The keys of the wanted rows as a table of this name."""
     key = (schema.IMAGE_URI, schema.ETAG)
     fields = pa.schema([(name, pa.string()) for name in key])
-    batches = scan_texts(table, key, wanted) if table else ()
+    batches = scan_strings(table, key, wanted) if table else ()
     create_from_batches(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
 
 

@@ -16,7 +16,7 @@ from locray import schema, storage
 from locray.errors import StoreError
 from locray.labelling.deferred_list import write_list
 from locray.storage.temporary_database import create_from_batches, temporary_database
-from locray.table.data_files import scan_texts
+from locray.table.data_files import scan_strings
 from locray.table.key import PredictionKey
 from locray.table.open import open_table
 
@@ -80,7 +80,7 @@ def list_deleted(
 
 def _held(table_uri: str, key: PredictionKey) -> Iterable[pa.RecordBatch]:
     table = open_table(table_uri)
-    return scan_texts(table, [_URI], key.row_filter) if table else ()
+    return scan_strings(table, [_URI], key.row_filter) if table else ()
 
 
 def _list_before(list_uri: str) -> pa.Table:

@@ -16,11 +16,11 @@ from locray.labelling.run import label
 from locray.labelling.summary import Clock, LabelSummary
 from locray.nightly.compaction import Compaction, compact
 from locray.nightly.deleted import Deleted, list_deleted
-from locray.nightly.listing import KeptSource
 from locray.nightly.records import deleted_uri, records_uri, write_record
 from locray.nightly.vacuum import vacuum
 from locray.progress import Progress, Report
 from locray.sources import open_source
+from locray.sources.wrappers import CachedSource
 from locray.storage import temporary_folder
 from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
@@ -134,7 +134,7 @@ def nightly(
     """
     clock = Clock()
     with temporary_folder() as folder:
-        source = KeptSource(open_source(config.images, config.uri_column), folder)
+        source = CachedSource(open_source(config.images, config.uri_column), folder)
         night = _labelled(config, report, source, clock, on_error)
         if not night.was_cut_short:
             night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
@@ -154,7 +154,7 @@ def nightly(
 
 
 def _labelled(
-    config: NightlyConfig, report: Report, source: KeptSource, clock: Clock, on_error: Callable[[NightlyRun], None]
+    config: NightlyConfig, report: Report, source: CachedSource, clock: Clock, on_error: Callable[[NightlyRun], None]
 ) -> NightlyRun:
     """A night of which the labelling is done. One that an error stopped, once it had begun, is written down, too."""
     so_far: list[LabelSummary] = []
@@ -190,7 +190,7 @@ def _verification(config: NightlyConfig) -> VerifyConfig:
     return VerifyConfig(**shared, seed=config.run_date.toordinal())
 
 
-def _deleted(night: NightlyRun, source: KeptSource) -> Deleted:
+def _deleted(night: NightlyRun, source: CachedSource) -> Deleted:
     return list_deleted(night.table, night.key, source.listing(), deleted_uri(night.records), night.run_date)
 
 

@@ -8,13 +8,13 @@ from locray.sources.glob import GlobSource
 from locray.sources.inventory import MANIFEST_NAME, InventorySource
 from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
-from locray.sources.source import Source
+from locray.sources.source import NamedSource, Source
 from locray.sources.uri_table import TABLE_SUFFIXES, UriTableSource
 from locray.storage import local_path, normalise
 
 __all__ = ["SOURCES", "Source", "open_source"]
 
-SOURCES: dict[str, type[Source]] = {
+SOURCES: dict[str, type[NamedSource]] = {
     "table of URIs": UriTableSource,
     "S3 Inventory": InventorySource,
     "folder": FolderSource,

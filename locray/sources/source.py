@@ -11,14 +11,7 @@ BATCH_ROWS = 10_000
 
 
 class Source(Protocol):
-    """A place that lists images: one class a kind of place, each in its own module, named in `SOURCES`."""
-
-    @classmethod
-    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
-        """The source that a normalised `--images` names, or None where it names none of this kind.
-
-        Looks at the name and at local files, and never asks a store.
-        """
+    """Lists images."""
 
     def check(self, *, may_be_empty: bool = False) -> None:
         """Makes sure, before any work starts, that the listing can be had.
@@ -43,6 +36,17 @@ class Source(Protocol):
         Raises:
             UsageError: a row names no image.
             StoreError: a part can't be listed. A listing is whole or it fails: it leaves out nothing silently.
+        """
+
+
+class NamedSource(Source, Protocol):
+    """A source that `--images` names: one class per kind of place, in its own module, listed in `SOURCES`."""
+
+    @classmethod
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
+        """The source that a normalised `--images` names, or None where it names none of this kind.
+
+        Looks at the name and at local files, and never asks a store.
         """
 
 

@@ -1,13 +1,11 @@
-"""The Parquet files that the predictions table consists of: in its log, written, and read again to replace rows.
-
-Called by table/writer.py and by the verification.
-"""
+"""The Parquet files of the predictions table: listed from its log, scanned, written, and rewritten to replace rows."""
 
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -20,8 +18,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from locray import schema, storage
 from locray.errors import StoreAccessError, StoreError
 from locray.storage.s3_errors import store_error
-from locray.table.errors import explained
-from locray.table.statistics import file_statistics
+from locray.table.errors import translate_errors
 
 ROWS_PER_GROUP = 65_536
 FILE_SCHEMA = pa.schema([field for field in schema.PREDICTIONS_SCHEMA if field.name not in schema.PARTITION_COLUMNS])
@@ -32,30 +29,30 @@ _KEY_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class LoggedFile:
-    """A data file as the log knows it. What the log says nothing of is None."""
+    """A data file as the log describes it. What the log doesn't say is None."""
 
     uri: str
     path: str
-    """As the log has it: relative to the table, percent-encoded."""
+    """As in the log: relative to the table, percent-encoded."""
     size_bytes: int
     num_rows: int | None
     model_id: str
     run_date: str
     first_uri: str | None
-    """No image URI in it comes before this one."""
+    """Lower bound of the image URIs in the file."""
     last_uri: str | None
-    """Nor any after this one."""
+    """Upper bound of the image URIs in the file."""
     first_status: str | None
 
 
 def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
-    """The files that the table at the URI consists of, by name."""
+    """The files of the table at the URI, sorted by name."""
     actions = pa.table(table.get_add_actions(flatten=True)).to_pylist()
     files = [
         LoggedFile(
             uri=_file_uri(uri, action["path"]),
             path=action["path"],
-            size_bytes=action[schema.SIZE_BYTES],  # deltalake has the same name for it
+            size_bytes=action[schema.SIZE_BYTES],  # deltalake's own column, which has the same name
             num_rows=action.get("num_records"),
             model_id=action[f"partition.{schema.MODEL_ID}"],
             run_date=str(action[f"partition.{schema.RUN_DATE}"]),
@@ -69,50 +66,59 @@ def logged_files(table: DeltaTable, uri: str) -> list[LoggedFile]:
 
 
 def _file_uri(table_uri: str, path: str) -> str:
-    """Paths in the log are relative to the table and percent-encoded; such of shared files are whole URIs."""
+    """Paths in the log are percent-encoded and relative to the table; those of a shallow clone are whole URIs."""
     return unquote(path) if "://" in path else storage.join(table_uri, unquote(path))
 
 
 def removed_files(table: DeltaTable, uri: str, hours: int) -> set[str]:
-    """What commits have removed longer ago, as far as the log remembers; it names also what is long gone.
+    """Files that commits removed at least `hours` ago, as far as the log remembers. Some may be deleted already.
 
     Raises:
         StoreError: the store failed.
     """
-    with explained(uri):  # a dry run deletes nothing and, unless it is a full one, lists nothing
+    with translate_errors(uri):  # a dry run deletes nothing and, unless it is a full one, lists nothing
         paths = table.vacuum(hours, dry_run=True, enforce_retention_duration=False)
     return {storage.join(uri, path) for path in paths}
 
 
-def scan_texts(table: DeltaTable, columns: Sequence[str], wanted: ds.Expression) -> Iterator[pa.RecordBatch]:
-    """Columns of strings of the wanted rows, batch by batch.
+def scan_strings(table: DeltaTable, columns: Sequence[str], row_filter: ds.Expression) -> Iterator[pa.RecordBatch]:
+    """Reads string columns of the rows that pass the filter, batch by batch.
 
     Raises:
         StoreError: the store failed.
-        StoreAccessError: a file of the table is damaged, missing or denied.
+        StoreAccessError: a file of the table is damaged or missing, or access is denied.
     """
     fields = pa.schema([(name, pa.string()) for name in columns])
     try:
         if table.file_uris():
-            reader = table.to_pyarrow_dataset().scanner(columns=list(columns), filter=wanted).to_reader()
+            reader = table.to_pyarrow_dataset().scanner(columns=list(columns), filter=row_filter).to_reader()
             yield from (batch.cast(fields) for batch in reader)
     except (pa.ArrowException, OSError) as error:
         uri = table.table_uri.rstrip("/")
-        if storage.is_remote(uri) and isinstance(error, OSError) and "://" in str(error):  # a request that failed
+        if storage.is_remote(uri) and isinstance(error, OSError) and "://" in str(error):  # a request failed
             raise store_error(uri, error) from error
         raise StoreAccessError(
-            f"rows of the table at {uri} can't be read: {str(error).splitlines()[0]}. `locray verify` tells which "
-            "files are damaged or missing: restore them"
+            f"can't read rows of the table at {uri}: {str(error).splitlines()[0]}. Run `locray verify` to find the "
+            "damaged or missing files, and restore them"
         ) from error
 
 
 def write_file(
     table_uri: str, rows: pa.Table, model_id: str, run_date: str, name: str, *, changes_data: bool
 ) -> AddAction:
-    """Writes rows (at least the columns of `FILE_SCHEMA`) by image URI as one file; what a commit says to add it.
+    """Writes rows as one file, sorted by image URI, and returns the action that adds it in a commit.
+
+    Args:
+        table_uri: the table, normalised.
+        rows: at least the columns of `FILE_SCHEMA`.
+        model_id: the partition.
+        run_date: the partition, as YYYY-MM-DD.
+        name: of the file, without the suffix.
+        changes_data: False where the commit removes files with the same rows.
 
     Raises:
-        StoreError: the store failed, or nothing may be written there.
+        StoreError: the store failed.
+        StoreAccessError: access is denied.
     """
     rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
     path = f"{schema.MODEL_ID}={model_id}/{schema.RUN_DATE}={run_date}/{name}.parquet"
@@ -126,31 +132,52 @@ def write_file(
         partition_values={schema.MODEL_ID: model_id, schema.RUN_DATE: run_date},
         modification_time=_now_ms(),
         data_change=changes_data,
-        stats=json.dumps(file_statistics(rows)),
+        stats=json.dumps(_statistics(rows)),
     )
 
 
-def can_be_removed(file: LoggedFile) -> bool:
-    """Whether a `RemoveAction` can name the file as the log does: it encodes percent signs; of others nothing is known.
+def _statistics(rows: pa.Table) -> dict[str, Any]:
+    """Delta's statistics of a file, by which readers skip files: of every column but the nested one.
 
-    Nobody looks whether it names a file of the table: one that is named otherwise stays, and its rows are there twice.
+    All columns or none: if the bounds of one are missing, deltalake's pyarrow dataset takes them for null and skips
+    the file under any filter on that column.
+    """
+    names = [name for name in rows.column_names if name != schema.DETECTIONS]
+    bounds = {name: pc.min_max(rows[name]).as_py() for name in names if rows[name].null_count < len(rows)}
+    return {
+        "numRecords": len(rows),
+        "minValues": {name: _json_value(value["min"]) for name, value in bounds.items()},
+        "maxValues": {name: _json_value(value["max"]) for name, value in bounds.items()},
+        "nullCount": {name: rows[name].null_count for name in names},
+    }
+
+
+def _json_value(value: Any) -> Any:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ") if isinstance(value, datetime) else value
+
+
+def can_be_removed(file: LoggedFile) -> bool:
+    """Whether a `RemoveAction` can name the file exactly as the log does.
+
+    deltalake encodes percent signs in the path of a `RemoveAction`; other encoded characters might come out different.
+    Delta does not check that a removed path exists: the file would stay, and its rows would be in the table twice.
     """
     return file.path.count("%") == file.path.count("%25")
 
 
 def remove_file(file: LoggedFile, *, changes_data: bool = True) -> RemoveAction:
-    """What a commit says so that the table doesn't consist of the file any more; a vacuum deletes it in its time.
+    """The action that removes a file from the table in a commit. A later vacuum deletes the file itself.
 
     Raises:
-        StoreError: it can't be removed, for its name in the log.
+        StoreError: the file can't be removed because of its name in the log.
     """
     if not can_be_removed(file):
         raise StoreError(
-            f"{file.uri} was not written by locray, and its name in the log, {file.path}, can't be given to remove it. "
-            "Let the program that wrote it write it anew"
+            f"can't remove {file.uri} from the table: it was not written by locray, and a commit can't express its "
+            f"name in the log, {file.path}. Rewrite it with the program that wrote it"
         )
     return RemoveAction(
-        path=unquote(file.path),  # which deltalake encodes again, unlike that of an AddAction
+        path=unquote(file.path),  # deltalake encodes it again, unlike the path of an AddAction
         data_change=changes_data,
         deletion_timestamp=_now_ms(),
         size=file.size_bytes,
@@ -159,22 +186,31 @@ def remove_file(file: LoggedFile, *, changes_data: bool = True) -> RemoveAction:
 
 
 def files_to_replace(files: list[LoggedFile], rows: pa.Table) -> Iterator[tuple[LoggedFile, pa.Table]]:
-    """The files of one model that hold failed rows in whose place the new rows come, each with all of its other rows.
+    """Finds the files whose failed rows are replaced by new rows.
 
-    Only files that may hold such rows are read, and of them only the keys before it is certain. Memory holds one file.
+    Reads only files that may hold such rows, and only their key columns until one is found. One file is in memory at
+    a time.
+
+    Args:
+        files: of one model.
+        rows: the new rows.
+
+    Yields:
+        Each file with its rows that stay.
 
     Raises:
-        StoreError: a file can't be read; pages are read with their checksums, so that no damage is written on.
+        StoreError: a file can't be read. Page checksums are verified, so that damage is not copied.
     """
     bounds = pc.min_max(rows[schema.IMAGE_URI]).as_py()
     for file in files:
-        if _may_hold(file, bounds["min"], bounds["max"]):
+        if _may_have_failed_rows(file, bounds["min"], bounds["max"]):
             replaced = _is_replaced(_read(file, _KEY_SCHEMA), rows)
             if pc.any(replaced).as_py():
                 yield file, _read(file, FILE_SCHEMA).filter(pc.invert(replaced))
 
 
-def _may_hold(file: LoggedFile, first_uri: str, last_uri: str) -> bool:
+def _may_have_failed_rows(file: LoggedFile, first_uri: str, last_uri: str) -> bool:
+    """Whether the file may hold failed rows of images between the two URIs."""
     return not (
         (file.first_status is not None and file.first_status > schema.STATUS_FAILED)
         or (file.first_uri is not None and file.first_uri > last_uri)
@@ -183,13 +219,13 @@ def _may_hold(file: LoggedFile, first_uri: str, last_uri: str) -> bool:
 
 
 def _is_replaced(old: pa.Table, new: pa.Table) -> pa.ChunkedArray:
-    """Which of the old rows failed, and have a new one of the same image, version and configuration.
+    """Mask of the old rows that failed and have a new row of the same image, version and configuration.
 
-    A failed row without a version (the image could not be fetched) is taken for the same version.
+    A failed row without a version (the image could not be fetched) counts as the same version.
     """
-    place = pc.index_in(old[schema.IMAGE_URI], value_set=new[schema.IMAGE_URI])
-    same_config = pc.equal(old[schema.CONFIG_HASH], new[schema.CONFIG_HASH].take(place))
-    same_version = pc.or_kleene(pc.is_null(old[schema.ETAG]), pc.equal(old[schema.ETAG], new[schema.ETAG].take(place)))
+    index = pc.index_in(old[schema.IMAGE_URI], value_set=new[schema.IMAGE_URI])
+    same_config = pc.equal(old[schema.CONFIG_HASH], new[schema.CONFIG_HASH].take(index))
+    same_version = pc.or_kleene(pc.is_null(old[schema.ETAG]), pc.equal(old[schema.ETAG], new[schema.ETAG].take(index)))
     failed = pc.equal(old[schema.STATUS], schema.STATUS_FAILED)
     replaced = pc.and_kleene(pc.and_kleene(failed, same_config), same_version)
     return pc.fill_null(replaced, False)
@@ -202,8 +238,8 @@ def _read(file: LoggedFile, fields: pa.Schema) -> pa.Table:
             return parquet.read(columns=fields.names).select(fields.names).cast(fields)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
-            f"{file.uri}, a file of the table, can't be read: {' '.join(str(error).split())}. "
-            "`locray verify` tells which files are damaged"
+            f"can't read {file.uri}, a file of the table: {' '.join(str(error).split())}. Run `locray verify` to find "
+            "all damaged files"
         ) from error
 
 

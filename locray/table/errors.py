@@ -1,4 +1,4 @@
-"""What deltalake raises, as errors that a user can act on. Used by whatever touches the table."""
+"""Errors of deltalake, translated into errors that a user can act on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from locray.storage.s3_errors import store_error
 
 
 @contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Raises what deltalake raises of a store or of a damaged log, at the table of the URI, as an error for the user.
+def translate_errors(uri: str) -> Iterator[None]:
+    """Translates what deltalake raises about the store or the log of the table at the URI.
 
     Raises:
-        CommitFailedError, TableNotFoundError: as they are: they are answers, which the callers read.
+        CommitFailedError, TableNotFoundError: unchanged; callers handle them.
         StoreError: the store failed, or access is denied.
-        StoreAccessError: the table can't be read or written to.
+        StoreAccessError: the table can't be read or written.
     """
     try:
         yield
@@ -27,11 +27,11 @@ def explained(uri: str) -> Iterator[None]:
         if storage.is_remote(uri) and isinstance(error, OSError):
             raise store_error(uri, error) from error
         raise StoreAccessError(
-            f"the table at {uri} can't be used: {in_one_line(error)}. Make its folder accessible if it is not, "
-            "restore its _delta_log if that is damaged, or give another --table"
+            f"can't use the table at {uri}: {one_line(error)}. Check the permissions of its folder, restore its "
+            "_delta_log if it is damaged, or give another --table"
         ) from error
 
 
-def in_one_line(error: Exception) -> str:
-    """The message without the backtrace and the line breaks that deltalake puts into it."""
+def one_line(error: Exception) -> str:
+    """The message of an error without deltalake's backtrace and line breaks."""
     return " ".join(str(error).split("\n   0: ")[0].split())

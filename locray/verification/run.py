@@ -7,11 +7,12 @@ from locray import storage
 from locray.config import InferenceOptions, VerifyConfig
 from locray.errors import ExitCode
 from locray.labelling.identity import Identity
+from locray.labelling.image_source import without_table_files
 from locray.labelling.summary import Clock
 from locray.progress import Progress, Report
 from locray.sources import Source, open_source
 from locray.table.key import KeySelector
-from locray.table.open import ExcludeTableFiles, holds_rows, open_table
+from locray.table.open import holds_rows, open_table
 from locray.verification.findings import Check, Finding, plain
 from locray.verification.sample import predict_again
 from locray.verification.table import check_table
@@ -74,7 +75,7 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
     rows_of, identity = _selected_rows(config)
     check = check_table(
         table_uri,
-        None if source is None else ExcludeTableFiles(source, table_uri).listing(),
+        None if source is None else without_table_files(source, table_uri).listing(),
         rows_of=rows_of,
         sample=config.sample if identity else 0,
         seed=config.seed,

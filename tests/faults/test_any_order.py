@@ -106,7 +106,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         return fate[1]
 
     def _misbehave(self) -> None:
-        try_commit = TableWriter._try_commit
+        try_commit = TableWriter._send_commit
 
         def try_commit_somehow(writer: TableWriter, actions: Any, properties: Any) -> None:
             fate = self._strike("commit")
@@ -122,17 +122,17 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             if fate == "refused itself":
                 raise CommitFailedError("met itself")
 
-        self.patch.setattr(TableWriter, "_try_commit", try_commit_somehow)
+        self.patch.setattr(TableWriter, "_send_commit", try_commit_somehow)
         for place, owner, name in (
             ("file", writing, "write_file"),
-            ("refresh", TableWriter, "_refresh"),
-            ("look", TableWriter, "_latest"),
+            ("refresh", TableWriter, "_advance"),
+            ("look", TableWriter, "_read_latest"),
             ("folder", storage, "list_uris"),
-            ("keys", worklist, "scan_texts"),
+            ("keys", worklist, "scan_strings"),
             ("deletion", storage, "delete"),
         ):
             self.patch.setattr(owner, name, self._failing(place, getattr(owner, name)))
-        self.patch.setattr(writing, "_PAUSES_S", (0.0, 0.0))
+        self.patch.setattr(writing, "_RETRY_DELAYS_S", (0.0, 0.0))
 
     def _failing(self, place: str, request: Callable[..., Any]) -> Callable[..., Any]:
         def somehow(*arguments: Any, **keywords: Any) -> Any:

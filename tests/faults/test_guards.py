@@ -56,20 +56,20 @@ class Bench:
 
     def during_a_commit(self, *, before: Any = None, after: Any = None) -> None:
         """What is to happen, once, before or after the next commit of rows reaches the table."""
-        real = TableWriter._try_commit
+        real = TableWriter._send_commit
 
         def disturbed(writer: TableWriter, actions: Any, properties: Any) -> None:
             if not actions:
                 real(writer, actions, properties)
                 return
-            self.patch.setattr(TableWriter, "_try_commit", real)
+            self.patch.setattr(TableWriter, "_send_commit", real)
             if before:
                 before()
-            writer._try_commit(actions, properties)
+            writer._send_commit(actions, properties)
             if after:
                 after()
 
-        self.patch.setattr(TableWriter, "_try_commit", disturbed)
+        self.patch.setattr(TableWriter, "_send_commit", disturbed)
 
     def check(self) -> None:
         assert_whole(self.uri, listing_of(self.images))
@@ -86,13 +86,13 @@ def bench(made_up_images: Path, artifact: str, tmp_path: Path, monkeypatch: pyte
 @guarded
 def test_the_transaction_number_fences_off_a_writer_that_was_overtaken(bench: Bench, guard: bool) -> None:
     if not guard:
-        real = TableWriter._try_commit
+        real = TableWriter._send_commit
 
         def from_the_newest_snapshot(writer: TableWriter, *arguments: Any) -> None:
             writer.table.update_incremental()
             real(writer, *arguments)
 
-        bench.patch.setattr(TableWriter, "_try_commit", from_the_newest_snapshot)
+        bench.patch.setattr(TableWriter, "_send_commit", from_the_newest_snapshot)
     bench.during_a_commit(before=bench.label)
     bench.label_overtaken(guard=guard)
     assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
@@ -104,9 +104,9 @@ def test_the_comparison_after_a_refresh_sees_a_claim_that_came_with_it(bench: Be
 
         def refresh(writer: TableWriter, number: int) -> None:
             writer.table.update_incremental()
-            writer.number = number
+            writer.transaction = number
 
-        bench.patch.setattr(TableWriter, "_refresh", refresh)
+        bench.patch.setattr(TableWriter, "_advance", refresh)
     bench.during_a_commit(after=bench.label)
     bench.label_overtaken(guard=guard)
     assert bench.faults() == set() if guard else Check.DUPLICATE in bench.faults()
@@ -118,8 +118,8 @@ def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bo
         raise StoreError("no answer")
 
     if not guard:
-        bench.patch.setattr(TableWriter, "_holds", lambda *_: False)
-        bench.patch.setattr(writer, "_PAUSES_S", (0.0,))
+        bench.patch.setattr(TableWriter, "_has_commit", lambda *_: False)
+        bench.patch.setattr(writer, "_RETRY_DELAYS_S", (0.0,))
     bench.during_a_commit(after=lose_the_answer)
     if guard:
         bench.label()
@@ -163,7 +163,7 @@ class LateClaim:
         self.table = open_table(uri) or create_table(uri)
         self.work_uri = f"{uri}/_locray/{model_id}"
         self.writer: TableWriter | None = None
-        self.number = 0
+        self.transaction = 0
 
     claim = classmethod(lambda cls, uri, model_id: cls(uri, model_id))
 

@@ -141,7 +141,7 @@ def test_a_damaged_file_of_the_table_is_told(tmp_path: Path, deed: str) -> None:
         file.unlink()
     else:
         file.write_bytes(data[: len(data) // 2] if deed == "cut off" else data[:4] + bytes(200) + data[204:])
-    with pytest.raises(StoreAccessError, match=r"can't be read: .* `locray verify` tells which files"):
+    with pytest.raises(StoreAccessError, match=r"can't read rows of the table .* Run `locray verify` to find"):
         to_do(predicted([0]), writer)
 
 

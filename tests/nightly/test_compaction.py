@@ -145,9 +145,9 @@ def test_a_compaction_that_was_overtaken_changes_nothing(table: str) -> None:
 
 
 def test_who_resumes_gives_way_to_a_run_that_began_since(table: str) -> None:
-    number = TableWriter.claim(table, MODEL_ID).number
+    number = TableWriter.claim(table, MODEL_ID).transaction
     resumed = TableWriter.resume(table, MODEL_ID, number)
-    number = TableWriter.claim(table, MODEL_ID).number
+    number = TableWriter.claim(table, MODEL_ID).transaction
     for attempt in (lambda: compact(resumed, MIB, ignore), lambda: TableWriter.resume(table, MODEL_ID, number - 1)):
         with pytest.raises(FencedError):
             attempt()

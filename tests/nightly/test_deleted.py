@@ -106,7 +106,7 @@ def test_a_temporary_folder_that_gets_full_is_told(
 
 def test_a_file_of_the_table_that_is_missing_is_told(table: Path) -> None:
     next(table.glob(f"{schema.MODEL_ID}={MODEL_ID}/*/*.parquet")).unlink()
-    with pytest.raises(StoreAccessError, match="`locray verify` tells which files"):
+    with pytest.raises(StoreAccessError, match="Run `locray verify` to find"):
         night(table, 0, [0])
 
 

@@ -232,7 +232,7 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
     assert night.exit_code is ExitCode.FENCED
     assert night.failed.keys() == {"vacuum", "compact"}
     assert len(DeltaTable(store).file_uris()) == 2
-    assert TableWriter.resume(str(store), others[0].model_id, others[0].number)
+    assert TableWriter.resume(str(store), others[0].model_id, others[0].transaction)
 
 
 def test_images_that_come_meanwhile_are_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:

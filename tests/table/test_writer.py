@@ -248,7 +248,7 @@ def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     asked: list[None] = []
-    real_commit, real_latest = TableWriter._try_commit, TableWriter._latest
+    real_commit, real_latest = TableWriter._send_commit, TableWriter._read_latest
 
     def answer_lost(writer: TableWriter, *arguments: Any) -> None:
         real_commit(writer, *arguments)
@@ -260,8 +260,8 @@ def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
             raise StoreError("no answer either")
         return real_latest(writer)
 
-    monkeypatch.setattr(TableWriter, "_try_commit", answer_lost)
-    monkeypatch.setattr(TableWriter, "_latest", latest)
+    monkeypatch.setattr(TableWriter, "_send_commit", answer_lost)
+    monkeypatch.setattr(TableWriter, "_read_latest", latest)
     commits = committer(writer)
     commits.add(predicted([0]))
     commits.flush()
@@ -272,7 +272,7 @@ def test_a_refusal_that_is_no_other_run_s_doing_says_what_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as a change of the table's columns by somebody else."""
-    monkeypatch.setattr("locray.table.writer._PAUSES_S", ())
+    monkeypatch.setattr("locray.table.writer._RETRY_DELAYS_S", ())
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
     DeltaTable(uri).alter.add_columns([Field("remark", PrimitiveType("string"))])
@@ -414,7 +414,7 @@ def test_keys_that_change_in_mid_run_are_taken_up(
 ) -> None:
     """The table is opened with keys that may not write to it, as keys that have run out may not."""
     uri = f"{s3_bucket.uri}/table"
-    number = TableWriter.claim(uri, MODEL_ID).number
+    number = TableWriter.claim(uri, MODEL_ID).transaction
     use_keys(monkeypatch, s3_server.reader)
     table = open_table(uri)
     assert table is not None

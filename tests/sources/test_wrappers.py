@@ -1,4 +1,4 @@
-"""A listing that is taken once."""
+"""A listing that is read once from its source."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 
 from locray import schema
 from locray.errors import StoreError
-from locray.nightly.listing import KeptSource
 from locray.sources import open_source
+from locray.sources.wrappers import CachedSource
 from tests.helpers.rows import predicted
 
 
@@ -37,7 +37,7 @@ def test_what_changes_later_is_not_in_it(tmp_path: Path) -> None:
     images.mkdir()
     for name in ("a.jpg", "b#ü.jpg"):
         (images / name).write_bytes(b"x")
-    source = KeptSource(open_source(str(images)), str(tmp_path))
+    source = CachedSource(open_source(str(images)), str(tmp_path))
     source.check()
     first = pa.Table.from_batches(source.listing(), schema.LISTING_SCHEMA)
     (images / "c.jpg").write_bytes(b"x")
@@ -54,13 +54,13 @@ def test_what_changes_later_is_not_in_it(tmp_path: Path) -> None:
 
 def test_nothing_at_all(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    source = KeptSource(open_source(str(tmp_path / "images")), str(tmp_path))
+    source = CachedSource(open_source(str(tmp_path / "images")), str(tmp_path))
     assert [list(source.listing()) for _ in range(2)] == [[], []]
 
 
 def test_half_a_listing_is_not_kept(tmp_path: Path) -> None:
     failing = Failing()
-    source = KeptSource(failing, str(tmp_path))  # type: ignore[arg-type]
+    source = CachedSource(failing, str(tmp_path))  # type: ignore[arg-type]
     with pytest.raises(StoreError):
         list(source.listing())
     for _ in range(2):
