@@ -1,4 +1,4 @@
-"""The files of a predictions table beside what its log says of them. Called by `check_table`."""
+"""The files of a predictions table, compared with its log."""
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -14,37 +14,38 @@ from locray import schema, storage
 from locray.errors import StoreAccessError
 from locray.table.data_files import FILE_SCHEMA, LoggedFile, removed_files
 from locray.table.open import RECORDS
-from locray.verification.findings import Check, Findings
+from locray.verification.findings import MAX_EXAMPLES, Check, Findings
+from locray.verification.keys import RowPosition
 
 BATCH_ROWS = 65_536
 _NULLABLE = pa.schema([field.with_nullable(True) for field in FILE_SCHEMA])
-"""A damaged file may hold null where none may be: that is for the checks of rows to tell."""
+"""A damaged file may hold null where it must not; the checks of rows report that."""
 _LOG = "_delta_log"
 
 
 def check_folder(table: DeltaTable, uri: str, files: Sequence[LoggedFile], findings: Findings) -> set[str]:
-    """Looks for files that are missing from the table's folder, and for such that the table doesn't consist of.
+    """Looks for files of the table that are missing from its folder, and for other files in the folder.
 
     Returns:
-        The URIs of the missing ones.
+        The URIs of the missing files.
     """
-    here = set(storage.list_uris(uri))
+    present = set(storage.list_uris(uri))
     logged = {file.uri for file in files}
-    beside = tuple(f"{storage.join(uri, folder)}/" for folder in (_LOG, RECORDS))
-    once_logged = removed_files(table, uri, 0)
-    others = sorted(name for name in here - logged if not name.startswith(beside))
-    missing = sorted(logged - here)
-    findings.add(Check.FILE_MISSING, len(missing), missing)
+    ignored = tuple(f"{storage.join(uri, folder)}/" for folder in (_LOG, RECORDS))
+    removed = removed_files(table, uri, 0)
+    others = sorted(name for name in present - logged if not name.startswith(ignored))
+    missing = sorted(logged - present)
     for check, names in (
-        (Check.FILE_REMOVED, [name for name in others if name in once_logged]),
-        (Check.FILE_UNREFERENCED, [name for name in others if name not in once_logged]),
+        (Check.FILE_MISSING, missing),
+        (Check.FILE_REMOVED, [name for name in others if name in removed]),
+        (Check.FILE_UNREFERENCED, [name for name in others if name not in removed]),
     ):
         findings.add(check, len(names), names)
     return set(missing)
 
 
 def read_file(file: LoggedFile, findings: Findings) -> Iterator[pa.RecordBatch]:
-    """The rows of a file as batches of `FILE_SCHEMA`, as far as they can be read.
+    """Reads the rows of a file, as batches of `FILE_SCHEMA`, up to the first damaged page.
 
     Raises:
         StoreError: the store does not answer, retries exhausted.
@@ -53,16 +54,16 @@ def read_file(file: LoggedFile, findings: Findings) -> Iterator[pa.RecordBatch]:
         with closing(storage.open_file(file.uri)) as handle:
             size_bytes = handle.size()
             if size_bytes != file.size_bytes:
-                told = f"{file.uri}: {size_bytes:,} bytes, the log says {file.size_bytes:,}"
-                findings.add(Check.FILE_SIZE, 1, [told])
+                example = f"{file.uri}: {size_bytes:,} bytes, the log says {file.size_bytes:,}"
+                findings.add(Check.FILE_SIZE, 1, [example])
             parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
             num_rows = parquet.metadata.num_rows
             if file.num_rows not in (None, num_rows):
-                told = f"{file.uri}: {num_rows:,} rows, the log says {file.num_rows:,}"
-                findings.add(Check.FILE_ROWS, 1, [told])
-            wrong = wrong_columns(parquet.schema_arrow, FILE_SCHEMA)
-            if wrong:
-                findings.add(Check.SCHEMA, 1, [f"{file.uri}: {wrong}"])
+                example = f"{file.uri}: {num_rows:,} rows, the log says {file.num_rows:,}"
+                findings.add(Check.FILE_ROWS, 1, [example])
+            differences = schema_differences(parquet.schema_arrow, FILE_SCHEMA)
+            if differences:
+                findings.add(Check.SCHEMA, 1, [f"{file.uri}: {differences}"])
                 return
             yield from _checked_batches(parquet, file, findings)
     except (StoreAccessError, pa.ArrowException, OSError) as error:
@@ -70,22 +71,23 @@ def read_file(file: LoggedFile, findings: Findings) -> Iterator[pa.RecordBatch]:
 
 
 def _checked_batches(parquet: pq.ParquetFile, file: LoggedFile, findings: Findings) -> Iterator[pa.RecordBatch]:
-    """One row group after the other: what is buffered is never more than one."""
+    """Reads one row group after the other, so that no more than one is buffered."""
     for group in range(parquet.num_row_groups):
         for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group]):
             batch.validate(full=True)
             rows = _as(batch, _NULLABLE)
             uris = rows[schema.IMAGE_URI]
-            outside = [pc.less(uris, file.first_uri)] if file.first_uri is not None else []
-            outside += [pc.greater(uris, file.last_uri)] if file.last_uri is not None else []
-            for mask in outside:
-                strays = uris.filter(mask)
-                findings.add(Check.FILE_BOUNDS, len(strays), (uri.as_py() for uri in strays.slice(0, 5)))
+            is_outside = [pc.less(uris, file.first_uri)] if file.first_uri is not None else []
+            is_outside += [pc.greater(uris, file.last_uri)] if file.last_uri is not None else []
+            for mask in is_outside:
+                outside = uris.filter(mask)
+                examples = outside.slice(0, MAX_EXAMPLES).to_pylist()
+                findings.add(Check.FILE_BOUNDS, len(outside), map(str, examples))
             yield rows
 
 
 def _as(batch: pa.RecordBatch, fields: pa.Schema) -> pa.RecordBatch:
-    """The columns in the layout of our own files, which other writers of Parquet don't keep."""
+    """The columns in the types that locray writes; other writers of Parquet use different layouts."""
     columns = [batch[field.name] for field in fields]
     arrays = [
         column if column.type == field.type else column.cast(field.type)
@@ -94,16 +96,16 @@ def _as(batch: pa.RecordBatch, fields: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=fields)
 
 
-def rows_at(files: Sequence[LoggedFile], places: Sequence[tuple[int, int]], columns: Sequence[str]) -> pa.Table:
-    """Rows by the index of their file and their number in it, sorted by both. Each row group is read once."""
+def rows_at(files: Sequence[LoggedFile], positions: Sequence[RowPosition], columns: Sequence[str]) -> pa.Table:
+    """Reads rows by position, sorted by it. Each row group is read once."""
     fields = pa.schema([field for field in _NULLABLE if field.name in columns])
     parts = [fields.empty_table()]
-    for index, of_file in groupby(sorted(places), key=lambda place: place[0]):
+    for index, in_file in groupby(sorted(positions), key=lambda position: position[0]):
         with closing(storage.open_file(files[index].uri)) as handle:
             parquet = pq.ParquetFile(handle, pre_buffer=True)
             groups = range(parquet.num_row_groups)
             starts = [0, *accumulate(parquet.metadata.row_group(group).num_rows for group in groups)]
-            rows = [row for _, row in of_file]
+            rows = [row for _, row in in_file]
             for group, in_group in groupby(rows, key=lambda row: bisect_right(starts, row) - 1):
                 batches = parquet.read_row_group(group, columns=fields.names).to_batches()
                 found = pa.Table.from_batches([_as(batch, fields) for batch in batches])
@@ -111,24 +113,24 @@ def rows_at(files: Sequence[LoggedFile], places: Sequence[tuple[int, int]], colu
     return pa.concat_tables(parts)
 
 
-def wrong_columns(found: pa.Schema, expected: pa.Schema) -> str | None:
-    """What a schema has too little, too much or in another type, or None. The order is free."""
-    have = {field.name: _plain(field.type) for field in found}
-    want = {field.name: _plain(field.type) for field in expected}
-    told = [f"no column {name}" for name in want if name not in have]
-    told += [f"a column {name} that is none of a predictions table" for name in have if name not in want]
-    told += [
+def schema_differences(found: pa.Schema, expected: pa.Schema) -> str | None:
+    """Describes missing, additional and differently typed columns, or None. The order does not matter."""
+    have = {field.name: _logical_type(field.type) for field in found}
+    want = {field.name: _logical_type(field.type) for field in expected}
+    differences = [f"no column {name}" for name in want if name not in have]
+    differences += [f"unexpected column {name}" for name in have if name not in want]
+    differences += [
         f"{name} is {have[name]}, expected {want[name]}" for name in want if name in have and have[name] != want[name]
     ]
-    return "; ".join(told) or None
+    return "; ".join(differences) or None
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type without its layout in memory, in which writers differ."""
+def _logical_type(kind: pa.DataType) -> pa.DataType:
+    """The type without its memory layout, in which writers differ."""
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(_plain(kind.value_type))
+        return pa.list_(_logical_type(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(field.name, _plain(field.type)) for field in kind])
+        return pa.struct([pa.field(field.name, _logical_type(field.type)) for field in kind])
     return kind

@@ -1,4 +1,4 @@
-"""A verification, from configuration to findings: the whole story in one function. Called by the command line."""
+"""A verification, from configuration to findings."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,14 +13,14 @@ from locray.progress import Progress, Report
 from locray.sources import Source, open_source
 from locray.table.key import KeySelector
 from locray.table.open import holds_rows, open_table
-from locray.verification.findings import Check, Finding, plain
+from locray.verification.findings import Check, Finding, findings_to_dict
 from locray.verification.sample import predict_again
 from locray.verification.table import check_table
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What a verification found, as `--json` prints it."""
+    """Result of a verification, as `--json` prints it."""
 
     table: str
     version: int
@@ -31,7 +31,7 @@ class Verification:
     listed: int | None
     sampled: int
     compared: int
-    """Of the sampled rows; the image of each other one can't be had any more."""
+    """Sampled rows that could be compared; the images of the others are no longer available."""
     faults: dict[Check, Finding]
     pending: dict[Check, Finding]
     notes: dict[Check, Finding]
@@ -39,29 +39,29 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded for reading."""
-        found = {name: plain(getattr(self, name)) for name in ("faults", "pending", "notes")}
+        found = {name: findings_to_dict(getattr(self, name)) for name in ("faults", "pending", "notes")}
         return {name: found.get(name, value) for name, value in asdict(self).items()} | {
             "wall_s": round(self.wall_s, 3)
         }
 
     @property
     def exit_code(self) -> ExitCode:
-        """What to tell the shell: a fault weighs more than images that the next labelling run takes up."""
+        """`CORRUPT` if there are faults, else `DEFERRED` if images are pending."""
         if self.faults:
             return ExitCode.CORRUPT
         return ExitCode.DEFERRED if self.pending else ExitCode.DONE
 
 
 def verify(config: VerifyConfig, report: Report, source: Source | None = None) -> Verification:
-    """Checks a predictions table; against the images' listing and against its model where they are given.
+    """Checks a predictions table, and compares it with the images' listing and with its model where they are given.
 
     Args:
         config: what to check.
-        report: is told how far it is.
-        source: what `config.images` names, where a run has labelled from it just now: its model may have no rows.
+        report: progress callback.
+        source: the source of `config.images`, if a run has just labelled from it: the model may then have no rows.
 
     Raises:
-        UsageError: the table, the source or the model is not what it should be, or not the one of the table.
+        UsageError: the table, the source or the model is invalid, or the table holds no rows of the model.
         StoreError: the store does not answer.
     """
     clock = Clock()
@@ -107,7 +107,7 @@ def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, Identity |
     selector = KeySelector.parse(config.model)
     if selector is not None:
         return selector, None
-    # One image a batch: were results to depend on the batch, this is where it would show.
+    # One image per batch: this shows if results depend on the batch.
     prediction = InferenceOptions(
         max_bytes=config.max_bytes,
         max_pixels=config.max_pixels,

@@ -1,11 +1,11 @@
-"""Rows of a table beside what their model says of the same images, each alone. Called by `verify`.
+"""Rows of a table compared with new predictions for the same images, made one image at a time.
 
-The rows were made in batches, perhaps on another device. Results of an image don't depend on its batch but for
-rounding: libraries add up in another order for another batch size. On a CPU, batches of 32 beside single images of
-noise differed by 2e-7 in scores and 5e-5 pixels in corners at most (small_cnn, mobilenet_v2, resnet18, FCOS). TF32,
-which cuDNN takes for convolutions, keeps ten bits: a relative 1e-3 an operation. bfloat16, which labelling
-takes where it is faster unless it is told not to, keeps eight: 4e-3. The tolerances lie above these, and below what a
-wrong model, decoder, colour order or letterbox changes. They are also for what a short run's other resizer changes.
+The rows were predicted in batches, perhaps on another device. The result for an image depends on its batch only by
+rounding: libraries sum in a different order for each batch size. On a CPU, batches of 32 and single images of noise
+differed by at most 2e-7 in scores and 5e-5 pixels in corners (small_cnn, mobilenet_v2, resnet18, FCOS). TF32, which
+cuDNN uses for convolutions, keeps ten bits: a relative error of 1e-3 per operation. bfloat16, which labelling uses
+where it is faster unless `--precision fp32` forbids it, keeps eight: 4e-3. The tolerances lie above these errors and
+below the effect of a wrong model, decoder, colour order or letterbox. They also cover a different resizer.
 """
 
 import os
@@ -26,31 +26,31 @@ from locray.verification.findings import Check, Findings
 
 SCORE_TOLERANCE = 0.01
 BOX_TOLERANCE_PX = 1.0
-"""In pixels of the network's input: a corner may be as far off as one of them covers of the image."""
+"""In pixels of the network's input, which may each cover several pixels of the image."""
 BF16_SCORE_TOLERANCE = 0.05
 BF16_BOX_TOLERANCE_PX = 2.0
-"""Unless `--precision fp32` says that no row is of bfloat16: each machine of a cluster decides for itself."""
+"""Used unless `--precision fp32` rules out bfloat16: otherwise every machine of a cluster chooses for itself."""
 
-_IMAGES_AT_ONCE = 32
-_NOT_THERE = {str(code) for code in (ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED)}
+_IMAGES_PER_UNIT = 32
+_UNAVAILABLE = {str(code) for code in (ErrorCode.NOT_FOUND, ErrorCode.ACCESS_DENIED, ErrorCode.CHANGED)}
 
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """How far two predictions of one image may lie apart."""
+    """How much two predictions for one image may differ."""
 
     box_px: float
     """In pixels of the image."""
     score: float
-    lowest_score: float
-    """A detection below this may be missing in one of the two: it may have been cut off by the threshold."""
+    min_score: float
+    """A detection below this score may be missing in one of the two: the threshold may have cut it off."""
 
     @classmethod
     def of(cls, identity: Identity, longer_side_px: int) -> "Tolerance":
-        """For an image of this size, in rows that were made as `identity` says."""
-        is_exact = identity.predict.precision == "fp32"
+        """The tolerance for an image of this size in rows that were predicted with these settings."""
+        is_fp32 = identity.predict.precision == "fp32"
         score, box_px = (
-            (SCORE_TOLERANCE, BOX_TOLERANCE_PX) if is_exact else (BF16_SCORE_TOLERANCE, BF16_BOX_TOLERANCE_PX)
+            (SCORE_TOLERANCE, BOX_TOLERANCE_PX) if is_fp32 else (BF16_SCORE_TOLERANCE, BF16_BOX_TOLERANCE_PX)
         )
         return cls(
             box_px * longer_side_px / identity.decode.input_size_px, score, identity.predict.score_threshold + score
@@ -58,18 +58,18 @@ class Tolerance:
 
 
 def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
-    """Fetches, decodes and predicts the images of ok rows one at a time, on this machine, and compares.
+    """Predicts the images of ok rows again, one at a time, on this machine, and compares.
 
-    A child decodes them, on the CPU: what was harmless once may be a replaced file, or meet another decoder, by now.
+    A child process decodes them on the CPU: the file may have been replaced, and the decoder may be another, since.
 
     Args:
         rows: columns of a listing, size in pixels and detections.
-        identity: the model and the configuration that the rows were made with; its batch size must be 1.
-        findings: what is found.
-        report: is told how many are done.
+        identity: the model and the settings that the rows were made with; its batch size must be 1.
+        findings: what is found is added.
+        report: progress callback.
 
     Returns:
-        How many rows could be compared: of the others, the image is not there any more in that version.
+        How many rows could be compared. The images of the others are no longer available in that version.
     """
     assert identity.predict.batch_size == 1
     if not len(rows):
@@ -77,58 +77,62 @@ def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report
     settings = identity.decode
     predict = replace(identity.predict, device="auto")
     predictor = Predictor(predict, num_threads=len(os.sched_getaffinity(0)))
-    worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_AT_ONCE)
-    compared = 0
+    worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_PER_UNIT)
+    num_compared = 0
     with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
         for unit in range(num_units(worklist)):
-            again = predictor(decode_rows(worklist.read_unit(unit), settings, decode)).to_pylist()
-            before = rows.slice(unit * _IMAGES_AT_ONCE, _IMAGES_AT_ONCE).to_pylist()
-            compared += sum(_compare(row, new, identity, findings) for row, new in zip(before, again, strict=True))
-            report(Progress("predicting again", min((unit + 1) * _IMAGES_AT_ONCE, len(rows)), len(rows)))
-    return compared
+            predicted = predictor(decode_rows(worklist.read_unit(unit), settings, decode)).to_pylist()
+            stored = rows.slice(unit * _IMAGES_PER_UNIT, _IMAGES_PER_UNIT).to_pylist()
+            num_compared += sum(
+                _compare(row, new, identity, findings) for row, new in zip(stored, predicted, strict=True)
+            )
+            report(Progress("predicting again", min((unit + 1) * _IMAGES_PER_UNIT, len(rows)), len(rows)))
+    return num_compared
 
 
-def _compare(row: dict[str, Any], again: dict[str, Any], identity: Identity, findings: Findings) -> bool:
-    """Whether the row could be compared with the new prediction of its image; what was found goes to the findings."""
+def _compare(row: dict[str, Any], new: dict[str, Any], identity: Identity, findings: Findings) -> bool:
+    """Compares a row with a new prediction of its image. Returns whether that was possible."""
     uri = row[schema.IMAGE_URI]
-    if again[schema.STATUS] == schema.STATUS_DEFERRED or again[schema.ERROR_CODE] in _NOT_THERE:
-        findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {again[schema.ERROR_MESSAGE]}"])
+    if new[schema.STATUS] == schema.STATUS_DEFERRED or new[schema.ERROR_CODE] in _UNAVAILABLE:
+        findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {new[schema.ERROR_MESSAGE]}"])
         return False
-    differs = difference(row, again, identity)
-    findings.add(Check.PREDICTION, int(differs is not None), [f"{uri}: {differs}"])
+    differences = prediction_differences(row, new, identity)
+    findings.add(Check.PREDICTION, int(differences is not None), [f"{uri}: {differences}"])
     return True
 
 
-def difference(row: dict[str, Any], again: dict[str, Any], identity: Identity) -> str | None:
-    """In what an ok row and a new prediction of its image differ, or None.
+def prediction_differences(row: dict[str, Any], new: dict[str, Any], identity: Identity) -> str | None:
+    """Describes how an ok row differs from a new prediction of its image, or None.
 
-    Each detection must have its own in the other list: the same label, corners and score within the tolerances.
+    They agree if their detections match one to one: the same label, corners and score within the tolerances.
     """
-    if again[schema.STATUS] != schema.STATUS_OK:
-        return f"now it fails: {again[schema.ERROR_CODE]}, {again[schema.ERROR_MESSAGE]}"
-    sides, sides_again = ((one[schema.WIDTH], one[schema.HEIGHT]) for one in (row, again))
-    if sides != sides_again:
-        return f"the row says {sides[0]} x {sides[1]} pixels, the image has {sides_again[0]} x {sides_again[1]}"
-    tolerance = Tolerance.of(identity, max(sides))
-    lost, added = unmatched(row[schema.DETECTIONS] or [], again[schema.DETECTIONS] or [], tolerance)
-    told = [f"the row alone has {_shown(one)}" for one in lost[:1]]
-    told += [f"the model now finds {_shown(one)}" for one in added[:1]]
-    return "; ".join(told) or None
+    if new[schema.STATUS] != schema.STATUS_OK:
+        return f"now it fails: {new[schema.ERROR_CODE]}, {new[schema.ERROR_MESSAGE]}"
+    old_size, new_size = ((one[schema.WIDTH], one[schema.HEIGHT]) for one in (row, new))
+    if old_size != new_size:
+        return f"the row says {old_size[0]} x {old_size[1]} pixels, the image has {new_size[0]} x {new_size[1]}"
+    tolerance = Tolerance.of(identity, max(old_size))
+    lost, added = unmatched(row[schema.DETECTIONS] or [], new[schema.DETECTIONS] or [], tolerance)
+    differences = [f"only the row has {_text(detection)}" for detection in lost[:1]]
+    differences += [f"the model now finds {_text(detection)}" for detection in added[:1]]
+    return "; ".join(differences) or None
 
 
 def unmatched(
-    before: list[dict[str, Any]], again: list[dict[str, Any]], tolerance: Tolerance
+    old: list[dict[str, Any]], new: list[dict[str, Any]], tolerance: Tolerance
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The detections of either list without one of their own in the other, highest score first."""
-    left, lost = list(again), []
-    for one in before:
-        match = next((other for other in left if _is_same(one, other, tolerance)), None)
+    """The detections of each list without a match in the other, highest score first."""
+    remaining, lost = list(new), []
+    for detection in old:
+        match = next((other for other in remaining if _is_same(detection, other, tolerance)), None)
         if match is None:
-            lost.append(one)
+            lost.append(detection)
         else:
-            left.remove(match)
-    lowest = tolerance.lowest_score
-    return [one for one in lost if one[schema.SCORE] > lowest], [one for one in left if one[schema.SCORE] > lowest]
+            remaining.remove(match)
+    min_score = tolerance.min_score
+    return [one for one in lost if one[schema.SCORE] > min_score], [
+        one for one in remaining if one[schema.SCORE] > min_score
+    ]
 
 
 def _is_same(one: dict[str, Any], other: dict[str, Any], tolerance: Tolerance) -> bool:
@@ -139,6 +143,6 @@ def _is_same(one: dict[str, Any], other: dict[str, Any], tolerance: Tolerance) -
     )
 
 
-def _shown(one: dict[str, Any]) -> str:
-    corners = ", ".join(f"{one[corner]:.1f}" for corner in schema.CORNERS)
-    return f"{one[schema.LABEL]!r} {one[schema.SCORE]:.3f} at ({corners})"
+def _text(detection: dict[str, Any]) -> str:
+    corners = ", ".join(f"{detection[corner]:.1f}" for corner in schema.CORNERS)
+    return f"{detection[schema.LABEL]!r} {detection[schema.SCORE]:.3f} at ({corners})"

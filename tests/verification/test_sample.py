@@ -117,9 +117,9 @@ def lose_detections(row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (change_label, "the row alone has 'something else'"),
+        (change_label, "only the row has 'something else'"),
         (change_score, "the model now finds"),
-        (move_box, "the row alone has"),
+        (move_box, "only the row has"),
         (turn_sides, "the row says"),
         (lose_detections, "the model now finds"),
     ],
@@ -202,5 +202,5 @@ def detection(score: float, *, label_id: int = 0, shift: float = 0.0) -> dict[st
     ],
 )
 def test_each_detection_has_one_of_its_own(before: Any, again: Any, lost: int, added: int) -> None:
-    tolerance = Tolerance(box_px=2.0, score=0.01, lowest_score=0.31)
+    tolerance = Tolerance(box_px=2.0, score=0.01, min_score=0.31)
     assert tuple(map(len, unmatched(before, again, tolerance))) == (lost, added)
