@@ -1,11 +1,11 @@
-"""What format some bytes are, by their content and never by a name. Called by `decode`.
+"""Formats of images, recognised by content.
 
 A new format is one line in `FORMATS`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
@@ -16,34 +16,35 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from locray.images.exif import first_ifd, jpeg_segments
+from locray.images.exif import first_ifd
 
 JPEG = "jpeg"
 TIFF = "tiff"
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _TIFF_DATA_TAGS = ((273, 279), (324, 325))
-"""Offsets and byte counts: of the strips, of the tiles."""
+"""Tags of offsets and byte counts, of strips and of tiles."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFormat:
-    """One format: the Pillow class that reads it, how its bytes are known, and how one sees that some are missing.
+    """One format.
 
-    The class is called instead of `Image.open`, which would try other formats too, and which raises or warns about
-    large images before a caller can see their size.
+    Attributes:
+        pillow_class: Reads it. Used instead of `Image.open`, which tries other formats, too, and raises or warns about
+            large images before their size is known.
+        matches: Whether a file has this format.
+        ends_early: Whether a broken file is cut off, for formats whose Pillow class doesn't always say so.
     """
 
     pillow_class: type[ImageFile]
     matches: Callable[[bytes], bool]
-    ends_early: Callable[[bytes], bool]
-    """Whether the structure of the (broken) file points behind its end. May be False for a file cut in its pixels."""
+    ends_early: Callable[[bytes], bool] = lambda _: False
 
 
 def sniff_format(data: bytes) -> str | None:
-    """The name of the format in `FORMATS` that the bytes are in; None for everything else."""
+    """The name in `FORMATS` of the format of a file; None if it is none of them."""
     return next((name for name, image_format in FORMATS.items() if image_format.matches(data)), None)
 
 
@@ -52,12 +53,12 @@ def _is_webp(data: bytes) -> bool:
 
 
 def _is_bmp(data: bytes) -> bool:
-    """`BM` alone is too weak a sign: any text may begin with it."""
+    """`BM` alone is too weak: any text may begin with it."""
     return data.startswith(b"BM") and int.from_bytes(data[14:18], "little") in _BMP_HEADER_SIZES
 
 
 def _is_avif(data: bytes) -> bool:
-    """An ISO file that names AVIF among its brands: HEIC uses the same container."""
+    """An ISO media file with an AVIF brand: HEIC uses the same container."""
     if data[4:8] != b"ftyp":
         return False
     end = min(int.from_bytes(data[:4], "big"), len(data))
@@ -66,47 +67,23 @@ def _is_avif(data: bytes) -> bool:
 
 
 def _jpeg_ends_early(data: bytes) -> bool:
-    """No end-of-image marker after the first scan's header. Thumbnails have their own, but they lie before it."""
-    header_end = max((end for _, _, end in jpeg_segments(data)), default=len(data))
-    return data.find(b"\xff\xd9", header_end) < 0
-
-
-def _png_ends_early(data: bytes) -> bool:
-    at = len(_PNG_SIGNATURE)
-    while at + 12 <= len(data):
-        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if kind == b"IEND" or not kind.isalpha():
-            return False
-        at += 12 + length
-    return True
+    """Whether there is no end-of-image marker in the second half: the first may hold that of a thumbnail."""
+    return data.find(b"\xff\xd9", len(data) // 2) < 0
 
 
 def _webp_ends_early(data: bytes) -> bool:
     return 8 + int.from_bytes(data[4:8], "little") > len(data)
 
 
-def _gif_ends_early(data: bytes) -> bool:
-    return not data.rstrip(b"\0").endswith(b";")
-
-
-def _bmp_ends_early(data: bytes) -> bool:
-    return int.from_bytes(data[10:14], "little") > len(data)
-
-
 def _tiff_ends_early(data: bytes) -> bool:
-    """The first directory, or the pixels that it points to, lie behind the end."""
-    if data[:4] in (b"II*\0", b"MM\0*"):
-        order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
-        directory = int.from_bytes(data[4:8], order)
-        num_entries = int.from_bytes(data[directory : directory + 2], order)
-        if directory + 2 + 12 * num_entries > len(data):
-            return True
+    """Whether the first directory, or the pixels that it points to, lie beyond the end."""
     tags = first_ifd(data)
-    return any(
-        offset + count > len(data)
+    parts = [
+        offset + count
         for offsets, counts in _TIFF_DATA_TAGS
         for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
-    )
+    ]
+    return max(parts, default=math.inf) > len(data)
 
 
 def _avif_ends_early(data: bytes) -> bool:
@@ -114,20 +91,20 @@ def _avif_ends_early(data: bytes) -> bool:
     while at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         if length == 0:
-            return False  # by the standard: this box reaches to the end of the file, wherever that is
+            return False  # by the standard, this box extends to the end of the file
         at += max(length, 8)
     return at != len(data)
 
 
 FORMATS: dict[str, ImageFormat] = {
     JPEG: ImageFormat(JpegImageFile, lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_ends_early),
-    "png": ImageFormat(PngImageFile, lambda data: data.startswith(_PNG_SIGNATURE), _png_ends_early),
+    "png": ImageFormat(PngImageFile, lambda data: data.startswith(b"\x89PNG\r\n\x1a\n")),
     "webp": ImageFormat(WebPImageFile, _is_webp, _webp_ends_early),
-    "gif": ImageFormat(GifImageFile, lambda data: data.startswith((b"GIF87a", b"GIF89a")), _gif_ends_early),
-    "bmp": ImageFormat(BmpImageFile, _is_bmp, _bmp_ends_early),
+    "gif": ImageFormat(GifImageFile, lambda data: data.startswith((b"GIF87a", b"GIF89a"))),
+    "bmp": ImageFormat(BmpImageFile, _is_bmp),
     TIFF: ImageFormat(
         TiffImageFile, lambda data: data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), _tiff_ends_early
     ),
     "avif": ImageFormat(AvifImageFile, _is_avif, _avif_ends_early),
 }
-"""The formats that can be labelled. `jpeg` also stands for MPO, the multi-picture JPEG of phones: its first picture."""
+"""The formats that can be labelled. `jpeg` includes MPO, the multi-picture JPEG of phones: its first picture."""

@@ -65,9 +65,10 @@ DIFFERENCES = {
 
 CUT_OFF = {
     "pillow/oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif",
-    "pillow/zero_width.gif",
+    "pillow/crash-2020-10-test.tif",
+    "pillow/crash-63b1dffefc8c075ddc606c0a2f5fdc15ece78863.tif",
+    "pillow/seek_too_large.tif",
     "jpeg-seeds/images_id:000469,src:000000,op:havoc,rep:4,+cov.jpg",
-    "jpeg-seeds/images_id:003934,src:000877,op:havoc,rep:4,+cov.jpg",
     *(
         f"pillow/crash-{name}.tif"
         for name in (
@@ -78,7 +79,7 @@ CUT_OFF = {
         )
     ),
 }  # fmt: skip
-"""Files whose pixels lie behind their end, or that lack the mark of their end; Pillow has other words for them."""
+"""Files whose pixels or end marker are missing, which Pillow calls something else than truncated."""
 
 
 def code_by_the_record(row: Mapping[str, str], data: bytes) -> str | None:
