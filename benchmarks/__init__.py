@@ -1,1 +1,1 @@
-"""Measured speed beside what people would use instead."""
+"""Measures the speed of locray and of what people would use instead."""

@@ -17,7 +17,7 @@ def labelling(config: BenchmarkConfig, console: Console) -> ExitCode:
 
     if config.output is not None:
         try:
-            config.output.touch()  # what can't be written is told at once
+            config.output.touch()  # fails early if it can't be written
         except OSError as error:
             raise UsageError(f"{config.output} can't be written: {error.strerror}") from error
     speed = run(config, console.report)
@@ -39,4 +39,4 @@ def training(config: BenchmarkTrainingConfig, console: Console) -> ExitCode:
 
 if __name__ == "__main__":
     verbs = {"labelling": Command(BenchmarkConfig, labelling), "training": Command(BenchmarkTrainingConfig, training)}
-    sys.exit(run_command_line("benchmarks", "Measures locray beside what people would use instead.", verbs))
+    sys.exit(run_command_line("benchmarks", "Measures the speed of locray and of other tools.", verbs))

@@ -1,7 +1,7 @@
-"""Where the time of a labelled image goes, step by step, in one process without Ray. Called by `labelling`.
+"""The time that a labelled image takes in each step, in one process without Ray.
 
-The stages run as they are under Python's profiler; functions of theirs are found by name. What locray takes beyond the
-sum of its steps is Ray's processes, copies between them, and waiting.
+The stages run unchanged under Python's profiler, which finds their functions by name. What locray takes beyond the sum
+of its steps is Ray's processes, copies between them, and waiting.
 """
 
 import cProfile
@@ -26,18 +26,18 @@ MAX_IMAGES = 64
 _MS = 1000
 
 
-def breakdown(folder: Path, model: str, packages: str, images_per_s_steady: float | None) -> dict[str, float]:
-    """Milliseconds of one core an image takes in each step.
+def breakdown(folder: Path, model: str, compiled: str, images_per_s_steady: float | None) -> dict[str, float]:
+    """Milliseconds of one core per image, by step.
 
     Args:
         folder: The images.
         model: The artifact.
-        packages: The --compiled of `locray label`.
-        images_per_s_steady: How fast locray labelled them, on all cores, for the last line.
+        compiled: The --compiled of `locray label`.
+        images_per_s_steady: Speed of locray on all cores, for the last step.
     """
     cores = num_cores()
     with tempfile.TemporaryDirectory() as table:
-        config = LabelConfig(images=str(folder), model=model, table=table, compiled=packages)
+        config = LabelConfig(images=str(folder), model=model, table=table, compiled=compiled)
         identity = Identity.of(model, config)
         files = sorted(map(str, folder.iterdir()))
         settings = identity.decode.for_run(len(files), cores)
@@ -67,7 +67,7 @@ def breakdown(folder: Path, model: str, packages: str, images_per_s_steady: floa
     }
     found = {name: round(seconds / count * _MS, 3) for name, seconds in steps.items()}
     left = cores * _MS / images_per_s_steady - sum(found.values()) if images_per_s_steady else 0.0
-    if left > 0:  # measured by themselves, at another moment, the steps may come to more than the run took
+    if left > 0:  # the steps, measured separately, may add up to more than the run took
         found["framework and waiting"] = round(left, 3)
     return found
 
@@ -91,8 +91,8 @@ def _profiled(step: Any) -> tuple[pstats.Stats, Any]:
 
 
 def _seconds(stats: pstats.Stats, file_name: str, function: str) -> float:
-    """Cumulative seconds of a function, which must have been called: it may have another name by now."""
+    """Cumulative seconds of a function."""
     calls: dict[tuple[str, int, str], tuple[int, int, float, float, Any]] = stats.stats  # type: ignore[attr-defined]
     found = [times[3] for (path, _, name), times in calls.items() if name == function and path.endswith(file_name)]
-    assert found, f"no call of {function} in {file_name}"
+    assert found, f"no call of {function} in {file_name}: was it renamed?"
     return sum(found)

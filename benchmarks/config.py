@@ -1,4 +1,4 @@
-"""The options of the two benchmarks."""
+"""Options of the two benchmarks."""
 
 from pathlib import Path
 from typing import Self
@@ -19,7 +19,7 @@ class BenchmarkTrainingConfig(DatasetOptions):
         None, description="Side of the network's square input in pixels. Default: what suits the model."
     )
     batch_size: Positive = Field(32, description="Images in one optimiser step.")
-    rounds: Positive = Field(3, description="Times that each is measured, in turn.")
+    rounds: Positive = Field(3, description="Number of runs of each, in turn.")
 
 
 class BenchmarkConfig(CommandConfig):
@@ -31,7 +31,7 @@ class BenchmarkConfig(CommandConfig):
     )
     small_images: Positive = Field(256, description="Images to label as they are.")
     large_images: NotNegative = Field(48, description="Photographs of 2 to 12 megapixels to make of them and label.")
-    rounds: Positive = Field(3, description="Times that each is measured, in turn.")
+    rounds: Positive = Field(3, description="Number of runs of each, in turn.")
     contenders: str | None = Field(
         None,
         description="Who takes part beside locray, with commas: ceiling, ray_data, daft, dataloader, 'ray_data tuned', "

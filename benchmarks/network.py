@@ -23,7 +23,7 @@ _EPOCHS = 4
 
 
 def trained_network(folder: Path) -> str:
-    """Trains on drawn pictures for a minute or two, and gives the artifact's folder.
+    """Trains on drawn pictures for a minute or two, and returns the artifact's folder.
 
     Raises:
         UsageError: the training failed; the message holds the end of what it wrote.
@@ -39,7 +39,7 @@ def trained_network(folder: Path) -> str:
     return str(output)
 
 
-def compile_beforehand(model: str, packages: Path) -> str | None:
+def compile_beforehand(model: str, output: str) -> str | None:
     """Compiles a network as `locray compile` does, into a folder of the benchmark's own.
 
     Returns:
@@ -47,5 +47,5 @@ def compile_beforehand(model: str, packages: Path) -> str | None:
     """
     if torch.cuda.is_available() or read_artifact_info(model).info.int8_ranges is not None:
         return "it is not used here"
-    config = CompileConfig(model=model, output=str(packages), batch_size=BATCH_SIZE)
+    config = CompileConfig(model=model, output=output, batch_size=BATCH_SIZE)
     return compile_model(config, ignore).reason

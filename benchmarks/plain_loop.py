@@ -1,7 +1,7 @@
-"""The training loop that a PyTorch user writes, to measure against: DataLoader, Pillow, one process. No Ray, no locray.
+"""The training loop that a PyTorch user writes: DataLoader, Pillow, one process. No Ray.
 
-Run as a process of its own by `training`, with its settings as JSON in the first argument; prints JSON. It borrows
-locray's network and annotations, so that the same is computed from the same files; the rest is as in a tutorial.
+A script that takes its settings as JSON in the first argument and prints JSON. It uses locray's network and
+annotations, so that it computes the same from the same files. The rest is as in a tutorial.
 """
 
 import json
@@ -25,7 +25,7 @@ from locray.models.interface import LOSS, Targets
 
 @dataclass(frozen=True, slots=True)
 class PlainSettings:
-    """What to train, and how fast it may be made."""
+    """What to train, and how."""
 
     data: str
     format: str
@@ -65,7 +65,7 @@ class PillowImages(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 def train(settings: PlainSettings) -> dict[str, Any]:
-    """Trains; images a second of each epoch, workers already running in all but the first."""
+    """Trains. The images per second of each epoch; the first one includes the start of the workers."""
     dataset = read_dataset(settings.data, settings.format, settings.split)
     images = PillowImages(dataset.records, dataset.classes, settings.input_size_px)
     loader = DataLoader(

@@ -1,7 +1,7 @@
-"""Runs a command and measures all its processes: time, processor time, memory. Called by `labelling`. Linux only.
+"""Runs a command and measures all its processes: time, processor time and memory. Linux only.
 
-A tree is watched through /proc, because the operating system does not add up the times of Ray's workers: their parent
-never waits for them. What a process used in its last quarter second, and one that lived shorter, is not seen.
+The processes are watched through /proc, because their parent never waits for Ray's workers, so the operating system
+does not add up their times. The last quarter second of a process, and processes that live shorter, are not seen.
 """
 
 import os
@@ -14,9 +14,9 @@ from pathlib import Path
 
 from locray.errors import UsageError
 
-_BETWEEN_LOOKS_S = 0.25
-_SHARE_FOR_MEMORY = 0.02
-"""Of the time: to look at the memory of many large processes takes a core for tens of milliseconds."""
+_INTERVAL_S = 0.25
+_MEMORY_TIME_SHARE = 0.02
+"""Share of the time spent on reading memory sizes: for many large processes that takes tens of milliseconds."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 _ERROR_TAIL = 2000
@@ -26,22 +26,22 @@ _ERROR_TAIL = 2000
 class Measured:
     """One run of a command."""
 
-    started: float
-    """By the clock of `time.time`."""
+    started_at_s: float
+    """As `time.time` gives it."""
     wall_s: float
     cpu_s: float
     """User and system time of all processes."""
     peak_bytes: int
-    """Largest sum of the proportional set sizes (PSS), in which memory that several share counts once."""
+    """Largest sum of the proportional set sizes (PSS), which count shared memory once."""
 
 
 def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
     """Runs a command to its end.
 
     Raises:
-        UsageError: it failed; the message holds the end of what it wrote.
+        UsageError: it failed; the message holds the end of its output.
     """
-    tree, looks, peak, next_look_at_memory = _Tree(), 0, 0, 0.0
+    tree, num_looks, peak, next_memory_s = _ProcessTree(), 0, 0, 0.0
     with tempfile.TemporaryFile() as output:
         started, began = time.time(), time.monotonic()
         with subprocess.Popen(
@@ -51,11 +51,11 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Meas
                 while process.poll() is None:
                     tree.look(process.pid)
                     now = time.monotonic()
-                    if now >= next_look_at_memory:
+                    if now >= next_memory_s:
                         peak = max(peak, tree.memory_bytes())
-                        next_look_at_memory = now + (time.monotonic() - now) / _SHARE_FOR_MEMORY
-                    looks += 1
-                    time.sleep(_BETWEEN_LOOKS_S if looks > 1 else 0.05)
+                        next_memory_s = now + (time.monotonic() - now) / _MEMORY_TIME_SHARE
+                    num_looks += 1
+                    time.sleep(_INTERVAL_S if num_looks > 1 else 0.05)
             except BaseException:
                 process.terminate()
                 raise
@@ -68,16 +68,16 @@ def run_measured(command: Sequence[str], environment: Mapping[str, str]) -> Meas
     return Measured(started, wall_s, tree.cpu_s(), peak)
 
 
-class _Tree:
-    """A process, its children and theirs; also those whose parent has died."""
+class _ProcessTree:
+    """A process and its descendants, including those whose parent has died."""
 
     def __init__(self) -> None:
         self._ticks: dict[tuple[int, str], int] = {}
-        """Processor time by process, which is named by its number and the moment of its start."""
+        """Processor time by process id and start time."""
         self._alive: list[int] = []
 
     def look(self, root: int) -> None:
-        """Notes who is there."""
+        """Records the running processes and their processor times."""
         found: dict[int, tuple[int, str, int]] = {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -95,7 +95,7 @@ class _Tree:
         self._ticks |= {(pid, found[pid][1]): found[pid][2] for pid in self._alive}
 
     def memory_bytes(self) -> int:
-        """PSS of those who were there at the last look."""
+        """PSS of the processes of the last look."""
         total = 0
         for pid in self._alive:
             try:
@@ -106,5 +106,5 @@ class _Tree:
         return total * _KIB
 
     def cpu_s(self) -> float:
-        """Processor time of all who were ever seen."""
+        """Processor time of all processes ever seen."""
         return sum(self._ticks.values()) / _TICKS_PER_SECOND

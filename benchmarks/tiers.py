@@ -1,7 +1,4 @@
-"""The images to measure on: small ones as given or drawn, and photographs of several megapixels made of them.
-
-Called by `labelling`.
-"""
+"""The images to measure on: small ones, given or drawn, and photographs of several megapixels made of them."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -18,12 +15,12 @@ DRAWN_SIDE_PX = 300
 MEGAPIXELS = (2, 12)
 _QUALITY = 90
 _GRAIN = 5
-"""Standard deviation of the sensor noise that brings a file of a photograph's size."""
+"""Standard deviation of the noise that gives a file the size of a photograph's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Some files in a folder of their own."""
+    """Images of one kind, in a folder of their own."""
 
     name: str
     folder: Path
@@ -34,10 +31,10 @@ def make_tiers(images: Path | None, folder: Path, num_small: int, num_large: int
     """Writes the images of both tiers.
 
     Args:
-        images: Folder of JPEGs to take them from; drawn ones if None.
-        folder: Where to.
-        num_small: How many images as they are.
-        num_large: How many large ones; with none, there is no such tier.
+        images: Folder of JPEGs to take; None draws them.
+        folder: Folder for the tiers.
+        num_small: Number of small images.
+        num_large: Number of large images; 0 leaves that tier out.
 
     Raises:
         UsageError: the folder has too few JPEGs.
@@ -82,7 +79,7 @@ def _draw(tier: Tier) -> None:
 
 
 def enlarge(source: Path, target: Path, megapixels: float) -> None:
-    """Writes a photograph of the same view: more pixels, and grain, without which its file would be far too small."""
+    """Writes the picture with more pixels, and with grain, without which the file would be far too small."""
     with Image.open(source) as file:
         picture = file.convert("RGB")
     factor = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5

@@ -1,6 +1,6 @@
-"""Training speed beside a plain PyTorch loop's, on the same files with the same network. Called by the command line.
+"""Training speed of locray and of a plain PyTorch loop, on the same files with the same network.
 
-Each of the three runs in processes of its own, in turn, several times: a machine that slows down slows all of them.
+All three run in processes of their own, in turn, several times, so that a machine that slows down slows all of them.
 """
 
 import json
@@ -21,14 +21,14 @@ from locray.progress import Progress, Report
 from locray.training.history import read_history
 
 EPOCHS = 3
-"""The first one warms up and is not counted."""
+"""The first one is a warm-up, and not counted."""
 
 LOCRAY, PLAIN, TUNED = "locray", "plain_fp32", "plain_bf16"
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpeed:
-    """Images a second of every round, and the medians' ratios, as `--json` prints them."""
+    """Images per second of every round, and the ratios of medians, as `--json` prints them."""
 
     model: str
     input_size: int
@@ -45,7 +45,7 @@ def benchmark(config: BenchmarkTrainingConfig, report: Report) -> TrainingSpeed:
     """Runs the three in turn, `--rounds` times.
 
     Raises:
-        UsageError: there is no such data, or one of them failed; the message holds the end of what it wrote.
+        UsageError: there is no such data, or one of them failed; the message holds the end of its output.
         StoreError: the annotations can't be read.
     """
     read_dataset(config.data, config.format, config.split)
@@ -73,7 +73,7 @@ def _median(speeds: list[float]) -> float:
 
 
 def _locray(config: BenchmarkTrainingConfig, size: int) -> float:
-    """As a user runs it, augmentation and averaged weights included."""
+    """Images per second of `locray train`, augmentation and averaged weights included."""
     with tempfile.TemporaryDirectory(prefix="locray-") as output:
         options = {
             "data": config.data,

@@ -1,11 +1,11 @@
-"""What Ray and torch cost before anything is done: Ray is started, and a worker imports torch."""
+"""Starts Ray and a worker that imports torch: what they take before any work is done."""
 
 import ray
 
 
 @ray.remote
 def version() -> str:
-    """Of torch."""
+    """Version of torch."""
     import torch
 
     return str(torch.__version__)

@@ -1,8 +1,8 @@
-"""The most that a machine gives, written by hand without a framework: one process, threads that decode, one file.
+"""The highest speed of a machine: a program by hand without a framework, with one process, decoding threads, one file.
 
-JPEGs are decoded no larger than needed, pixels stay uint8 up to the network, the network runs in whichever form is the
-fastest here (float32 or bfloat16, as it is or compiled), and its memory is kept from batch to batch. No retries, no
-failures, no resuming: that is the price.
+JPEGs are decoded no larger than needed, pixels stay uint8 up to the network, the network runs in the fastest form
+(float32 or bfloat16, eager or compiled), and its memory is kept from batch to batch. In return it has no retries, no
+handling of bad images, and can't resume.
 """
 
 import time
@@ -28,8 +28,9 @@ from locray.models.artifact import load_artifact
 
 _REDUCING_GAP = 2.0
 _SIDES = 2
-"""What is left to the filter: at half of it, one box in twenty-five of photographs is another one."""
-_WORTH_COMPILING = 0.95
+"""Factor of size that is left to the filter: with half of it, one box in twenty-five of photographs differs."""
+_MAX_COMPILED_TIME = 0.95
+"""Relative to the eager network's; else the eager one runs."""
 _Sizes = list[tuple[int, int]]
 _Batch = tuple[NDArray[np.uint8], _Sizes]
 
@@ -72,7 +73,7 @@ def _end(begun: tuple[NDArray[np.uint8], list["Future[tuple[int, int]]"]]) -> _B
 
 
 def _decode(path: str, out: NDArray[np.uint8]) -> tuple[int, int]:
-    """Fills a row of the batch (S, S, 3), and gives the picture's full width and height."""
+    """Fills a row of the batch (S, S, 3), and returns the picture's full width and height."""
     data = Path(path).read_bytes()
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     fit = Letterbox.fit(width, height, out.shape[0])
@@ -88,7 +89,7 @@ def _decode(path: str, out: NDArray[np.uint8]) -> tuple[int, int]:
 
 
 class FastestNetwork:
-    """A network in the form that is the fastest on this machine, by a measurement of each."""
+    """A network in the form that is fastest on this machine, measured when it starts."""
 
     def __init__(self, model: Any, size_px: int, *, compiles: bool) -> None:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -113,7 +114,7 @@ class FastestNetwork:
             self.form += ", eager: nothing to compile with"
             return
         took = time.perf_counter() - started - 3 * seconds
-        if seconds < _WORTH_COMPILING * eager_s:
+        if seconds < _MAX_COMPILED_TIME * eager_s:
             self._run = compiled
             self.form += f", compiled in {took:.0f} s"
         else:

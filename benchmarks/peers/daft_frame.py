@@ -1,7 +1,7 @@
 """Daft's script for the classification of images: download, decode, a row-wise transform, a batch UDF, `write_parquet`.
 
 After `benchmarking/ai/image_classification` of https://github.com/Eventual-Inc/Daft, on its runner for one machine.
-Daft 0.7 wants a pyarrow before 26, so that it comes from a folder of its own: `--daft`.
+Daft 0.7 needs pyarrow before 26, so it comes from a folder of its own: `--daft`.
 """
 
 from typing import Any

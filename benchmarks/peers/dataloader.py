@@ -14,7 +14,7 @@ from benchmarks.peers.network import Network, published_transform
 
 
 class Pictures(Dataset[tuple[Tensor, str, Tensor]]):
-    """Pictures as the network takes them, with path and size."""
+    """Pictures as the network takes them, with paths and sizes."""
 
     def __init__(self, paths: list[str], size_px: int) -> None:
         self._paths = paths

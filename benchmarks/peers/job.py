@@ -1,6 +1,6 @@
-"""What a script is told to do, and how it tells what it did. Called by each of them, and by `benchmark.labelling`.
+"""The arguments of the scripts, and the notes that they leave.
 
-Without torch: `locray label` imports none in its first process, and must not be slowed down for being watched.
+Imports no torch: `locray label` imports none in its first process, and must not be slowed down by the benchmark.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 BATCH_SIZE = 32
 NOTHING_FOUND = -1
-"""The label id of an image without a detection."""
+"""Label id of an image without a detection."""
 BOX = ("xmin", "ymin", "xmax", "ymax")
 TICKS = "ticks.txt"
 NOTES = "notes.json"
@@ -22,60 +22,60 @@ ROWS = "rows"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to label, and how fast it may be made."""
+    """What to label, and how."""
 
     images: Path
     model: str
     output: Path
     tuned: bool = False
-    """bfloat16 where that is faster, channels_last memory, and as many threads as suit. Nothing else changes."""
-    packages: str = "never"
+    """bfloat16 if it is faster, channels_last memory, and a thread per core. Nothing else changes."""
+    compiled: str = "never"
     """The --compiled of `locray label`."""
 
     @classmethod
     def from_arguments(cls) -> "Job":
-        """The arguments of this process."""
+        """Reads the arguments of this process."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--images", type=Path, required=True)
         parser.add_argument("--model", required=True)
         parser.add_argument("--output", type=Path, required=True)
         parser.add_argument("--tuned", action="store_true")
-        parser.add_argument("--packages", default="never")
+        parser.add_argument("--compiled", default="never")
         return cls(**vars(parser.parse_args()))
 
     def arguments(self) -> list[str]:
-        """The same, for another process."""
+        """The arguments for another process."""
         tuned = ["--tuned"] if self.tuned else []
         paths = ["--images", str(self.images), "--model", self.model, "--output", str(self.output)]
-        return [*paths, "--packages", self.packages, *tuned]
+        return [*paths, "--compiled", self.compiled, *tuned]
 
     def paths(self) -> list[str]:
         """The files to label."""
         return [str(path) for path in sorted(self.images.iterdir())]
 
     def note(self, **facts: str) -> None:
-        """Leaves facts about how the script ran."""
+        """Notes facts about how the script ran."""
         (self.output / NOTES).write_text(json.dumps(facts), encoding="utf-8")
 
 
 class Ticks:
-    """Notes when how many images were done."""
+    """Notes the time at which each number of images was done."""
 
     def __init__(self, output: Path) -> None:
         self._path = output / TICKS
         self._done = 0
 
     def add(self, num_images: int) -> None:
-        """So many more are done."""
+        """Adds images that are done."""
         self.reached(self._done + num_images)
 
     def reached(self, num_images: int) -> None:
-        """So many are done in all."""
+        """Sets the number of images that are done."""
         self._done = num_images
         with self._path.open("a", encoding="ascii") as file:
             file.write(f"{time.time()} {num_images}\n")
 
 
 def num_cores() -> int:
-    """Of this process."""
+    """Number of cores of this process."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""The network that the scripts share, so that they differ only in how they get from files to rows."""
+"""The network of all scripts, so that they differ only in how they get from files to rows."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ def published_transform(size_px: int) -> Callable[[Image.Image], Tensor]:
 
 
 class Network:
-    """The network of an artifact, taking normalised float images as torchvision's transforms make them."""
+    """The network of an artifact, for normalised float images as torchvision's transforms make them."""
 
     def __init__(self, job: Job) -> None:
         artifact = load_artifact(job.model)
@@ -62,11 +62,11 @@ class Network:
 
     @property
     def precision(self) -> str:
-        """Of the arithmetic."""
+        """The number format of the arithmetic."""
         return str(self._dtype).removeprefix("torch.")
 
     def __call__(self, images: Tensor, paths: Sequence[str], sizes_wh: Sequence[tuple[int, int]]) -> dict[str, Any]:
-        """The columns of a batch (B, 3, S, S) float32 of the pictures of these sizes."""
+        """Columns for a batch (B, 3, S, S) float32 of pictures of these sizes."""
         return columns_of(self._predict(images), paths, sizes_wh, self.size_px, self._threshold)
 
     def _predict(self, images: Tensor) -> PredictedBoxes:
@@ -97,7 +97,7 @@ def columns_of(
     size_px: int,
     score_threshold: float,
 ) -> dict[str, Any]:
-    """The best detection of each image, in its own pixels: what every contender writes."""
+    """The columns that every contender writes: the best detection of each image, in its own pixels."""
     count = len(paths)
     boxes = predicted.boxes_xyxy_px[:count, 0].double().cpu().numpy()
     scores = predicted.scores[:count, 0].float().cpu().numpy()

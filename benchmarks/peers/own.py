@@ -1,4 +1,4 @@
-"""`locray label` itself, with its progress noted like that of the others. Table and options are a user's."""
+"""`locray label` with its defaults, whose progress is noted like that of the others."""
 
 import sys
 
@@ -13,7 +13,7 @@ MAX_IMAGES_PER_UNIT = 256
 UNITS_TO_SEE_PROGRESS = 8
 
 
-class _NotingConsole(Console):
+class _TickingConsole(Console):
     def __init__(self, ticks: Ticks) -> None:
         super().__init__()
         self._ticks = ticks
@@ -26,7 +26,7 @@ class _NotingConsole(Console):
 def main() -> None:
     """The script."""
     job = Job.from_arguments()
-    # Rows come unit by unit. A benchmark is so short that the usual unit would leave no progress to time.
+    # Rows come unit by unit, and so few images would make too few units of the usual size to measure progress.
     batches_per_unit = len(job.paths()) // UNITS_TO_SEE_PROGRESS // BATCH_SIZE
     unit_size = min(MAX_IMAGES_PER_UNIT, max(1, batches_per_unit) * BATCH_SIZE)
     config = LabelConfig(
@@ -34,9 +34,9 @@ def main() -> None:
         model=job.model,
         table=str(job.output / ROWS),
         unit_size=unit_size,
-        compiled=job.packages,
+        compiled=job.compiled,
     )
-    exit_code = label(config, _NotingConsole(Ticks(job.output)))
+    exit_code = label(config, _TickingConsole(Ticks(job.output)))
     stop_ray()
     sys.exit(exit_code)
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.agreement import Agreement, Answers, compare
+from benchmarks.agreement import Agreement, Predictions, compare
 from benchmarks.config import BenchmarkConfig
-from benchmarks.labelling import CEILING, LOCRAY, Result, Run, benchmark, ratios, steady
+from benchmarks.labelling import benchmark
 from benchmarks.network import compile_beforehand
 from benchmarks.processes import run_measured
+from benchmarks.results import CEILING, LOCRAY, Result, Run, ratios, steady_images_per_s
 from benchmarks.tiers import make_tiers
 from locray.errors import UsageError
 from locray.models.architectures import build_model
@@ -25,9 +26,9 @@ from tests.helpers.commands import benchmark as run_benchmark
 BOX = np.array([10.0, 10, 30, 30])
 
 
-def answers(num_images, box=BOX, label=0):
+def predictions(num_images, box=BOX, label=0):
     names = [f"{number}.jpg" for number in range(num_images)]
-    return Answers(dict.fromkeys(names, label), dict.fromkeys(names, box))
+    return Predictions(dict.fromkeys(names, label), dict.fromkeys(names, box))
 
 
 def result(contender, speeds, counts=True):
@@ -41,42 +42,42 @@ def size_of(path):
 
 
 def test_the_same_answers_agree():
-    assert compare(answers(100), answers(100)) == Agreement(True, 1.0, 1.0)
+    assert compare(predictions(100), predictions(100)) == Agreement(True, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(
     "found",
     [
-        answers(99),
-        answers(101),
-        answers(100, box=BOX + 2),
-        answers(100, label=1),
-        answers(100, label=-1),
+        predictions(99),
+        predictions(101),
+        predictions(100, box=BOX + 2),
+        predictions(100, label=1),
+        predictions(100, label=-1),
     ],
 )
 def test_other_answers_do_not_count(found):
-    assert not compare(found, answers(100)).counts
+    assert not compare(found, predictions(100)).is_valid
 
 
 def test_one_in_a_hundred_may_differ():
-    found = answers(100)
+    found = predictions(100)
     found.label_ids["7.jpg"] = 5
-    assert compare(found, answers(100)).counts
+    assert compare(found, predictions(100)).is_valid
     found.label_ids["8.jpg"] = 5
-    assert not compare(found, answers(100)).counts
+    assert not compare(found, predictions(100)).is_valid
 
 
 def test_nothing_found_agrees_with_nothing_found():
-    nothing = answers(5, box=np.zeros(4), label=-1)
-    assert compare(nothing, nothing).counts
-    assert not compare(answers(5), nothing).counts
+    nothing = predictions(5, box=np.zeros(4), label=-1)
+    assert compare(nothing, nothing).is_valid
+    assert not compare(predictions(5), nothing).is_valid
 
 
 def test_the_steady_state_leaves_out_the_first_batch_and_the_last_part():
     ticks = [(100.0, 20), (101.0, 40), (102.0, 60), (103.0, 80), (104.0, 90), (150.0, 100)]
-    assert steady(ticks, 100) == pytest.approx(70 / 4)
-    assert steady([(100.0, 100)], 100) is None
-    assert steady([(100.0, 20), (100.1, 40), (100.2, 90), (150.0, 100)], 100) is None
+    assert steady_images_per_s(ticks, 100) == pytest.approx(70 / 4)
+    assert steady_images_per_s([(100.0, 100)], 100) is None
+    assert steady_images_per_s([(100.0, 20), (100.1, 40), (100.2, 90), (150.0, 100)], 100) is None
 
 
 def test_ratios_are_of_medians():
@@ -161,7 +162,7 @@ def test_a_network_is_compiled_beforehand_beside_its_model(tmp_path):
         pytest.skip("there is no C++ compiler in PATH, and CXX names none")
     info = ArtifactInfo(architecture="small_cnn", classes=["a", "b"], input_size=32)
     save_artifact(str(tmp_path / "model"), build_model("small_cnn", 2), info)
-    reason = compile_beforehand(str(tmp_path / "model"), tmp_path / "packages")
+    reason = compile_beforehand(str(tmp_path / "model"), str(tmp_path / "packages"))
     assert (tmp_path / "packages").exists() == (reason is None)
     assert reason is None or "times as fast" in reason
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["model.json", "model.safetensors"]
