@@ -1,4 +1,4 @@
-"""The demo, from nothing to a page of labelled pictures: the whole story in one function. Called by cli/commands.py."""
+"""The demo, from nothing to a page of labelled pictures."""
 
 import json
 import shutil
@@ -13,12 +13,14 @@ from locray import schema, storage
 from locray.config import DemoConfig, EvaluateConfig, LabelConfig, TrainConfig
 from locray.demo.images import write_dataset, write_unlabelled
 from locray.errors import UsageError
-from locray.evaluation.run import EvaluationSummary, evaluate
+from locray.evaluation.run import evaluate
+from locray.evaluation.summary import EvaluationSummary
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.labelling.run import label
 from locray.labelling.summary import LabelSummary
 from locray.progress import Report
-from locray.report.page import Box, Failure, Page, Picture, render
+from locray.report.demo import DemoPage, Failure, render_demo_page
+from locray.report.page import Picture, PictureBox
 from locray.table.open import open_table
 from locray.training.run import train
 
@@ -33,7 +35,7 @@ _MARKER = ".locray-demo"
 
 @dataclass(frozen=True, slots=True)
 class DemoSummary:
-    """What the demo made, as `--json` prints it."""
+    """Result of the demo, as `--json` prints it."""
 
     page: str
     evaluation: dict[str, Any]
@@ -46,10 +48,10 @@ class DemoSummary:
 
 
 def demo(config: DemoConfig, report: Report) -> DemoSummary:
-    """Makes pictures, trains on them, evaluates, labels a folder with broken images in it, writes the page.
+    """Draws pictures, trains on them, evaluates, labels a folder with broken images in it, and writes the page.
 
     Raises:
-        UsageError: the output folder holds something that is not a demo's.
+        UsageError: the output folder holds something that the demo did not make.
     """
     folder = config.output.absolute()
     _prepare(folder)
@@ -82,12 +84,12 @@ def demo(config: DemoConfig, report: Report) -> DemoSummary:
     )
     query = _query(table)
     page = folder / "index.html"
-    page.write_text(render(_page(table, evaluation, labelling, query)), encoding="utf-8")
+    page.write_text(render_demo_page(_page(table, evaluation, labelling, query)), encoding="utf-8")
     return DemoSummary(str(page), evaluation.to_dict(), labelling.to_dict(), query)
 
 
 def _prepare(folder: Path) -> None:
-    """An empty folder of our own: what an older demo left goes, anything else is left alone."""
+    """Makes an empty folder. The output of an earlier demo is deleted, anything else is refused."""
     if folder.is_dir() and any(folder.iterdir()):
         if not (folder / _MARKER).exists():
             raise UsageError(f"{folder} is not empty and was not made by the demo; give another folder with --output")
@@ -97,7 +99,7 @@ def _prepare(folder: Path) -> None:
 
 
 def _query(table: str) -> str:
-    """Three lines to paste into Python."""
+    """Python code that queries the table."""
     columns = f"{schema.STATUS}, {schema.ERROR_CODE}, count(*) AS images, sum(len({schema.DETECTIONS})) AS detections"
     return (
         "import duckdb, deltalake\n"
@@ -106,7 +108,7 @@ def _query(table: str) -> str:
     )
 
 
-def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary, query: str) -> Page:
+def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary, query: str) -> DemoPage:
     table = open_table(table_uri)
     assert table is not None
     predictions = duckdb.connect()
@@ -122,7 +124,7 @@ def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary
         f"WHERE {schema.STATUS} = '{schema.STATUS_FAILED}' ORDER BY ALL"
     ).fetchall()
     steady = labelling.images_per_s_steady
-    return Page(
+    return DemoPage(
         title="locray demo",
         summary=(
             f"A localizer was trained on {DATASET_COUNTS['train']:,} drawn pictures, evaluated on "
@@ -149,7 +151,7 @@ def _picture(uri: str, name: str, detections: str) -> Picture:
     decoded = decode_image(storage.read_bytes(uri), limits)
     assert isinstance(decoded, DecodedImage)
     boxes = tuple(
-        Box(
+        PictureBox(
             found[schema.LABEL],
             found[schema.SCORE],
             (found[schema.XMIN], found[schema.YMIN], found[schema.XMAX], found[schema.YMAX]),

@@ -1,1 +1,1 @@
-"""Predictions against annotations: metrics of an artifact on a data set."""
+"""Metrics of predictions against annotations."""

@@ -1,7 +1,6 @@
-"""Charts as inline SVG: lines, and a reliability diagram. Called by the pages of evaluation and training.
+"""Charts as inline SVG: line charts and a reliability diagram.
 
-They take their colours from `charts.html`, so that they follow the reader's light or dark mode. What is pointed at
-says what it is (`<title>`).
+Colours are defined in `charts.html`, so that they follow the reader's light or dark mode.
 """
 
 import math
@@ -14,34 +13,39 @@ from locray.metrics.calibration import Calibration
 
 NUM_COLOURS = 8
 """Classes `c0` to `c7` of `charts.html`."""
-QUIET = "quiet"
-"""The class of a line that stays in the background."""
+BACKGROUND = "quiet"
+"""The class of a line in the background."""
 
 _WIDTH, _HEIGHT = 400, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 48, 50, 10, 42
 _NUM_TICKS = 6
 _LABEL_HEIGHT = 14
-_MOST_MARKED_POINTS = 60
-_FAINTEST = 0.2
+_MAX_LARGE_DOTS = 60
+_MIN_OPACITY = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A curve of a chart."""
+    """A curve of a chart.
+
+    Attributes:
+        name: For the legend and tooltips.
+        points: Pairs of x and y.
+        colour: `c0` and so on, or `BACKGROUND`.
+        end_label: Text beside the last point.
+        marked: Whether each point is a dot with a tooltip.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: str
-    """`c0` and so on, or `QUIET`."""
     end_label: str = ""
-    """What stands at its last point."""
     marked: bool = True
-    """Whether each point is a dot that says its value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A figure of a page."""
+    """A chart with its title, legend and note."""
 
     title: str
     svg: Markup
@@ -51,7 +55,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Where values lie in the picture."""
+    """Maps values to pixels."""
 
     x_ticks: tuple[float, ...]
     y_ticks: tuple[float, ...]
@@ -66,11 +70,11 @@ class Frame:
 
 
 def ticks(low: float, high: float, count: int = _NUM_TICKS, *, whole: bool = False) -> tuple[float, ...]:
-    """About `count` round numbers, 1, 2 or 5 times a power of ten apart; the first and last enclose `low` and `high`.
+    """About `count` round numbers whose distance is 1, 2 or 5 times a power of ten; they enclose `low` and `high`.
 
     Args:
         low: Finite.
-        high: Finite, at least `low`; where it is the same, the ticks go around it.
+        high: Finite, at least `low`. If both are equal, the ticks surround them.
         count: At least 2.
         whole: Whether only whole numbers make sense.
     """
@@ -97,17 +101,17 @@ def line_chart(
     mark_x: tuple[float, str] | None = None,
     note: str = "",
 ) -> Chart:
-    """Curves over one pair of axes.
+    """Draws curves.
 
     Args:
-        title: What the chart shows.
-        lines: At least one point in all.
-        x_label: Below the axis.
-        y_label: Beside the axis.
-        y_limits: What the axis spans, by default what the points span.
-        x_limits: The same for the other axis.
-        whole_x: Whether x is counted in whole numbers.
-        mark_x: A value of x to mark by an upright line, and what it is.
+        title: Title of the chart.
+        lines: The curves, with at least one point in all.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        y_limits: Range of the y axis; by default that of the points.
+        x_limits: Range of the x axis; by default that of the points.
+        whole_x: Whether ticks of the x axis are whole numbers.
+        mark_x: A value of x to mark by a vertical line, and its tooltip.
         note: A sentence below the title.
     """
     xs = [x for line in lines for x, _ in line.points]
@@ -123,16 +127,16 @@ def line_chart(
                 x=x, top=_TOP, bottom=_HEIGHT - _BOTTOM, name=mark_x[1]
             )
         )
-    parts += [_curve(line, frame) for line in sorted(lines, key=lambda line: line.colour != QUIET)]
+    parts += [_curve(line, frame) for line in sorted(lines, key=lambda line: line.colour != BACKGROUND)]
     parts.append(_end_labels(lines, frame))
     return Chart(title, _svg(title, parts), lines if len(lines) > 1 else (), note)
 
 
 def reliability_chart(title: str, calibration: Calibration, note: str = "") -> Chart:
-    """The share of right detections over their score; bars on the diagonal are calibrated, faint bars hold few."""
+    """Draws accuracy by score: bars on the diagonal are calibrated, faint bars hold few detections."""
     frame = Frame(ticks(0, 1), ticks(0, 1))
-    most = max((one.count for one in calibration.bins), default=1)
-    parts = [_axes(frame, "score", "share that is right")]
+    max_count = max((one.count for one in calibration.bins), default=1)
+    parts = [_axes(frame, "score", "share that is correct")]
     for one in calibration.bins:
         left, right, top, bottom = frame.x(one.low), frame.x(one.high), frame.y(one.accuracy), frame.y(0)
         parts.append(
@@ -140,13 +144,13 @@ def reliability_chart(title: str, calibration: Calibration, note: str = "") -> C
                 '<path class="bar" style="fill-opacity: {opacity}" d="M{left} {bottom}V{top}H{right}V{bottom}Z">'
                 "<title>{text}</title></path>"
             ).format(
-                opacity=round(_FAINTEST + (1 - _FAINTEST) * one.count / most, 2),
+                opacity=round(_MIN_OPACITY + (1 - _MIN_OPACITY) * one.count / max_count, 2),
                 left=left + 0.75,
                 right=right - 0.75,
                 top=top,
                 bottom=bottom,
                 text=f"score {one.low:.2f} to {one.high:.2f}: {one.count:,} detections, mean score "
-                f"{one.mean_score:.3f}, {one.accuracy:.1%} right",
+                f"{one.mean_score:.3f}, {one.accuracy:.1%} correct",
             )
         )
     diagonal = f"M{frame.x(0)} {frame.y(0)}L{frame.x(1)} {frame.y(1)}"
@@ -197,7 +201,7 @@ def _curve(line: Line, frame: Frame) -> Markup:
     name = f"{line.name} {line.end_label}".strip()
     parts = [Markup('<path class="line {}" d="{}"><title>{}</title></path>').format(line.colour, path, name)]
     if line.marked:
-        radius = 2.5 if len(places) <= _MOST_MARKED_POINTS else 1
+        radius = 2.5 if len(places) <= _MAX_LARGE_DOTS else 1
         for (x, y), (value, height) in zip(places, line.points, strict=True):
             text = f"{line.name} at {_text(value)}: {height:.4g}"
             parts.append(
@@ -209,14 +213,14 @@ def _curve(line: Line, frame: Frame) -> Markup:
 
 
 def _end_labels(lines: Sequence[Line], frame: Frame) -> Markup:
-    """At the right of each line its label, moved down where it would cover the one above."""
+    """Labels at the right ends of lines, moved down where they would overlap."""
     labelled = sorted(
         ((frame.y(line.points[-1][1]), line) for line in lines if line.end_label and line.points),
         key=lambda pair: pair[0],
     )
     parts, lowest = [], -math.inf
-    for wanted, line in labelled:
-        lowest = max(wanted + 4, lowest + _LABEL_HEIGHT)
+    for y, line in labelled:
+        lowest = max(y + 4, lowest + _LABEL_HEIGHT)
         x = frame.x(line.points[-1][0]) + 6
         parts.append(
             Markup('<text class="end {}" x="{}" y="{}">{}</text>').format(line.colour, x, lowest, line.end_label)
@@ -225,5 +229,5 @@ def _end_labels(lines: Sequence[Line], frame: Frame) -> Markup:
 
 
 def _text(value: float) -> str:
-    """A tick as people write it: 12,000, 0.25, 5e-05."""
+    """Formats a tick: 12,000, 0.25, 5e-05."""
     return f"{value:,.0f}" if value == int(value) else f"{value:g}"

@@ -8,7 +8,7 @@ from locray.errors import ExitCode
 from locray.nightly.records import page_uri, read_records
 from locray.nightly.run import NightlyRun
 from locray.report.charts import Chart, Line, line_chart
-from locray.report.html import render_template
+from locray.report.page import render_template
 from locray.verification.findings import MEANING, Finding
 
 MAX_NIGHTS = 60

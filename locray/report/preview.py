@@ -1,4 +1,4 @@
-"""`locray preview`: a page of training images as a network sees them. Called by the command line."""
+"""The page of `locray preview`: training images as a network sees them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,8 +18,7 @@ from locray.datasets.records import SkipReason
 from locray.errors import UsageError
 from locray.models.interface import NO_OBJECT
 from locray.progress import Progress, Report
-from locray.report.figures import Box, Picture, figure, hues
-from locray.report.html import render_template
+from locray.report.page import Picture, PictureBox, hues, picture_values, render_template
 from locray.training.batches import (
     BOXES,
     HAS_BOX,
@@ -36,23 +35,28 @@ from locray.training.packed import BatchOrder, PackedRecords
 
 NUM_VERSIONS = 5
 DEFAULT_INPUT_SIZE_PX = 224
-"""Of the networks that photographs are usually given to; there is no model to ask."""
+"""Usual for photographs; there is no model whose input size could be used."""
 
-_RECORDS_AT_ONCE = 8
+_RECORDS_PER_BATCH = 8
 
 
 @dataclass(frozen=True, slots=True)
 class PreviewSummary:
-    """What the page shows, as `--json` prints it."""
+    """Content of the page, as `--json` prints it.
+
+    Attributes:
+        page: URI of the page.
+        images: Images of the split.
+        shown: Images on the page.
+        skipped: Annotations that can't be used, by reason; boxes outside their image are known for chosen images only.
+        errors: Chosen images that can't be used, by error code.
+    """
 
     page: str
     images: int
-    """Of the split."""
     shown: int
     skipped: dict[str, int]
-    """Annotations that can't be learned from, by reason; boxes beside their image only of the images shown."""
     errors: dict[str, int]
-    """Images that were to be shown and can't be used, by code."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -60,39 +64,41 @@ class PreviewSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
-    """A record on the page: as it is and changed, or why it can't be shown."""
+class _RecordPreview:
+    """Pictures of a record, as it is and augmented; none where its image can't be used.
+
+    `num_outside` counts its boxes that lie wholly outside the image.
+    """
 
     outcome: str
     pictures: tuple[Picture, ...]
     num_outside: int
-    """Boxes that lie wholly beside the image."""
 
 
 def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     """Reads a split, makes network inputs of some of its images as training does, and writes the page.
 
     Raises:
-        UsageError: the data set or the split is not what it should be, none of the images can be used, the output is a
-            folder, or, with `--strict`, an annotation or an image can't be used.
+        UsageError: data set, split or output is invalid, or no image can be used; with `--strict`, an annotation or an
+            image can't be used.
         StoreError: the store failed.
     """
     output = _checked_output(config.output)
     report(Progress("reading annotations"))
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
-    colours = hues(dataset.classes)
+    hue_of_label = hues(dataset.classes)
     rows = _chosen(len(dataset.records), config.count, config.seed)
     records, errors, skipped = [], Counter[str](), Counter(dataset.skipped)
-    for shown in _shown(config, dataset, rows, report):
-        skipped += Counter({str(SkipReason.OUTSIDE_BOX): shown.num_outside})
-        if shown.pictures:
-            records.append([figure(picture, colours) for picture in shown.pictures])
+    for preview_of_record in _previews(config, dataset, rows, report):
+        skipped += Counter({str(SkipReason.OUTSIDE_BOX): preview_of_record.num_outside})
+        if preview_of_record.pictures:
+            records.append([picture_values(picture, hue_of_label) for picture in preview_of_record.pictures])
         else:
-            errors[shown.outcome] += 1
+            errors[preview_of_record.outcome] += 1
     if not records:
         raise UsageError(
             f"none of {len(rows)} images of split {config.split!r} can be used ({_counted(errors)}). The first is "
-            f"{dataset.records[rows[0]].image_uri}: look whether it opens in an image viewer"
+            f"{dataset.records[rows[0]].image_uri}: check that it opens in an image viewer"
         )
     texts = _texts(config, dataset, len(records), skipped, errors)
     storage.write_bytes(output, render_template("preview.html", records=records, **texts).encode())
@@ -100,29 +106,29 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
 
 
 def _checked_output(name: str) -> str:
-    """The URI to write to, looked at before the work is done."""
+    """The URI to write to, checked before any work."""
     uri = storage.normalise(name)
     if storage.is_remote(uri):
         return uri
     path = Path(storage.local_path(uri))
     if path.is_dir():
         raise UsageError(
-            f"the output is a folder: {path}. Expected an HTML file to write, such as {path / 'page.html'}"
+            f"the output is a folder: {path}. Expected the name of an HTML file, such as {path / 'page.html'}"
         )
     folder = next(parent for parent in path.parents if parent.exists())
     if not folder.is_dir():
-        raise UsageError(f"the output is to lie below a file: {folder}. Expected a path whose folders can be made")
+        raise UsageError(f"the output lies below a file: {folder}. Expected a path whose folders can be made")
     return uri
 
 
 def _chosen(num_records: int, count: int, seed: int) -> list[int]:
-    """Some records, in their order."""
+    """Randomly chosen records, in their order."""
     chosen = np.random.default_rng(seed).choice(num_records, min(count, num_records), replace=False)
     return sorted(int(row) for row in chosen)
 
 
-def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report: Report) -> Iterator[_Shown]:
-    """The records, a few at a time: first as the network is used, then as it is trained in the first epochs."""
+def _previews(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report: Report) -> Iterator[_RecordPreview]:
+    """Each record as in labelling, and as augmented in the first epochs of a training."""
     packed = PackedRecords.of(dataset.records, dataset.classes)
     makers = [
         BatchMaker(
@@ -134,9 +140,9 @@ def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report:
         )
         for augmented in (False, True)
     ]
-    for start in range(0, len(rows), _RECORDS_AT_ONCE):
+    for start in range(0, len(rows), _RECORDS_PER_BATCH):
         report(Progress("making pictures", start, len(rows)))
-        part = rows[start : start + _RECORDS_AT_ONCE]
+        part = rows[start : start + _RECORDS_PER_BATCH]
         versions = [makers[0].batch_of(part, 0), *(makers[1].batch_of(part, epoch) for epoch in range(NUM_VERSIONS))]
         error = strict_error(versions[0], [packed.image_uris[row] for row in part]) if config.strict else None
         if error is not None:
@@ -149,25 +155,25 @@ def _shown(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], report:
             pictures = tuple(
                 _picture(title, batch, place, dataset.classes) for title, batch in zip(names, versions, strict=True)
             )
-            yield _Shown(outcome, pictures if outcome == OUTCOME_NAMES[0] else (), num_outside)
+            yield _RecordPreview(outcome, pictures if outcome == OUTCOME_NAMES[0] else (), num_outside)
     report(Progress("making pictures", len(rows), len(rows)))
 
 
 def _picture(name: str, batch: Batch, place: int, classes: Sequence[str]) -> Picture:
-    """One network input with the objects that it is learned from."""
+    """One network input with its objects."""
     boxes = []
     for label_id, has_box, corners in zip(
         batch[LABEL_IDS][place].tolist(), batch[HAS_BOX][place].tolist(), batch[BOXES][place].tolist(), strict=True
     ):
         if label_id != NO_OBJECT:
-            boxes.append(Box(classes[label_id], None, tuple(corners) if has_box else None))
+            boxes.append(PictureBox(classes[label_id], None, tuple(corners) if has_box else None))
     return Picture(name, batch[IMAGES][place].astype(np.uint8, copy=False), tuple(boxes))
 
 
 def _texts(
     config: PreviewConfig, dataset: Dataset, num_shown: int, skipped: Mapping[str, int], errors: Mapping[str, int]
 ) -> dict[str, Any]:
-    """What the page says beside the pictures."""
+    """Texts of the page."""
     objects = [found for record in dataset.records for found in record.objects]
     facts = {
         "images": f"{len(dataset.records):,}",
@@ -179,14 +185,14 @@ def _texts(
     if without_box:
         facts["objects without a box"] = f"{without_box:,}"
     if dataset.num_clipped_boxes:
-        facts["boxes cut to their image"] = f"{dataset.num_clipped_boxes:,}"
+        facts["boxes clipped to their image"] = f"{dataset.num_clipped_boxes:,}"
     options = config.model_dump(include=set(AugmentationOptions.model_fields) - set(ImageLimits.model_fields))
     options["input_size"] = config.input_size or DEFAULT_INPUT_SIZE_PX
     return {
         "title": f"{dataset.name}: {dataset.split}",
         "summary": (
-            "Images of the data set as a network is given them: on the left as it is used, beside it as it is trained "
-            f"in {NUM_VERSIONS} epochs. Boxes are what the network learns from."
+            "Images of the data set as input of a network: on the left as in labelling, to the right as augmented in "
+            f"{NUM_VERSIONS} epochs of a training, with the boxes that the network learns."
         ),
         "facts": facts,
         "options": {"--" + name.replace("_", "-"): str(value) for name, value in options.items()},

@@ -1,4 +1,4 @@
-"""The page of a training: its curves, and the new model on the validation split. Called by cli/commands.py."""
+"""The page of a training: its curves, and the metrics of the model on the validation split."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,13 +7,13 @@ from locray import storage
 from locray.config import TrainConfig
 from locray.config.common import InferenceOptions
 from locray.datasets.records import Dataset
-from locray.evaluation.figures import Figures
-from locray.evaluation.model import evaluate_dataset
+from locray.evaluation.run import evaluate_dataset
+from locray.evaluation.summary import EvaluationMetrics
 from locray.labelling.identity import Identity
 from locray.progress import Report
-from locray.report.charts import NUM_COLOURS, QUIET, Chart, Line, line_chart
-from locray.report.evaluation import evaluation_parts
-from locray.report.html import render_template
+from locray.report.charts import BACKGROUND, NUM_COLOURS, Chart, Line, line_chart
+from locray.report.evaluation import evaluation_section
+from locray.report.page import render_template
 from locray.training.history import SETTINGS, read_history
 from locray.training.plan import read_splits
 
@@ -23,33 +23,33 @@ MAX_IMAGES = 2000
 _EPOCH = "epoch"
 _LEARNING_RATE = "learning_rate"
 _SPEED = "images_per_s"
-_TITLES = {_LEARNING_RATE: "Learning rate", _SPEED: "Images a second"}
+_TITLES = {_LEARNING_RATE: "Learning rate", _SPEED: "Images per second"}
 
 
 def page_uri(config: TrainConfig) -> str:
-    """Where the page of a training lies."""
+    """URI of the page of a training."""
     return storage.join(storage.normalise(config.output), PAGE_FILE)
 
 
 def write_training_page(
     config: TrainConfig, title: str, facts: Mapping[str, str], best_epoch: int, report: Report
 ) -> None:
-    """Writes the page beside the artifact that the training has made, which labels the validation split for it.
+    """Evaluates the new artifact on the validation split and writes the page beside it.
 
     Args:
-        config: That of the training.
-        title: What heads the page.
-        facts: What to show below, by name.
-        best_epoch: The epoch that the artifact is of.
-        report: Told how far the labelling is.
+        config: The configuration of the training.
+        title: Title of the page.
+        facts: Values to show below the title, by name.
+        best_epoch: The epoch whose weights the artifact has.
+        report: Progress callback.
 
     Raises:
-        UsageError: the data or the artifact have gone.
+        UsageError: the data or the artifact have disappeared.
         StoreError: an image can't be read, or the page can't be written.
     """
     _, validation = read_splits(config)
-    chosen = some_of(validation, MAX_IMAGES)
-    # A curve of precision and recall needs what the artifact's threshold would leave out.
+    chosen = evenly_spread(validation, MAX_IMAGES)
+    # Precision-recall curves need the detections below the artifact's threshold, too.
     prediction = InferenceOptions(
         score_threshold=0,
         max_bytes=config.max_bytes,
@@ -59,7 +59,7 @@ def write_training_page(
     )
     identity = Identity.of(config.output, prediction)
     evaluated = evaluate_dataset(chosen, identity, prediction, report)
-    figures = Figures.of(evaluated.results)
+    metrics = EvaluationMetrics.of(evaluated.results)
     of_all = "" if len(chosen.records) == len(validation.records) else f" of {len(validation.records):,}"
     page = render_template(
         "training.html",
@@ -68,13 +68,13 @@ def write_training_page(
         facts=facts,
         curves=curves(read_history(storage.normalise(config.output)), best_epoch),
         validation=f"The new model on {len(chosen.records):,}{of_all} images of split {validation.split!r}.",
-        parts=evaluation_parts(figures, chosen.records, evaluated.results, identity.decode.limits),
+        section=evaluation_section(metrics, chosen.records, evaluated.results, identity.decode.limits),
     )
     storage.write_bytes(page_uri(config), page.encode())
 
 
-def some_of(dataset: Dataset, count: int) -> Dataset:
-    """At most so many of the records, evenly spread and always the same ones."""
+def evenly_spread(dataset: Dataset, count: int) -> Dataset:
+    """The data set with at most `count` records, evenly spread and always the same ones."""
     total = len(dataset.records)
     if total <= count:
         return dataset
@@ -82,7 +82,7 @@ def some_of(dataset: Dataset, count: int) -> Dataset:
 
 
 def curves(history: Sequence[Mapping[str, float]], best_epoch: int) -> list[Chart]:
-    """Charts over the epochs of whatever was written down: losses, metrics in [0, 1], and each other figure alone."""
+    """Charts of everything in the history: losses, metrics in [0, 1], and each other value on its own."""
     names = dict.fromkeys(name for epoch in history for name in epoch if name != _EPOCH)
     values = {
         name: [
@@ -122,10 +122,10 @@ def _changes(points: Sequence[tuple[float, float]]) -> bool:
 
 
 def _line(name: str, points: Sequence[tuple[float, float]], index: int) -> Line:
-    colour = f"c{index}" if index < NUM_COLOURS else QUIET
+    colour = f"c{index}" if index < NUM_COLOURS else BACKGROUND
     return Line(name.replace("_", " "), points, colour, end_label=f"{points[-1][1]:.3g}")
 
 
 def _from_zero(heading: str, values: Sequence[float]) -> tuple[float, float] | None:
-    """Speeds and learning rates are seen against zero; a loss is not."""
+    """Limits that include zero, for speeds and learning rates."""
     return (min(0.0, *values), max(values)) if heading in _TITLES.values() else None

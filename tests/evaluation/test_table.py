@@ -1,4 +1,4 @@
-"""Evaluation from a predictions table: same figures as by the model, and no figures of something else."""
+"""Evaluation from a predictions table: same metrics as by the model, and no metrics of something else."""
 
 import json
 from datetime import UTC, date, datetime
@@ -12,9 +12,9 @@ from locray import schema
 from locray.config import EvaluateConfig
 from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
-from locray.evaluation.figures import Figures
+from locray.evaluation.comparison import Comparison
 from locray.evaluation.run import evaluate
-from locray.evaluation.truth import Comparison
+from locray.evaluation.summary import EvaluationMetrics
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.identity import Identity
@@ -92,13 +92,13 @@ def test_a_table_and_its_model_give_the_same_figures(
     limits = DecodeLimits.of(config)
     comparison = Comparison(limits)
     pairs = zip(dataset.records, labelled.to_pylist(), strict=True)
-    figures = Figures.of([comparison.result(*pair) for pair in pairs])
-    assert figures.localization.class_accuracy > 0
-    assert figures.localization.mean_iou > 0
-    assert evaluation.figures.localization == figures.localization
-    assert evaluation.figures.detection.map_50_95 == figures.detection.map_50_95
-    assert evaluation.figures.classes == figures.classes
-    assert evaluation.figures.calibration == figures.calibration
+    metrics = EvaluationMetrics.of([comparison.result(*pair) for pair in pairs])
+    assert metrics.localization.class_accuracy > 0
+    assert metrics.localization.mean_iou > 0
+    assert evaluation.metrics.localization == metrics.localization
+    assert evaluation.metrics.detection.map_50_95 == metrics.detection.map_50_95
+    assert evaluation.metrics.classes == metrics.classes
+    assert evaluation.metrics.calibration == metrics.calibration
     assert (evaluation.summary.images, evaluation.summary.errors) == (12, {"truncated": 1})
     assert (evaluation.summary.model_id, evaluation.summary.config_hash) == (MODEL_ID, CONFIG)
 

@@ -1,4 +1,4 @@
-"""A detector and the table that it has labelled give the same figures at the same score threshold, and only there."""
+"""A detector and the table that it has labelled give the same metrics at the same score threshold, and only there."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from locray.convert.export_check import check_images
 from locray.datasets.csv_boxes import write_csv
 from locray.datasets.records import Annotation, ImageAnnotations
 from locray.demo.images import write_dataset
-from locray.evaluation.figures import Figures
 from locray.evaluation.run import evaluate
+from locray.evaluation.summary import EvaluationMetrics
 from locray.labelling.identity import Identity
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
@@ -84,15 +84,15 @@ def _first_and_last(row: dict[str, Any]) -> ImageAnnotations:
     )
 
 
-def what_counts_detections(figures: Figures) -> list[object]:
+def what_counts_detections(metrics: EvaluationMetrics) -> list[object]:
     return [
-        figures.localization,
-        figures.detection.map_50_95,
-        figures.detection.map_50,
-        figures.classes,
-        figures.confusion.counts.tolist(),
-        figures.calibration,
-        figures.best_cut,
+        metrics.localization,
+        metrics.detection.map_50_95,
+        metrics.detection.map_50,
+        metrics.classes,
+        metrics.confusion.counts.tolist(),
+        metrics.calibration,
+        metrics.best_threshold,
     ]
 
 
@@ -101,8 +101,8 @@ def test_detector_and_table_give_equal_metrics_at_equal_threshold(labelled: Labe
     of_table = evaluate(labelled.config(table=labelled.table), ignore)
     at_threshold = evaluate(labelled.config(model=labelled.model, score_threshold=THRESHOLD), ignore)
     whole = evaluate(labelled.config(model=labelled.model), ignore)
-    assert what_counts_detections(at_threshold.figures) == what_counts_detections(of_table.figures)
+    assert what_counts_detections(at_threshold.metrics) == what_counts_detections(of_table.metrics)
     assert at_threshold.summary.config_hash == of_table.summary.config_hash == labelled.config_hash
-    assert whole.figures.detection.map_50 > of_table.figures.detection.map_50 > 0
-    assert whole.figures.confusion.counts.sum() > of_table.figures.confusion.counts.sum()
+    assert whole.metrics.detection.map_50 > of_table.metrics.detection.map_50 > 0
+    assert whole.metrics.confusion.counts.sum() > of_table.metrics.confusion.counts.sum()
     assert whole.summary.config_hash != labelled.config_hash

@@ -27,4 +27,4 @@ class InProcess:
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluations label in this process."""
-    monkeypatch.setattr("locray.evaluation.model.Pipeline", InProcess)
+    monkeypatch.setattr("locray.evaluation.run.Pipeline", InProcess)

@@ -86,4 +86,4 @@ def test_a_bar_is_as_high_as_the_share_that_is_right() -> None:
     frame = Frame(ticks(0, 1), ticks(0, 1))
     assert f"V{frame.y(0.75)}H" in bar.attrib["d"]
     assert math.isclose(float(bar.attrib["style"].split(":")[1]), 1)
-    assert "75.0% right" in next(bar.iter("title")).text
+    assert "75.0% correct" in next(bar.iter("title")).text

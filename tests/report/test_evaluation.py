@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 
 from locray.datasets.records import Dataset, Record
-from locray.evaluation.figures import Figures
-from locray.evaluation.run import Evaluation, EvaluationSummary, summarise
-from locray.evaluation.truth import Evaluated
+from locray.evaluation.comparison import Evaluated
+from locray.evaluation.run import Evaluation
+from locray.evaluation.summary import EvaluationMetrics, EvaluationSummary
 from locray.images.decode import DecodeLimits
 from locray.metrics.results import ImageResult
-from locray.report.evaluation import MAX_CLASSES, evaluation_parts, write_evaluation_page
-from locray.report.evaluation_pictures import worst_pictures
+from locray.report.evaluation import MAX_CLASSES, evaluation_section, write_evaluation_page
+from locray.report.worst_images import worst_pictures
 from tests.helpers.metric_results import BOX, FAR, HALF, result
 
 LIMITS = DecodeLimits(max_bytes=2**24, max_pixels=2**24)
@@ -31,7 +31,7 @@ def records(folder: Path, count: int, size: tuple[int, int] = (64, 64)) -> tuple
 
 
 def names_of_worst(folder: Path, results: list[ImageResult]) -> list[str]:
-    pictures = worst_pictures(Figures.of(results), records(folder, len(results)), results, LIMITS)
+    pictures = worst_pictures(EvaluationMetrics.of(results), records(folder, len(results)), results, LIMITS)
     return [picture.name for picture in pictures]
 
 
@@ -64,7 +64,7 @@ def test_the_worst_of_many_objects_at_the_best_threshold(tmp_path: Path) -> None
         result([("a", BOX), ("a", FAR)], [("a", 0.9, BOX), ("a", 0.7, (80, 80, 90, 90))]),
         result([("a", BOX), ("a", FAR)], []),
     ]
-    assert Figures.of(results).best_cut.score_threshold == 0.8
+    assert EvaluationMetrics.of(results).best_threshold.score_threshold == 0.8
     assert names_of_worst(tmp_path, results) == ["2.png · 2 missed, 0 wrong", "1.png · 1 missed, 0 wrong"]
 
 
@@ -72,7 +72,7 @@ def test_boxes_are_drawn_in_the_pixels_of_the_thumbnail(tmp_path: Path) -> None:
     Image.new("RGB", (1600, 1200)).save(tmp_path / "large.jpg")
     record = Record(str(tmp_path / "large.jpg"), (), None, None)
     one = result([("a", (0, 0, 1600, 1200)), ("c", None)], [("b", 0.9, (800, 600, 1600, 1200))])
-    (picture,) = worst_pictures(Figures.of([one]), [record], [one], LIMITS)
+    (picture,) = worst_pictures(EvaluationMetrics.of([one]), [record], [one], LIMITS)
     height, width = picture.image_hwc_u8.shape[:2]
     assert width < 1600
     assert [box.xyxy_px for box in picture.boxes] == [
@@ -86,7 +86,9 @@ def test_boxes_are_drawn_in_the_pixels_of_the_thumbnail(tmp_path: Path) -> None:
 def test_an_image_that_can_not_be_decoded_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     one = result([("a", BOX)], [])
-    assert not worst_pictures(Figures.of([one]), [Record(str(tmp_path / "broken.png"), (), None, None)], [one], LIMITS)
+    assert not worst_pictures(
+        EvaluationMetrics.of([one]), [Record(str(tmp_path / "broken.png"), (), None, None)], [one], LIMITS
+    )
 
 
 class Page(html.parser.HTMLParser):
@@ -110,9 +112,9 @@ class Page(html.parser.HTMLParser):
 def page_of(folder: Path, results: list[ImageResult]) -> str:
     dataset = Dataset("set", "test", records(folder, len(results)), ("a",), {"empty_box": 3})
     evaluated = Evaluated("model@0123456789ab", "ba9876543210", results, {"truncated": 1})
-    figures = Figures.of(results)
-    summary: EvaluationSummary = summarise("data", dataset, evaluated, figures, table=None, wall_s=0.0)
-    write_evaluation_page(str(folder / "page.html"), Evaluation(summary, figures, dataset, evaluated), LIMITS)
+    metrics = EvaluationMetrics.of(results)
+    summary = EvaluationSummary.of("data", dataset, evaluated, metrics, table=None, wall_s=0.0)
+    write_evaluation_page(str(folder / "page.html"), Evaluation(summary, metrics, dataset, evaluated), LIMITS)
     return (folder / "page.html").read_text()
 
 
@@ -120,21 +122,21 @@ def test_the_page_is_complete_and_offline(tmp_path: Path) -> None:
     text = page_of(tmp_path, [result([("<a>", BOX)], [("<a>", 0.9, FAR)]), result([("b", BOX)], [("<a>", 0.5, BOX)])])
     page = Page(text)
     assert page.headings == [
-        "Precision, recall and trust",
+        "Precision, recall and calibration",
         "Precision and recall at IoU 0.5",
-        "Can scores be taken for probabilities?",
+        "Calibration of scores",
         "Classes",
-        "What is taken for what",
-        "Where it goes wrong",
-        "Left out",
-        "Of what",
+        "Confusion matrix",
+        "Worst images",
+        "Skipped",
+        "Model and configuration",
     ]
     assert len(page.links) == 2
     assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
     assert not re.search(r"https?://|@import|<script|<link", text)
     assert "<a>" not in text
-    assert "&lt;a&gt; taken for &lt;a&gt;: 1 of 1" in text
-    assert "b taken for &lt;a&gt;: 1 of 1" in text
+    assert "&lt;a&gt; predicted as &lt;a&gt;: 1 of 1" in text
+    assert "b predicted as &lt;a&gt;: 1 of 1" in text
     assert "empty_box" in text
     assert "truncated" in text
 
@@ -153,9 +155,9 @@ def test_many_classes_are_put_together_and_no_count_is_lost(tmp_path: Path, coun
     results = [
         result([(f"c{number:03d}", BOX)], [(f"c{random.integers(count):03d}", 0.5, BOX)]) for number in range(count)
     ]
-    parts = evaluation_parts(Figures.of(results), records(tmp_path, count, (8, 8)), results, LIMITS)
-    assert len(parts.heat_names) == MAX_CLASSES + 1 == len(parts.heat_rows)
-    assert sum(cell["count"] for row in parts.heat_rows for cell in row) == count
-    assert (f"{count - MAX_CLASSES + 1} others" in parts.heat_names) == (count > MAX_CLASSES)
-    assert len(parts.charts[0].legend) == 8
-    assert parts.pictures
+    section = evaluation_section(EvaluationMetrics.of(results), records(tmp_path, count, (8, 8)), results, LIMITS)
+    assert len(section.heat_names) == MAX_CLASSES + 1 == len(section.heat_rows)
+    assert sum(cell["count"] for row in section.heat_rows for cell in row) == count
+    assert (f"{count - MAX_CLASSES + 1} others" in section.heat_names) == (count > MAX_CLASSES)
+    assert len(section.charts[0].legend) == 8
+    assert section.pictures

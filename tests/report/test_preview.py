@@ -11,7 +11,7 @@ from PIL import Image
 
 from locray.cli.main import main
 from locray.demo.images import write_dataset
-from tests.report.test_page import Elements
+from tests.report.test_demo import Elements
 
 NUM_VERSIONS = 6
 

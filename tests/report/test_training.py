@@ -1,7 +1,7 @@
 """The curves of a training, from whatever was written down of it."""
 
 from locray.datasets.records import Dataset, Record
-from locray.report.training import curves, some_of
+from locray.report.training import curves, evenly_spread
 
 
 def test_what_belongs_together_shares_a_chart() -> None:
@@ -31,7 +31,7 @@ def test_what_belongs_together_shares_a_chart() -> None:
         "Loss",
         "On the validation split",
         "Learning rate",
-        "Images a second",
+        "Images per second",
         "norm",
     ]
     assert [line.name for line in charts[1].legend] == ["class accuracy", "map 50"]
@@ -49,8 +49,8 @@ def test_a_single_epoch_and_none() -> None:
 def test_a_large_split_is_thinned_out_evenly() -> None:
     records = tuple(Record(str(number), (), None, None) for number in range(10))
     dataset = Dataset("d", "val", records, (), {})
-    assert some_of(dataset, 10) is dataset
-    assert [record.image_uri for record in some_of(dataset, 4).records] == ["0", "2", "5", "7"]
+    assert evenly_spread(dataset, 10) is dataset
+    assert [record.image_uri for record in evenly_spread(dataset, 4).records] == ["0", "2", "5", "7"]
 
 
 def test_how_a_run_was_made_is_shown_where_it_changes() -> None:

@@ -44,17 +44,17 @@ def test_the_page_of_a_training_is_complete_and_offline(config: TrainConfig) -> 
     text = (Path(config.output) / "report.html").read_text()
     page = Page(text)
     assert page.headings == [
-        "Epoch by epoch",
+        "Curves",
         "Loss",
         "On the validation split",
         "Learning rate",
         "Validation",
-        "Precision, recall and trust",
+        "Precision, recall and calibration",
         "Precision and recall at IoU 0.5",
-        "Can scores be taken for probabilities?",
+        "Calibration of scores",
         "Classes",
-        "What is taken for what",
-        "Where it goes wrong",
+        "Confusion matrix",
+        "Worst images",
     ]
     assert "The new model on 8 images of split &#39;val&#39;." in text
     assert text.count("best epoch: 3") == 3
@@ -73,7 +73,7 @@ def assert_offline(text: str, page: Page) -> None:
 
 def assert_confusions(text: str, classes: list[str]) -> None:
     """Every image of the validation split is somewhere in the matrix of all classes and nothing."""
-    cells = re.findall(r'title="(\S+) taken for (\S+): (\d+) of \d+"', text)
+    cells = re.findall(r'title="(\S+) predicted as (\S+): (\d+) of \d+"', text)
     assert len(cells) == (len(classes) + 1) ** 2
     assert {true for true, _, _ in cells} == {*classes, "nothing"}
     assert sum(int(count) for _, _, count in cells) == 8
@@ -87,6 +87,6 @@ def test_the_page_is_made_on_the_device_of_the_training(config: TrainConfig, mon
             asked.append(predict.device)
             super().__init__(decode, predict)
 
-    monkeypatch.setattr("locray.evaluation.model.Pipeline", Noting)
+    monkeypatch.setattr("locray.evaluation.run.Pipeline", Noting)
     write_training_page(config.model_copy(update={"device": "cpu"}), "m", {}, 3, ignore)
     assert asked == ["cpu"]

@@ -1,4 +1,4 @@
-"""An image's annotations beside its predictions, in one frame. Called by the readers of predictions."""
+"""Annotations and predictions of an image, in the same frame."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -20,25 +20,30 @@ _NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Predictions beside annotations, for every image of a data set."""
+    """Predictions and annotations of every image of a data set.
+
+    Attributes:
+        model_id: The model of the predictions.
+        config_hash: The configuration of the predictions.
+        results: In the order of the data set's records. An image that could not be labelled has no detections.
+        errors: Images that could not be labelled, by error code.
+        skipped: Objects that can't be used, as the size of the image shows, by reason.
+    """
 
     model_id: str
     config_hash: str
     results: list[ImageResult]
-    """In the order of the data set's records. An image that could not be labelled has no detections."""
     errors: dict[str, int]
-    """Images that could not be labelled, by code."""
     skipped: dict[str, int] = field(default_factory=dict)
-    """Objects that turned out to lie beside their image once its size was known, by reason."""
 
 
 class Comparison:
-    """Puts annotations beside predictions, image by image, and counts what can't be compared.
+    """Pairs the annotations of each image with its predictions, and counts what can't be compared.
 
     Args:
-        limits: For the rare image that has to be opened again, to see how it was turned.
-        min_score: Detections that score less are left out.
-        strict: Whether what can't be compared is an error.
+        limits: For the rare image that has to be decoded again to find its orientation.
+        min_score: Detections with a lower score are left out.
+        strict: Whether an image or an object that can't be compared is an error.
     """
 
     def __init__(self, limits: DecodeLimits, *, min_score: float = 0.0, strict: bool = False) -> None:
@@ -46,20 +51,20 @@ class Comparison:
         self._min_score = min_score
         self._strict = strict
         self.errors: Counter[str] = Counter()
-        """Images that could not be labelled, by code."""
+        """Images that could not be labelled, by error code."""
         self.skipped: Counter[str] = Counter()
-        """Objects, by reason."""
+        """Objects that can't be used, by reason."""
 
     def result(self, record: Record, row: Mapping[str, Any]) -> ImageResult:
-        """The annotations of a record that lie in its image, cut to it, beside the detections of its row.
+        """Annotations of a record, clipped to the image, and the detections of its row.
 
         Args:
             record: The annotations.
-            row: Of `schema.PREDICTED_SCHEMA` or of the predictions table.
+            row: A row of `schema.PREDICTED_SCHEMA` or of the predictions table.
 
         Raises:
-            StoreError: an image that has to be opened again can't be read.
-            UsageError: `strict`, and the image could not be labelled, or a box lies wholly beside it.
+            StoreError: an image that has to be decoded again can't be read.
+            UsageError: with `strict`, the image could not be labelled, or a box lies wholly outside it.
         """
         if row[schema.ERROR_CODE]:
             self._count_error(record, row[schema.ERROR_CODE])
@@ -86,8 +91,8 @@ class Comparison:
     def _count_error(self, record: Record, code: str) -> None:
         if self._strict:
             raise UsageError(
-                f"{record.image_uri}: could not be labelled ({code}). Expected images that can all be used, as "
-                "--strict asks for: mend the image or take it out of the split, or evaluate without it."
+                f"{record.image_uri}: could not be labelled ({code}). Expected only usable images, because of "
+                "--strict: repair the image, take it out of the split, or evaluate without --strict"
             )
         self.errors[code] += 1
 
@@ -97,8 +102,8 @@ class Comparison:
             corners = " ".join(f"{value:g}" for value in first.box_xyxy_px or ())
             raise UsageError(
                 f"{record.where or record.image_uri}, box of {first.label!r}: {corners} in an image of "
-                f"{row[schema.WIDTH]} x {row[schema.HEIGHT]}: {SkipReason.OUTSIDE_BOX}. Expected annotations that can "
-                "all be used, as --strict asks for: correct them, or leave them out by evaluating without it."
+                f"{row[schema.WIDTH]} x {row[schema.HEIGHT]}: {SkipReason.OUTSIDE_BOX}. Expected only usable "
+                "annotations, because of --strict: correct them, or evaluate without --strict"
             )
         self.skipped[str(SkipReason.OUTSIDE_BOX)] += int((~kept).sum())
 
@@ -106,21 +111,21 @@ class Comparison:
 def _in_image(
     row: Mapping[str, Any], record: Record, boxes_xyxy: NDArray[np.float64], limits: DecodeLimits
 ) -> NDArray[np.float64]:
-    """The record's boxes in pixels of the upright image, cut to it; one that lies beside it has no area left.
+    """The record's boxes (M, 4) in pixels of the upright image, clipped to it; a box outside the image has no area.
 
-    As they are where the image was never decoded: then its size is not known.
+    Unchanged where the image was never decoded, so that its size is unknown.
     """
     width, height = row[schema.WIDTH], row[schema.HEIGHT]
     if width is None or height is None or not len(boxes_xyxy):
         return boxes_xyxy
     frame_width, frame_height = record.width_px or width, record.height_px or height
-    on_its_side = (frame_width - frame_height) * (width - height) < 0
-    orientation = _orientation(record.image_uri, limits) if on_its_side else UPRIGHT
+    is_transposed = (frame_width - frame_height) * (width - height) < 0
+    orientation = _orientation(record.image_uri, limits) if is_transposed else UPRIGHT
     upright = boxes_in_upright_frame(boxes_xyxy, (frame_width, frame_height), (width, height), orientation)
     return np.asarray(boxes.clip(upright, width, height), dtype=np.float64)
 
 
 def _orientation(image_uri: str, limits: DecodeLimits) -> int:
-    """EXIF's orientation of an image, which rows of predictions don't hold."""
+    """EXIF orientation of an image, which prediction rows don't hold."""
     decoded = decode_image(storage.read_bytes(image_uri), limits, min_longer_side_px=1)
     return decoded.orientation if isinstance(decoded, DecodedImage) else UPRIGHT

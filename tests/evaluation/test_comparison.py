@@ -10,7 +10,7 @@ from PIL import Image
 from locray import schema
 from locray.datasets.records import Annotation, Record
 from locray.errors import UsageError
-from locray.evaluation.truth import Comparison
+from locray.evaluation.comparison import Comparison
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.metrics.results import ImageResult
 from locray.training.packed import PackedRecords

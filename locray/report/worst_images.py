@@ -1,4 +1,4 @@
-"""The images that a model fares worst on, with true and predicted boxes. Called by `report/evaluation.py`."""
+"""The images with the worst predictions, with annotated and predicted boxes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,43 +8,43 @@ import numpy as np
 from locray import storage
 from locray.boxes import iou_matrix
 from locray.datasets.records import Record
-from locray.evaluation.figures import Figures
+from locray.evaluation.summary import EvaluationMetrics
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.metrics.results import ImageResult, match
-from locray.report.figures import THUMBNAIL_SIDE_PX, Box, Picture
+from locray.report.page import THUMBNAIL_SIDE_PX, Picture, PictureBox
 
 NUM_PICTURES = 24
-_MOST_SCORES = 6
-"""Of more detections, the caption says how many there are of each class, and not each one's score."""
+_MAX_SCORES = 6
+"""With more detections, the caption has their number per class instead of their scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mistakes:
-    """How bad the answer for one image is, and in words."""
+    """Severity of the mistakes in one image, and their description."""
 
-    badness: float
+    severity: float
     note: str
 
 
 def worst_pictures(
-    figures: Figures, records: Sequence[Record], results: Sequence[ImageResult], limits: DecodeLimits
+    metrics: EvaluationMetrics, records: Sequence[Record], results: Sequence[ImageResult], limits: DecodeLimits
 ) -> list[Picture]:
-    """Up to `NUM_PICTURES` images with mistakes, the worst first; true boxes are dashed.
+    """Up to `NUM_PICTURES` images with mistakes, the worst first; annotated boxes are dashed.
 
-    Where images show many objects, only detections from the best score threshold on are counted and drawn. Images
+    Where images have several objects, only detections above the best score threshold are counted and drawn. Images
     that can't be decoded are left out.
 
     Raises:
         StoreError: an image can't be read.
     """
-    one_each = figures.confusion.per_image
-    cut = 0.0 if one_each or figures.best_cut is None else figures.best_cut.score_threshold
-    shown = [_from(result, cut) for result in results]
-    mistakes = [_of_guess(result) if one_each else _of_objects(result) for result in shown]
-    order = sorted(range(len(shown)), key=lambda index: (-mistakes[index].badness, index))
+    per_image = metrics.confusion.per_image
+    min_score = 0.0 if per_image or metrics.best_threshold is None else metrics.best_threshold.score_threshold
+    shown = [_with_min_score(result, min_score) for result in results]
+    mistakes = [_single_object_mistakes(result) if per_image else _object_mistakes(result) for result in shown]
+    order = sorted(range(len(shown)), key=lambda index: (-mistakes[index].severity, index))
     pictures: list[Picture] = []
     for index in order:
-        if len(pictures) == NUM_PICTURES or mistakes[index].badness == 0:
+        if len(pictures) == NUM_PICTURES or mistakes[index].severity == 0:
             break
         picture = _picture(records[index], shown[index], mistakes[index].note, limits)
         if picture is not None:
@@ -52,8 +52,8 @@ def worst_pictures(
     return pictures
 
 
-def _from(result: ImageResult, min_score: float) -> ImageResult:
-    """The result with the detections of at least a score alone."""
+def _with_min_score(result: ImageResult, min_score: float) -> ImageResult:
+    """The result without the detections that score less."""
     count = sum(score >= min_score for score in result.scores)
     return replace(
         result,
@@ -63,8 +63,8 @@ def _from(result: ImageResult, min_score: float) -> ImageResult:
     )
 
 
-def _of_guess(result: ImageResult) -> Mistakes:
-    """Of the best detection: a wrong class weighs more than a box that lies badly, a confident one most."""
+def _single_object_mistakes(result: ImageResult) -> Mistakes:
+    """Judges the best detection: a wrong class weighs more than an imprecise box, and most if its score is high."""
     objects = result.object_labels
     if not result.labels:
         return Mistakes(float(bool(objects)), "nothing found")
@@ -80,8 +80,8 @@ def _of_guess(result: ImageResult) -> Mistakes:
     return Mistakes(1 - overlap, f"IoU {overlap:.2f}")
 
 
-def _of_objects(result: ImageResult) -> Mistakes:
-    """Each missed object counts 1, each wrong detection its score."""
+def _object_mistakes(result: ImageResult) -> Mistakes:
+    """A missed object counts 1, a wrong detection its score."""
     matching = match(result)
     missed = int(matching.is_ground_truth.sum()) - len(matching.found)
     is_wrong = ~matching.is_ignored & ~matching.is_true_positive
@@ -96,19 +96,21 @@ def _picture(record: Record, result: ImageResult, note: str, limits: DecodeLimit
         return None
     height, width = decoded.image_hwc_u8.shape[:2]
     scale = np.array([width / decoded.width_px, height / decoded.height_px] * 2)
-    true = [
-        Box(f"{label} (crowd)" if crowd else label, None, _corners(box * scale) if has_box else None, dashed=True)
+    annotated = [
+        PictureBox(
+            f"{label} (crowd)" if crowd else label, None, _corners(box * scale) if has_box else None, dashed=True
+        )
         for label, box, has_box, crowd in zip(
             result.true_labels, result.true_boxes_xyxy_px, result.true_has_box, result.true_is_crowd, strict=True
         )
     ]
-    each = len(result.scores) <= _MOST_SCORES
-    found = [
-        Box(label, score if each else None, _corners(box * scale))
+    show_scores = len(result.scores) <= _MAX_SCORES
+    predicted = [
+        PictureBox(label, score if show_scores else None, _corners(box * scale))
         for label, score, box in zip(result.labels, result.scores, result.boxes_xyxy_px, strict=True)
     ]
     name = record.image_uri.rsplit("/", 1)[-1]
-    return Picture(f"{name} · {note}", decoded.image_hwc_u8, (*true, *found))
+    return Picture(f"{name} · {note}", decoded.image_hwc_u8, (*annotated, *predicted))
 
 
 def _corners(box: np.ndarray) -> tuple[float, float, float, float]:

@@ -1,4 +1,4 @@
-"""Thumbnails, captions and colours of figures."""
+"""Thumbnails, captions and colours of metrics."""
 
 import base64
 import io
@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from locray.report.figures import Box, Picture, figure, hues, hues_of
+from locray.report.page import Picture, PictureBox, hues, hues_of, picture_values
 
 
 def picture(*boxes, size=(40, 60)):
@@ -14,11 +14,11 @@ def picture(*boxes, size=(40, 60)):
 
 
 def shown(*boxes, size=(40, 60), **options):
-    return figure(picture(*boxes, size=size), hues(box.label for box in boxes), **options)
+    return picture_values(picture(*boxes, size=size), hues(box.label for box in boxes), **options)
 
 
 def test_thumbnails_are_small_and_boxes_stay_in_picture_pixels():
-    found = shown(Box("disc", None, (1.04, 2.0, 31.0, 22.0)), size=(400, 600), side_px=90)
+    found = shown(PictureBox("disc", None, (1.04, 2.0, 31.0, 22.0)), size=(400, 600), side_px=90)
     assert Image.open(io.BytesIO(base64.b64decode(found["data"]))).size == (90, 60)
     assert (found["width"], found["height"]) == (600, 400)
     assert [found["boxes"][0][name] for name in ("x", "y", "width", "height")] == [1.0, 2.0, 30.0, 20.0]
@@ -27,7 +27,10 @@ def test_thumbnails_are_small_and_boxes_stay_in_picture_pixels():
 def test_annotations_are_counted_and_predictions_listed_with_their_scores():
     box = (0.0, 0.0, 5.0, 5.0)
     found = shown(
-        Box("red", None, box), Box("red", None, box), Box("blue", None, box, dashed=True), Box("red", 0.5, box)
+        PictureBox("red", None, box),
+        PictureBox("red", None, box),
+        PictureBox("blue", None, box, dashed=True),
+        PictureBox("red", 0.5, box),
     )
     captions = [(caption["label"], caption["note"], caption["dashed"]) for caption in found["captions"]]
     assert captions == [("red", "x 2", False), ("blue", "", True), ("red", "0.50", False)]
@@ -35,12 +38,12 @@ def test_annotations_are_counted_and_predictions_listed_with_their_scores():
 
 
 def test_an_object_without_a_box_is_named_and_not_drawn():
-    found = shown(Box("ship", None, None))
+    found = shown(PictureBox("ship", None, None))
     assert found["boxes"] == []
     assert found["captions"][0]["label"] == "ship"
 
 
 def test_every_label_has_a_colour_of_its_own():
-    pictures = [picture(*(Box(f"class {index}", None, None) for index in range(20)))]
+    pictures = [picture(*(PictureBox(f"class {index}", None, None) for index in range(20)))]
     assert len(set(hues_of(pictures).values())) == 20
     assert hues(["b", "a"]) == hues(["a", "b", "b"])

@@ -4,17 +4,18 @@ import html.parser
 
 import numpy as np
 
-from locray.report.page import Box, Failure, Page, Picture, render
+from locray.report.demo import DemoPage, Failure, render_demo_page
+from locray.report.page import Picture, PictureBox
 
 
 def page() -> str:
     image = np.full((40, 60, 3), 200, dtype=np.uint8)
-    return render(
-        Page(
+    return render_demo_page(
+        DemoPage(
             title="t",
             summary="s",
             facts={"images": "1"},
-            pictures=[Picture("<b>.jpg", image, (Box("disc", 0.987, (1.0, 2.0, 31.0, 22.0)),))],
+            pictures=[Picture("<b>.jpg", image, (PictureBox("disc", 0.987, (1.0, 2.0, 31.0, 22.0)),))],
             failures=[Failure("odd & <i>.jpg", "corrupt", "bad <data>")],
             query="print('<x>')",
         )

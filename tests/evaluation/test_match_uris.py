@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locray.evaluation.same_image import match_uris
+from locray.evaluation.table import match_uris
 
 
 @pytest.mark.parametrize(
