@@ -1,7 +1,8 @@
-"""A network's speed while other processes decode, by their priority and what its waiting threads do. Makes figures.
+"""Speed of a network while other processes decode, by their priority. For docs/decisions/inference.md.
 
-Run from the project's root: `python -m benchmarks.scripts.beside_decoders --images FOLDER [--architecture NAME]`. Two
-processes decode the folder's images again and again, as workers of labelling do; the network takes batches of noise.
+Run from the project's root: `python -m benchmarks.scripts.beside_decoders --images FOLDER [--architecture NAME]`, with
+OMP_WAIT_POLICY=PASSIVE or without. Two processes decode the folder's images in a loop, as workers of labelling do. The
+network takes batches of noise.
 """
 
 import argparse
@@ -35,7 +36,7 @@ def decode(folder: Path, niceness: int) -> None:
 
 
 def predict(folder: Path, architecture: str) -> None:
-    """Prints images a second and processor time of an image, alone and beside decoders of two priorities."""
+    """Prints images per second and processor time per image, alone and beside decoders of two priorities."""
     import torch
 
     from locray.inference.devices import fastest_dtype, keep_freed_memory
@@ -55,22 +56,14 @@ def predict(folder: Path, architecture: str) -> None:
             network.predict(images)
             count += BATCH_SIZE
         images_per_s = count / (time.perf_counter() - started)
-        return (
-            f"{images_per_s:.1f} images/s, {1000 * (time.process_time() - cpu_started) / count:.1f} ms of a core each"
-        )
+        core_ms = 1000 * (time.process_time() - cpu_started) / count
+        return f"{images_per_s:.1f} images/s, {core_ms:.1f} ms of a core per image"
 
     measure(WARM_UP_S)
     print("alone:", measure(SECONDS), flush=True)
     for niceness in (0, 10):
-        command = [
-            sys.executable,
-            "-m",
-            "benchmarks.scripts.beside_decoders",
-            "--images",
-            str(folder),
-            "--decode",
-            str(niceness),
-        ]
+        script = ["-m", "benchmarks.scripts.beside_decoders"]
+        command = [sys.executable, *script, "--images", str(folder), "--decode", str(niceness)]
         decoders = [subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}) for _ in range(NUM_DECODERS)]
         time.sleep(WARM_UP_S)
         print(f"beside {NUM_DECODERS} decoders at nice {niceness}:", measure(SECONDS), flush=True)

@@ -1,4 +1,4 @@
-"""Time and memory of a compaction of many rows into one file; makes the figures of docs/nightly.md.
+"""Time and memory of a compaction of many rows into one file. For docs/nightly.md.
 
 Run from the project's root: `python -m benchmarks.scripts.compaction_scale 2000000`.
 """
@@ -24,7 +24,7 @@ ROWS_PER_FILE = 20_000
 
 
 def varied(rows: pa.Table, start: int) -> pa.Table:
-    """URIs as of a bucket; versions, scores and corners that compress no better than real ones."""
+    """Rows with URIs of a bucket, and with versions, scores and corners that compress no better than real ones."""
     random = np.random.default_rng(start)
     count = len(rows)
     found = rows[schema.DETECTIONS].combine_chunks()
@@ -44,7 +44,7 @@ def varied(rows: pa.Table, start: int) -> pa.Table:
 
 
 def write(uri: str, num_rows: int) -> None:
-    """The table. Only in a process of its own: its memory is not the compaction's."""
+    """Writes the table. Runs in a process of its own: its memory is not the compaction's."""
     rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     stamp = {schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run", schema.LABELLED_AT: now}

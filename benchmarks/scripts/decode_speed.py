@@ -1,4 +1,4 @@
-"""Milliseconds of one core to decode and resize JPEGs, by the decoder's reduction. Makes figures of the docs.
+"""Milliseconds of one core to decode and resize JPEGs, by the decoder's reduction. For docs/decisions/decoding.md.
 
 Run from the project's root, with a folder of JPEG files: `python -m benchmarks.scripts.decode_speed FOLDER`.
 """
@@ -30,7 +30,7 @@ def milliseconds(run, count):
 
 
 def measure(files):
-    """By reduction: to decode, to resize with torch as labelling does, and with Pillow."""
+    """Milliseconds to decode, to resize with torch as labelling does, and to resize with Pillow, by reduction."""
     found = {}
     for factor in FACTORS:
         pictures = [decoded(data, factor) for data in files]

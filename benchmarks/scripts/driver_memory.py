@@ -1,4 +1,4 @@
-"""Memory and speed of the driver with rows of a model that does nothing. Makes figures of docs/scale.md.
+"""Memory and speed of the driver, with made-up rows. For docs/scale.md.
 
 Run from the project's root: `python -m benchmarks.scripts.driver_memory 1000000`.
 """
@@ -22,7 +22,7 @@ COMMIT_ROWS = 100_000
 
 
 def unit(first: int, template: pa.Table) -> pa.Table:
-    """Rows as they come from the pipeline."""
+    """Rows like those of the pipeline."""
     numbers = range(first, first + UNIT_SIZE)
     columns = {
         schema.ORDINAL: pa.array(numbers, pa.int64()),
@@ -36,7 +36,7 @@ def unit(first: int, template: pa.Table) -> pa.Table:
 
 
 def resident_mib() -> float:
-    """Memory that this process takes now."""
+    """Resident memory of this process."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -52,17 +52,17 @@ def main(num_images: int) -> None:
             run_date=date(2026, 1, 2),
             commit_rows=COMMIT_ROWS,
         )
-        judge, started, processor_s = AbortPolicy(), time.perf_counter(), 0.0
+        policy, started, processor_s = AbortPolicy(), time.perf_counter(), 0.0
         for first in range(0, num_images, UNIT_SIZE):
             rows, before = unit(first, template), time.process_time()
             committer.add(rows)
-            assert judge.abort_reason(committer, time.monotonic()) is None
+            assert policy.abort_reason(committer, time.monotonic()) is None
             processor_s += time.process_time() - before
             if committer.answered % COMMIT_ROWS == 0:
                 print(f"{committer.answered:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")
         committer.close()
-        print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s, making them up included")
-        print(f"{committer.ok / processor_s:,.0f} rows for each second of a core")
+        print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s, including the time to make them up")
+        print(f"{committer.ok / processor_s:,.0f} rows per second of a core")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Memory of the driver of a whole run with Ray, of stages that do nothing. Makes a figure of docs/scale.md.
+"""Memory of the driver in a whole run with Ray, whose two stages do nothing. For docs/scale.md.
 
-All is real but what is inside of the two stages: the listing (a Parquet file of URIs), the join, the worklist,
-Ray Data's graph, blocks of pixels between the stages, the committer and the table.
+Everything else is real: the listing (a Parquet file of URIs), the join, the worklist, Ray Data's graph, blocks of
+pixels between the stages, the committer and the table.
 
 Run from the project's root: `python -m benchmarks.scripts.driver_memory_with_ray 1000000`.
 """
@@ -27,7 +27,7 @@ from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactInfo
 from locray.progress import Progress
 
-EACH_IMAGES = 100_000
+IMAGES_PER_LINE = 100_000
 
 
 BOX = {schema.LABEL_ID: 0, schema.LABEL: "disc", schema.SCORE: 0.5}
@@ -70,28 +70,28 @@ class OneBox:
 
 
 def private_mib() -> float:
-    """Memory that this process takes now, without the blocks of Ray's object store that it looks at."""
+    """Resident memory of this process, without the blocks of Ray's object store that it has mapped."""
     lines = Path("/proc/self/status").read_text().splitlines()
     kib = {name: int(value.split()[0]) for name, value in (line.split(":", 1) for line in lines if "kB" in line)}
     return (kib["VmRSS"] - kib["RssShmem"]) / 1024
 
 
 class Reporter:
-    """Prints the memory each time that so many more images are labelled."""
+    """Prints the memory after every `IMAGES_PER_LINE` images."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._next = EACH_IMAGES
+        self._next = IMAGES_PER_LINE
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage == "labelling" and progress.done >= self._next:
             seconds = time.monotonic() - self._started
             print(f"{progress.done:,} images after {seconds:.0f} s: {private_mib():.0f} MiB", flush=True)
-            self._next += EACH_IMAGES
+            self._next += IMAGES_PER_LINE
 
 
 def main(num_images: int) -> None:
-    """Labels so many images that are not there."""
+    """Labels images that do not exist."""
     pipeline.FetchDecode, pipeline._PredictStage = BlackPictures, OneBox  # type: ignore[misc, assignment]
     with tempfile.TemporaryDirectory() as folder:
         uris = pa.array(f"/absent/photos/{number // 1000:06d}/{number:09d}.jpg" for number in range(num_images))

@@ -1,9 +1,9 @@
-"""What a slow store costs the first stage: units of small images from a real S3 server, behind a proxy that waits.
+"""Speed of the first stage with a slow store: small images from a real S3 server, behind a proxy that delays answers.
 
-    LOCRAY_TEST_DATA=FOLDER python -m pytest -n 0 -s benchmarks/scripts/fetch_latency.py
+    LOCRAY_TEST_DATA=FOLDER python -m pytest -n 0 -s -p tests.conftest benchmarks/scripts/fetch_latency.py
 
-Prints images a second, unit after unit in one process as in one task slot of a run. No test: it asserts nothing, and
-its name keeps it out of the suite.
+Prints images per second, unit after unit in one process, as in one task slot of a run. It is no test and asserts no
+speed; its name keeps it out of the suite.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ UNITS_AND_GETS = ((256, 64), (256, 256), (1024, 64), (1024, 256))
 
 PROXY = """
 import sys, time
-from s3_proxy import s3_proxy
+from tests.helpers.s3_proxy import s3_proxy
 with s3_proxy(sys.argv[1]) as proxy:
     def slow(request, forward):
         time.sleep(float(sys.argv[2]) / 1000)
@@ -46,8 +46,7 @@ def test_latency(s3_server: S3Server, s3_bucket: S3Bucket, real_data: Path, monk
     listing = pa.Table.from_pylist(rows, schema=schema.LISTING_SCHEMA)
     for latency_ms in LATENCIES_MS:
         command = [sys.executable, "-c", PROXY, s3_server.endpoint_url, str(latency_ms)]
-        folder = Path(__file__).parent
-        with subprocess.Popen(command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
             assert proxy.stdout is not None
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.stdout.readline().strip())
             for unit_size, concurrent_gets in UNITS_AND_GETS:

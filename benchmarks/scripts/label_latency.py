@@ -1,9 +1,10 @@
-"""What a slow store costs a whole run: `locray label` over a real S3 server, behind a proxy that waits.
+"""Speed of `locray label` with a slow store: a real S3 server, behind a proxy that delays answers.
 
-    LOCRAY_TEST_DATA=FOLDER MODEL=ARTIFACT python -m pytest -n 0 -s benchmarks/scripts/label_latency.py
+    export LOCRAY_TEST_DATA=FOLDER MODEL=ARTIFACT
+    python -m pytest -n 0 -s -p tests.conftest benchmarks/scripts/label_latency.py
 
-Images, worklist and table lie in the store. Prints what each run says of itself, in turn. No test: it asserts no speed,
-and its name keeps it out of the suite.
+Images, worklist and table lie in the store. Prints the speed that each run reports. It is no test and asserts no speed;
+its name keeps it out of the suite.
 """
 
 import json
@@ -27,10 +28,7 @@ def test_latency(s3_server: S3Server, s3_bucket: S3Bucket, real_data: Path) -> N
     for number in range(ROUNDS):
         for latency_ms in LATENCIES_MS:
             command = [sys.executable, "-c", PROXY, s3_server.endpoint_url, str(latency_ms)]
-            folder = Path(__file__).parent
-            with subprocess.Popen(
-                command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            ) as proxy:
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as proxy:
                 assert proxy.stdout is not None
                 where = {
                     "--images": f"{s3_bucket.uri}/images",

@@ -1,8 +1,8 @@
-"""Images a second of networks as labelling runs them, beside the same ones as they are. Makes figures of the docs.
+"""Images per second of networks as labelling runs them, and unchanged. For docs/decisions/inference.md.
 
 Run from the project's root: `python -m benchmarks.scripts.network_speed [--precision fp32|bf16] [--compile]
 [--give-back] [ARCHITECTURE ...]`, or with `--suppression`.
-Each form takes the same batches in turn, several times; the fastest time of each counts, as others share the machine.
+Each form takes the same batch in turn, several times. Its fastest time counts, since the machine may be shared.
 """
 
 import argparse
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 
 def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool) -> dict[str, Callable[[], object]]:
-    """What is measured, by name."""
+    """The forms of a network that are measured, by name."""
     torch.manual_seed(0)
     model = build_model(architecture, len(CLASSES)).eval().requires_grad_(False).to(memory_format=torch.channels_last)
     size = model.input_size_px
@@ -45,11 +45,11 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
         network = Network(load_artifact(folder).model, CPU, dtype)
     autocast = torch.autocast("cpu", dtype if dtype is torch.bfloat16 else None, dtype is torch.bfloat16)
 
-    def as_it_is():
+    def unchanged():
         with autocast:
             return model.predict(images.permute(0, 3, 1, 2))
 
-    found = {"as it is": as_it_is, "labelling": lambda: network.predict(images)}
+    found = {"unchanged": unchanged, "labelling": lambda: network.predict(images)}
     if compiled:
         start = time.perf_counter()
         other = network.with_compiled(open_package(compile_network(network, images)))
@@ -60,16 +60,16 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
         own = build(weights=None, weights_backbone=None, num_classes=len(CLASSES) + 1, **options).eval()
         pictures = list(images.permute(0, 3, 1, 2).float() / 255)
 
-        def torchvisions_own():
+        def torchvision_model():
             with autocast:
                 return own(pictures)
 
-        found["torchvision"] = torchvisions_own
+        found["torchvision"] = torchvision_model
     return found
 
 
 def suppression() -> None:
-    """Milliseconds of `suppress` of 32 images, by how many boxes it takes at once and how many candidates are used."""
+    """Prints milliseconds of `suppress` for 32 images, by boxes per call and by candidates in use."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(32, 1000, 2, generator=generator) * 250
     boxes = torch.cat([corners, corners + 20 + torch.rand(32, 1000, 2, generator=generator) * 60], dim=2)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--give-back", action="store_true", help="leave the allocator as it is, as others do")
+    parser.add_argument("--give-back", action="store_true", help="leave the allocator's settings alone")
     parser.add_argument("--suppression", action="store_true", help="measure only the suppression of boxes")
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))

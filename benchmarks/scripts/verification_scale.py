@@ -1,4 +1,4 @@
-"""Time and memory of a verification of many rows beside a listing of as many; makes the figures of docs/verify.md.
+"""Time and memory of a verification of a table against a listing of as many images. For docs/verify.md.
 
 Run from the project's root: `python -m benchmarks.scripts.verification_scale 1000000`.
 """
@@ -19,18 +19,18 @@ from locray.verification.table import check_table
 from tests.helpers.rows import predicted
 
 ROWS_PER_FILE = 100_000
-LISTED_AT_ONCE = 10_000
+ROWS_PER_BATCH = 10_000
 
 
 def versions(start: int, count: int) -> list[pa.Array]:
-    """URIs and etags as long as those of a bucket are."""
+    """URIs and etags, as long as those of a bucket."""
     numbers = range(start, start + count)
     uris = [f"s3://bucket/photos/2026/{n // ROWS_PER_FILE:04d}/{n % ROWS_PER_FILE:08d}.jpg" for n in numbers]
     return [pa.array(uris), pa.array([f"{n:032x}" for n in numbers])]
 
 
 def write(uri: str, num_rows: int) -> None:
-    """The table. Only in a process of its own: its memory is not the verification's."""
+    """Writes the table. Runs in a process of its own: its memory is not the verification's."""
     rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     stamp = {schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run", schema.LABELLED_AT: now}
@@ -44,10 +44,10 @@ def write(uri: str, num_rows: int) -> None:
 
 
 def listing(num_images: int) -> Iterator[pa.RecordBatch]:
-    """What the table should hold."""
-    for start in range(0, num_images, LISTED_AT_ONCE):
-        unknown = [pa.nulls(LISTED_AT_ONCE, kind) for kind in (pa.int64(), schema.TIMESTAMP)]
-        yield pa.RecordBatch.from_arrays([*versions(start, LISTED_AT_ONCE), *unknown], schema=schema.LISTING_SCHEMA)
+    """The images that the table holds."""
+    for start in range(0, num_images, ROWS_PER_BATCH):
+        unknown = [pa.nulls(ROWS_PER_BATCH, kind) for kind in (pa.int64(), schema.TIMESTAMP)]
+        yield pa.RecordBatch.from_arrays([*versions(start, ROWS_PER_BATCH), *unknown], schema=schema.LISTING_SCHEMA)
 
 
 def main(num_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Time and memory of a worklist: a listing, nine tenths of it labelled already. Makes the figures of docs/scale.md.
+"""Time and memory of a worklist, with nine tenths of the listing labelled already. For docs/scale.md.
 
 Run from the project's root: `python -m benchmarks.scripts.worklist_scale 1000000`.
 """
@@ -22,18 +22,18 @@ from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 
 ROWS_PER_FILE = 90_000
-LISTED_AT_ONCE = 10_000
+ROWS_PER_BATCH = 10_000
 MODEL_ID, CONFIG_HASH = "net@0123456789ab", "0123456789ab"
 
 
 def versions(numbers: list[int]) -> list[pa.Array]:
-    """URIs and etags as long as those of a bucket are."""
+    """URIs and etags, as long as those of a bucket."""
     uris = [f"s3://bucket/photos/2026/{n // 100_000:04d}/{n % 100_000:08d}.jpg" for n in numbers]
     return [pa.array(uris), pa.array([f"{n:032x}" for n in numbers])]
 
 
 def write_table(uri: str, num_images: int) -> None:
-    """Rows of all images but every tenth."""
+    """Writes the rows of all images except every tenth."""
     rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     for name, value in {schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run", schema.LABELLED_AT: now}.items():
@@ -53,9 +53,9 @@ class Listing:
         self._num_images = num_images
 
     def listing(self) -> Iterator[pa.RecordBatch]:
-        for start in range(0, self._num_images, LISTED_AT_ONCE):
-            unknown = [pa.nulls(LISTED_AT_ONCE, kind) for kind in (pa.int64(), schema.TIMESTAMP)]
-            columns = [*versions(list(range(start, start + LISTED_AT_ONCE))), *unknown]
+        for start in range(0, self._num_images, ROWS_PER_BATCH):
+            unknown = [pa.nulls(ROWS_PER_BATCH, kind) for kind in (pa.int64(), schema.TIMESTAMP)]
+            columns = [*versions(list(range(start, start + ROWS_PER_BATCH))), *unknown]
             yield pa.RecordBatch.from_arrays(columns, schema=schema.LISTING_SCHEMA)
 
 
