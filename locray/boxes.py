@@ -1,7 +1,7 @@
-"""Boxes and the letterbox: pure geometry on NumPy arrays. Used by datasets, labelling and evaluation.
+"""Boxes and the letterbox: geometry on NumPy arrays.
 
-A box is `(xmin, ymin, xmax, ymax)`, absolute pixels, continuous coordinates: the left edge of the leftmost pixel
-is 0, the right edge of the rightmost one is `width`.
+A box is `(xmin, ymin, xmax, ymax)` in absolute pixels and continuous coordinates: the left edge of the first pixel is
+0, the right edge of the last one is `width`.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ NumberArray = NDArray[np.number]
 
 
 def areas(boxes_xyxy: FloatArray) -> FloatArray:
-    """Areas of boxes (N, 4) as (N,); zero where a box is degenerate or inverted."""
+    """Areas of boxes (..., 4) as (...,); 0 for degenerate or inverted boxes."""
     sides = np.clip(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0, None)
     return np.asarray(sides[..., 0] * sides[..., 1])
 
 
 def intersections(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
-    """Area that every box in (N, 4) has in common with every box in (M, 4), as (N, M)."""
+    """Intersection areas of boxes (N, 4) and (M, 4), as (N, M)."""
     top_left = np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
     bottom_right = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:])
     sides = np.clip(bottom_right - top_left, 0, None)
@@ -28,14 +28,14 @@ def intersections(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
 
 
 def iou_matrix(a_xyxy: FloatArray, b_xyxy: FloatArray) -> FloatArray:
-    """Intersection over union of every box in (N, 4) with every box in (M, 4), as (N, M) in [0, 1]."""
+    """Intersection over union of boxes (N, 4) and (M, 4), as (N, M) in [0, 1]."""
     intersection = intersections(a_xyxy, b_xyxy)
     union = areas(a_xyxy)[:, None] + areas(b_xyxy)[None, :] - intersection
     return np.asarray(np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0))
 
 
 def clip(boxes_xyxy: FloatArray, widths: NumberArray, heights: NumberArray) -> FloatArray:
-    """Boxes (..., 4) cut to their images; widths and heights broadcast against the leading dimensions."""
+    """Boxes (..., 4) clipped to their images; widths and heights broadcast against the leading dimensions."""
     clipped = boxes_xyxy.copy()
     clipped[..., 0::2] = np.clip(clipped[..., 0::2], 0, np.asarray(widths)[..., None])
     clipped[..., 1::2] = np.clip(clipped[..., 1::2], 0, np.asarray(heights)[..., None])
@@ -43,16 +43,16 @@ def clip(boxes_xyxy: FloatArray, widths: NumberArray, heights: NumberArray) -> F
 
 
 def is_valid(boxes_xyxy: FloatArray) -> NDArray[np.bool_]:
-    """Which boxes (..., 4) are finite with xmin < xmax and ymin < ymax, as (...,)."""
+    """Whether boxes (..., 4) are finite with xmin < xmax and ymin < ymax, as (...,)."""
     finite = np.isfinite(boxes_xyxy).all(axis=-1)
     return np.asarray(finite & (boxes_xyxy[..., 0] < boxes_xyxy[..., 2]) & (boxes_xyxy[..., 1] < boxes_xyxy[..., 3]))
 
 
 @dataclass(frozen=True, slots=True)
 class Letterbox:
-    """How an image lies in its square network input: scaled to fit, centred, the rest padded.
+    """Position of an image in the square input of a network: scaled to fit, centred, and padded.
 
-    The scale is kept apart for the two axes, since the scaled sides are whole pixels: the inverse is exact.
+    Each axis has its own scale, since the scaled sides are whole pixels: so the inverse is exact.
     """
 
     input_size_px: int
@@ -63,7 +63,7 @@ class Letterbox:
 
     @classmethod
     def fit(cls, width_px: int, height_px: int, input_size_px: int) -> "Letterbox":
-        """The letterbox of an upright image of `width_px` x `height_px`, each at least 1."""
+        """The letterbox of an upright image; both sides must be at least 1."""
         assert width_px >= 1
         assert height_px >= 1
         assert input_size_px >= 1
@@ -83,7 +83,7 @@ class Letterbox:
         return (self.input_size_px - self.scaled_height_px) // 2
 
     def to_input(self, boxes_xyxy_px: FloatArray) -> FloatArray:
-        """Boxes (..., 4) of the upright image in the pixels of the network input."""
+        """Boxes (..., 4) of the upright image in pixels of the network input."""
         return np.asarray(boxes_xyxy_px * self._scale() + self._offset())
 
     def to_image(self, boxes_xyxy_px: FloatArray) -> FloatArray:
@@ -100,7 +100,7 @@ class Letterbox:
 def to_images(
     boxes_xyxy_px: FloatArray, widths_px: NDArray[np.int64], heights_px: NDArray[np.int64], input_size_px: int
 ) -> FloatArray:
-    """Boxes (N, K, 4) from input pixels to the pixels of N images, clipped to them: `Letterbox.to_image` of many."""
+    """`Letterbox.to_image` for the boxes (N, K, 4) of N images, clipped to the images."""
     frames = np.stack([widths_px, heights_px], axis=1)
     scales = input_size_px / frames.max(axis=1, keepdims=True)
     scaled = np.clip(np.rint(frames * scales), 1, input_size_px)

@@ -1,1 +1,1 @@
-"""From bytes to an upright RGB array: format by content, decoding, colour, orientation, letterboxing."""
+"""From bytes to an upright RGB array: fetching, format detection, decoding, colour, orientation, letterboxing."""

@@ -1,6 +1,6 @@
-"""Every colour mode to 8-bit RGB, by one written table. Called by `decode`.
+"""Conversion of every colour mode to 8-bit RGB.
 
-ICC profiles are not applied: neither are they when a model's training images are read by the usual tools.
+ICC profiles are not applied, as the usual tools don't apply them to training images either.
 """
 
 from collections.abc import Callable
@@ -11,54 +11,54 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ALPHA_BACKGROUND_RGB = (255, 255, 255)
-"""What shows through transparent pixels: white, the page on which annotation tools and browsers show such images, so
-that the model sees what the person saw who drew the boxes."""
+"""Background of transparent pixels: white, as in annotation tools and browsers, so that the model sees what the
+annotator saw."""
 
 _MAX_U16 = 65535
 _BYTES_OF_U16 = 2
 
 
 def to_rgb(image: Image.Image) -> Image.Image | None:
-    """The loaded image in mode RGB, same size; None if its mode is not in `CONVERTERS`."""
+    """Converts a loaded image to mode RGB; None if its mode is not in `CONVERTERS`."""
     convert = CONVERTERS.get(image.mode)
     return None if convert is None else convert(image)
 
 
 def _convert(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion, for modes that can't be transparent."""
+    """Pillow's own conversion, for modes without transparency."""
     return image.convert("RGB")
 
 
 def _convert_keyed(image: Image.Image) -> Image.Image:
-    """For modes without an alpha channel that may declare one colour (PNG, GIF) or palette entries transparent."""
+    """For modes without an alpha channel in which a colour or palette entries may be transparent (PNG, GIF)."""
     return _composite(image.convert("RGBA")) if image.has_transparency_data else image.convert("RGB")
 
 
 def _composite(image: Image.Image) -> Image.Image:
-    """Straight alpha, over `ALPHA_BACKGROUND_RGB`."""
+    """Composites straight alpha over `ALPHA_BACKGROUND_RGB`."""
     background = Image.new("RGBA", image.size, (*ALPHA_BACKGROUND_RGB, 255))
     return Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
 
 
 def _composite_premultiplied_grey(image: Image.Image) -> Image.Image:
-    """Pillow only goes from La to LA."""
+    """Pillow converts La to LA only."""
     return _composite(image.convert("LA"))
 
 
 def _scale_u16(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled, not clipped: 65535 becomes 255. The values are taken as filling all 16 bits."""
+    """16-bit grey, scaled, not clipped: 65535 becomes 255."""
     return _grey_to_rgb(np.asarray(image), 0, _MAX_U16)
 
 
 def _scale_i32(image: Image.Image) -> Image.Image:
-    """32-bit grey: as 16-bit if all values fit there, as most writers mean it, else stretched to its own range."""
+    """32-bit grey: like 16-bit if all values fit, as most writers mean it, else stretched to its own range."""
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     return _grey_to_rgb(values, 0, _MAX_U16) if low >= 0 and high <= _MAX_U16 else _grey_to_rgb(values, low, high)
 
 
 def _scale_f32(image: Image.Image) -> Image.Image:
-    """Float grey: black 0 and white 1 if all values lie there, else stretched to its finite range; NaN is black."""
+    """Float grey: from 0 to 1 if all values lie there, else stretched to its finite range. NaN becomes black."""
     values = np.asarray(image)
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
@@ -67,7 +67,7 @@ def _scale_f32(image: Image.Image) -> Image.Image:
 
 
 def _grey_to_rgb(values_hw: NDArray[Any], low: float, high: float) -> Image.Image:
-    """Grey values from low, shown black, to high, shown white; all black if the two are equal."""
+    """Grey values from `low` (black) to `high` (white); all black if both are equal."""
     levels: NDArray[np.floating[Any]] = values_hw.astype(
         np.float32 if values_hw.dtype.itemsize <= _BYTES_OF_U16 else np.float64
     )
@@ -98,14 +98,14 @@ CONVERTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "I": _scale_i32,
     "F": _scale_f32,
 }
-"""Pillow's mode to its converter.
+"""Converter of each Pillow mode.
 
-- `1`, `L`, `P`, `RGB`: black and white, grey, palette, colour; a transparent colour or palette entry shows white.
+- `1`, `L`, `P`, `RGB`: black and white, grey, palette, colour; transparent colours and palette entries become white.
 - `LA`, `PA`, `RGBA`: with an alpha channel, composited over white. `La`, `RGBa`: the same, premultiplied.
 - `RGBX`: the fourth byte is padding.
-- `CMYK`: without a profile, R = (255 - C) * (255 - K) / 255 and so on. Adobe's JPEGs store it inverted, and YCCK is
-  their encoding of it. Pillow's JPEG reader undoes both, so that here 0 is no ink for every format; it takes CMYK
-  JPEGs without Adobe's marker for inverted, too.
+- `CMYK`: without a profile, R = (255 - C) * (255 - K) / 255 and so on. Adobe's JPEGs store it inverted, or as YCCK.
+  Pillow's JPEG reader undoes both, so 0 is no ink in every format. It treats CMYK JPEGs without Adobe's marker as
+  inverted, too.
 - `YCbCr`: JPEG's full-range BT.601. `LAB`: D50, to sRGB. `HSV`: all three from 0 to 255.
-- `I;16`, `I;16L`, `I;16B`, `I;16N`: 16-bit grey in its byte orders. `I`: 32-bit. `F`: float.
+- `I;16`, `I;16L`, `I;16B`, `I;16N`: 16-bit grey in both byte orders. `I`: 32-bit. `F`: float.
 """

@@ -1,8 +1,8 @@
-"""From the bytes of one image to an upright RGB array, or to the reason why not. Called by the decode stage.
+"""Decoding of one image to an upright RGB array, or to an `ImageFailure`.
 
-JPEG, the bulk of every bucket, goes through simplejpeg (libjpeg-turbo). It is asked to be strict, so whatever it lets
-pass is sound; what it refuses (odd sampling, CMYK, stray bytes between markers, cut files) goes to Pillow, which has
-the last word: an image is good if Pillow decodes it. Everything here may run in many threads at once.
+JPEGs are decoded by simplejpeg (libjpeg-turbo) in strict mode. What it refuses (unusual sampling, CMYK, stray bytes
+between markers, cut-off files) and all other formats are decoded by Pillow: an image is valid if Pillow decodes it.
+Thread-safe.
 """
 
 import io
@@ -33,19 +33,14 @@ if TYPE_CHECKING:
     from locray.config import ImageLimits
 
 _SCALE_FACTORS = (8, 4, 2)
-"""The reductions that a JPEG decoder does by taking fewer DCT coefficients."""
-
-_LARGEST_GPU_JPEG_BYTES = 8 * 2**20
-"""Files are passed on whole, a unit of them at once."""
-_GPU_JPEG_COLOURS = frozenset({"YCbCr", "Gray"})
-_MARKER_BASELINE = 0xC0
+"""Reductions that a JPEG decoder makes by using fewer DCT coefficients."""
 
 _PNG_TEXT_EXIF = "Raw profile type exif"
 
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 
-_LARGEST_SIDE_PX = 2**31 - 1
-"""What a table's column holds. A broken header may declare more: then the size counts as unknown."""
+_MAX_SIDE_PX = 2**31 - 1
+"""Largest value of the table's columns. If a broken header declares more, the size is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +58,14 @@ class DecodeLimits:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """An upright RGB picture.
+    """An upright RGB image.
 
     Attributes:
         image_hwc_u8: (H, W, 3) uint8, contiguous. A JPEG may have been decoded at 1/2, 1/4 or 1/8 of its size.
-        width_px: The upright picture's full width, whatever the scale of `image_hwc_u8`.
-        height_px: Its full height.
-        format: A name of `sniff.FORMATS`.
-        orientation: EXIF's, 1 to 8, as the file has it: how the stored picture was turned to become upright.
+        width_px: Full width of the upright image, whatever the scale of `image_hwc_u8`.
+        height_px: Full height of the upright image.
+        format: A name in `sniff.FORMATS`.
+        orientation: EXIF orientation of the file, 1 to 8, already applied.
     """
 
     image_hwc_u8: NDArray[np.uint8]
@@ -82,7 +77,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageFailure:
-    """Why there is no picture; format and upright size as far as they were known."""
+    """Why an image could not be decoded; its format and upright size if they are known."""
 
     code: ErrorCode
     message: str
@@ -94,13 +89,13 @@ class ImageFailure:
 def decode_image(
     data: bytes, limits: DecodeLimits, *, min_longer_side_px: int | None = None
 ) -> DecodedImage | ImageFailure:
-    """Decode one image of any format in `sniff.FORMATS`. Raises nothing, whatever the bytes are.
+    """Decodes one image of any format in `sniff.FORMATS`. Never raises.
 
     Args:
         data: The whole file.
         limits: Checked before any pixel is decoded.
-        min_longer_side_px: If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as its longer
-            side keeps at least this many pixels and its shorter one any. If None, every image comes at full size.
+        min_longer_side_px: If given, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its longer side keeps at least
+            this many pixels and its shorter side at least one. If None, every image is decoded at full size.
     """
     if not data:
         return ImageFailure(ErrorCode.EMPTY_FILE, "the file has no bytes")
@@ -121,7 +116,7 @@ def decode_image(
 def _decode_fast_jpeg(
     data: bytes, limits: DecodeLimits, min_longer_side_px: int | None
 ) -> DecodedImage | ImageFailure | None:
-    """The common JPEG; None for one that is left to Pillow."""
+    """Decodes with simplejpeg; None if it refuses the file."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data, strict=True)
         if colours not in _FAST_JPEG_COLOURS:
@@ -150,7 +145,7 @@ def _decode_with_pillow(
             return _too_many_pixels(name, *upright_size, limits)
         factor = scale_factor(width, height, min_longer_side_px)
         if factor > 1:
-            image.draft(None, (width // factor, height // factor))  # does nothing for formats that can't
+            image.draft(None, (width // factor, height // factor))  # no effect on formats other than JPEG
         image.load()
         orientation = _orientation(image, data, name)
         rgb = to_rgb(image)
@@ -163,11 +158,11 @@ def _decode_with_pillow(
 
 
 def _orientation(image: ImageFile, data: bytes, name: str) -> int:
-    """The orientation that is still to be applied to a loaded image."""
+    """The orientation that still has to be applied to a loaded image."""
     if name == JPEG:
         return orientation_of_jpeg(data)
     if name == TIFF:
-        return UPRIGHT  # Pillow turns TIFF itself, and gives the upright size from the start
+        return UPRIGHT  # Pillow applies that of a TIFF itself, and gives the upright size from the start
     exif = image.info.get("exif", b"")
     if not exif and _PNG_TEXT_EXIF in image.info:
         exif = _exif_of_png_text(str(image.info[_PNG_TEXT_EXIF]))
@@ -175,7 +170,7 @@ def _orientation(image: ImageFile, data: bytes, name: str) -> int:
 
 
 def _exif_of_png_text(text: str) -> bytes:
-    """ImageMagick's way from before PNG had a chunk for EXIF: a line break, the kind, the length, hex digits."""
+    """EXIF as ImageMagick stored it before PNG had a chunk for it: line break, type, length, hexadecimal digits."""
     try:
         return bytes.fromhex("".join(text.split("\n")[3:]))
     except ValueError:
@@ -183,7 +178,7 @@ def _exif_of_png_text(text: str) -> bytes:
 
 
 def scale_factor(width: int, height: int, min_longer_side_px: int | None) -> int:
-    """By how much a JPEG is reduced while it is decoded: 8, 4, 2 or 1. Sides in pixels, as for `decode_image`."""
+    """Factor by which a JPEG is reduced while it is decoded: 8, 4, 2 or 1. Arguments as for `decode_image`."""
     if min_longer_side_px is None:
         return 1
     assert min_longer_side_px >= 1
@@ -198,7 +193,7 @@ def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
 
 def _too_many_pixels(name: str, width: int, height: int, limits: DecodeLimits) -> ImageFailure:
     message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels}"
-    if max(width, height) > _LARGEST_SIDE_PX:
+    if max(width, height) > _MAX_SIDE_PX:
         return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name)
     return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name, width, height)
 
@@ -213,14 +208,14 @@ def _failure(error: Exception, data: bytes, name: str) -> ImageFailure:
 
 
 _PILLOW_FILTER = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-"""What `warnings.filterwarnings` makes of the call below."""
+"""The filter that `_ignore_pillow_warnings` adds."""
 
 
 def _ignore_pillow_warnings() -> None:
-    """Keep what Pillow's own lines have to say about odd files (TIFF tags above all) out of the logs.
+    """Ignores Pillow's own warnings about unusual files, such as unknown TIFF tags.
 
-    `warnings.catch_warnings` is not safe in threads, so the filter is set for the process, and set again where other
-    code has put its own in front: were they errors there, sound images would fail.
+    `warnings.catch_warnings` is not thread-safe, so the filter is set for the whole process, and again whenever other
+    code has put its own first: if that turned warnings into errors, valid images would fail.
     """
     if warnings.filters[:1] != [_PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=r"PIL\.")

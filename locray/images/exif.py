@@ -1,10 +1,8 @@
-"""EXIF orientation, read from raw bytes without Pillow and applied to arrays and boxes. Called by `decode`.
+"""EXIF orientation: read from raw bytes, and applied to images and boxes.
 
-Training and evaluation call it for the boxes of annotations (`boxes_in_upright_frame`).
-
-Pillow's own reader warns and raises on the broken EXIF blocks that cameras and editors leave behind. This one looks
-for a single tag and answers 1, upright, for whatever it can't follow: broken EXIF never costs an image.
-Only EXIF counts. An orientation that stands in XMP alone is ignored, as browsers and annotation tools ignore it.
+Pillow's own reader warns and raises on the broken EXIF blocks that cameras and editors write. This one reads a single
+tag and returns 1 (upright) if it can't: broken EXIF never makes an image fail. An orientation in XMP only is ignored,
+as browsers and annotation tools ignore it.
 """
 
 import struct
@@ -21,22 +19,22 @@ UPRIGHT = 1
 _EXIF_PREFIX = b"Exif\0\0"
 _TAG_ORIENTATION = 0x0112
 _VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}
-"""TIFF's unsigned integer types (BYTE, SHORT, LONG) by number; a few writers store the orientation as LONG."""
+"""TIFF's unsigned integer types (BYTE, SHORT, LONG) by number; some writers store the orientation as LONG."""
 
 _MARKER_START_OF_SCAN = 0xDA
 _MARKER_APP1 = 0xE1
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-_SMALLEST_SEGMENT = 2
+_MIN_SEGMENT_BYTES = 2
 
 
 def orientation_of_exif(exif: bytes) -> int:
-    """The orientation, 1 to 8, that an EXIF block gives (with or without its `Exif` prefix); 1 if it gives none."""
+    """The orientation (1 to 8) in an EXIF block, with or without its `Exif` prefix; 1 if there is none."""
     values = first_ifd(exif.removeprefix(_EXIF_PREFIX)).get(_TAG_ORIENTATION, ())
     return values[0] if values and values[0] in _UPRIGHT_VIEWS else UPRIGHT
 
 
 def orientation_of_jpeg(data: bytes) -> int:
-    """The orientation, 1 to 8, of a JPEG file: that of its first EXIF segment; 1 if it has none."""
+    """The orientation (1 to 8) in the first EXIF segment of a JPEG file; 1 if there is none."""
     for marker, start, end in jpeg_segments(data):
         if marker == _MARKER_APP1 and data.startswith(_EXIF_PREFIX, start):
             return orientation_of_exif(data[start:end])
@@ -44,13 +42,13 @@ def orientation_of_jpeg(data: bytes) -> int:
 
 
 def to_upright(image_hwc_u8: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """The picture (H, W, 3) as it is meant to be seen: (H, W, 3), or (W, H, 3) for orientations 5 to 8.
+    """Turns a stored image (H, W, 3) upright: (H, W, 3), or (W, H, 3) for orientations 5 to 8.
 
-    Returns the array itself where nothing is to be done, otherwise a contiguous copy.
+    Returns the array itself if it is upright, otherwise a contiguous copy.
     """
     if orientation == UPRIGHT:
         return image_hwc_u8
-    # Whole pixels as single elements: NumPy then moves three bytes at once, twice as fast as byte by byte.
+    # With whole pixels as elements NumPy moves three bytes at once, which is twice as fast.
     pixels_hw = np.ascontiguousarray(image_hwc_u8).view("V3")[..., 0]
     upright = np.ascontiguousarray(_UPRIGHT_VIEWS[orientation](pixels_hw))
     return upright.view(np.uint8).reshape(*upright.shape, 3)
@@ -69,7 +67,7 @@ _UPRIGHT_VIEWS = {
 
 
 def boxes_to_upright(boxes_xyxy: FloatArray, orientation: int, width: float, height: float) -> FloatArray:
-    """Boxes (..., 4) of the stored picture, `width` x `height`, in the frame of what `to_upright` makes of it."""
+    """Boxes (..., 4) of a stored image of `width` x `height`, in the frame of its `to_upright`."""
     left, top, right, bottom = np.moveaxis(boxes_xyxy, -1, 0)
     if swaps_sides(orientation):
         left, top, right, bottom, width, height = top, left, bottom, right, height, width
@@ -83,16 +81,16 @@ def boxes_to_upright(boxes_xyxy: FloatArray, orientation: int, width: float, hei
 def boxes_in_upright_frame(
     boxes_xyxy: FloatArray, frame_wh: tuple[float, float], upright_wh: tuple[float, float], orientation: int
 ) -> FloatArray:
-    """Boxes of annotations in the pixels of the upright picture.
+    """Annotated boxes in pixels of the upright image.
 
-    Tools that ignore EXIF annotate the picture as it is stored, on its side. Their boxes are known by their frame:
-    it lies where the upright picture stands, or stands where that lies, and the file's orientation swaps the sides.
+    Tools that ignore EXIF annotate the stored image, on its side. Their boxes are recognised by a frame in portrait
+    format of an upright image in landscape format, or vice versa, if the orientation swaps the sides.
 
     Args:
         boxes_xyxy: (..., 4) in the units of `frame_wh`.
-        frame_wh: What the boxes were written in: the picture's own pixels, a scaled copy's or (1, 1); (0, 0) where
-            that is not known, and the boxes are taken for the upright picture's.
-        upright_wh: The upright picture, or the scaled one that boxes are wanted for.
+        frame_wh: Frame of the boxes: the size of the image, that of a scaled copy, or (1, 1) for relative boxes. (0, 0)
+            if it is unknown; then the boxes are taken as those of the upright image.
+        upright_wh: Size of the upright image, or of a scaled copy, that the boxes are returned for.
         orientation: 1 to 8, as in `DecodedImage`.
     """
     frame_width, frame_height = frame_wh
@@ -108,18 +106,18 @@ def boxes_in_upright_frame(
 
 _MIRRORED_IN_X = frozenset({2, 3, 6, 7})
 _MIRRORED_IN_Y = frozenset({3, 4, 7, 8})
-"""Orientations of which the view below, once transposed where the sides are swapped, is reversed along an axis."""
+"""Orientations whose view, after the transposition of 5 to 8, is reversed along the axis."""
 
 
 def swaps_sides(orientation: int) -> bool:
-    """Whether the upright picture is as wide as the stored one is high."""
-    return orientation >= 5  # noqa: PLR2004 - the EXIF standard's numbering
+    """Whether the orientation exchanges width and height."""
+    return orientation >= 5  # noqa: PLR2004 - numbering of the EXIF standard
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of the payload of every segment up to and with the first start of scan.
+    """Marker, and start and end of the payload, of every segment up to and including the first start of scan.
 
-    The last segment's end may lie behind the end of the data: then the file is cut.
+    The end of the last segment may lie beyond the data, if the file is cut off.
     """
     at = 2
     while (at := data.find(b"\xff", at)) >= 0 and at + 4 <= len(data):
@@ -128,17 +126,14 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             at += 1 if marker == 0xFF else 2  # noqa: PLR2004 - 0xFF bytes before a marker are padding
             continue
         length = int.from_bytes(data[at + 2 : at + 4], "big")
-        yield marker, at + 4, at + 2 + max(length, _SMALLEST_SEGMENT)
+        yield marker, at + 4, at + 2 + max(length, _MIN_SEGMENT_BYTES)
         if marker == _MARKER_START_OF_SCAN:
             return
-        at += 2 + max(length, _SMALLEST_SEGMENT)
+        at += 2 + max(length, _MIN_SEGMENT_BYTES)
 
 
 def first_ifd(tiff: bytes) -> dict[int, tuple[int, ...]]:
-    """The unsigned integer tags of a TIFF block's first directory; those that it can follow, so {} for noise.
-
-    BigTIFF counts as noise: EXIF never uses it.
-    """
+    """Readable unsigned integer tags in the first directory of a TIFF block; {} if there is none, or for BigTIFF."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return {}
@@ -155,7 +150,7 @@ def first_ifd(tiff: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def _ifd_entries(tiff: bytes, order: str, at: int, num_entries: int) -> Iterator[tuple[int, int, int, int]]:
-    """Tag, type, count and the position of the value field of the directory's entries that lie inside the block."""
+    """Tag, type, count and position of the value field of the directory's entries inside the block."""
     entry = struct.Struct(order + "HHI4x")
     for position in range(at, min(at + 12 * num_entries, len(tiff) - 11), 12):
         yield *entry.unpack_from(tiff, position), position + 8
@@ -167,7 +162,7 @@ def _ifd_values(tiff: bytes, order: str, kind: int, count: int, value_at: int) -
         return ()
     layout = struct.Struct(f"{order}{count}{letter}")
     try:
-        if layout.size > 4:  # noqa: PLR2004 - four bytes fit into the entry, more are stored elsewhere
+        if layout.size > 4:  # noqa: PLR2004 - four bytes fit into the entry, longer values are stored elsewhere
             (value_at,) = struct.unpack_from(order + "I", tiff, value_at)
         return layout.unpack_from(tiff, value_at)
     except struct.error:

@@ -1,8 +1,8 @@
-"""Decoding that outlives its decoder: in a child process that an image may crash or hang. Called by the decode stage.
+"""Decoding in a child process, which an image may crash or hang.
 
-A child has a deadline an image, a memory limit, no inherited files and an environment without credentials. It decodes
-image after image until one is its end; the next gets a new child. This file is both ends: a parent imports it, a child
-runs it. What a child answers is JSON and pixels, never a pickle: it may be under the control of what it decoded.
+A child has a deadline per image, a memory limit, no inherited files and an environment without credentials. It decodes
+one image after another; when it crashes, the next image gets a new child. This module is both ends: the parent imports
+it, the child runs it. A child responds with JSON and pixels, never a pickle: a malicious image may control it.
 """
 
 import json
@@ -27,18 +27,18 @@ from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decod
 from locray.images.sniff import sniff_format
 
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "PYTHONHOME", "TMPDIR")
-"""All that a child gets to see of the environment, beside where modules lie. Everything else may be a secret."""
+"""Environment variables that a child inherits, beside the module path. All others may be secrets."""
 
 _MEMORY_OF_PYTHON_BYTES = 256 * 2**20
 _MEMORY_PER_FILE_BYTE = 4
 _MEMORY_PER_PIXEL_BYTES = 48
-"""The most that decoding takes is for TIFFs of floats: between 32 and 40 bytes a pixel."""
+"""TIFFs of floats take most: between 32 and 40 bytes per pixel."""
 
 _START_TIMEOUT_S = 120
-_HANGS_UP_WITHIN_S = 5
-"""From the end of its socket to the end of a child that dies."""
-_ORPHANS_DEADLINE = 2
-"""A child whose parent died while it hung ends itself after this many times the deadline."""
+_EXIT_TIMEOUT_S = 5
+"""From the end of a child's socket to the end of its process."""
+_ORPHAN_DEADLINE_FACTOR = 2
+"""A hanging child whose parent has died exits after this many times the deadline."""
 
 _READY = b"!"
 _LENGTH = struct.Struct("!Q")
@@ -47,10 +47,10 @@ _MAX_HEADER_BYTES = 2**20
 
 @contextmanager
 def process_deadline(timeout_s: float) -> Iterator[None]:
-    """A block that is the end of this process, by SIGALRM, where it is not done in time.
+    """Kills this process with SIGALRM if the block takes longer.
 
-    The kernel sees to it, so it does not matter what a decoder does or whether it holds the interpreter's lock. Costs
-    microseconds. The timer is the process's: one block at a time.
+    The kernel does it, so it works whatever a decoder does and whether or not it holds the interpreter's lock. Costs
+    microseconds. The timer belongs to the process: one block at a time.
     """
     signal.setitimer(signal.ITIMER_REAL, timeout_s)
     try:
@@ -62,13 +62,13 @@ def process_deadline(timeout_s: float) -> Iterator[None]:
 def decode_with_deadline(
     data: bytes, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None
 ) -> DecodedImage | ImageFailure:
-    """`decode_image`, but a decoder that is not done in time is the end of this process."""
+    """`decode_image` with a deadline that kills this process."""
     with process_deadline(timeout_s):
         return decode_image(data, limits, min_longer_side_px=min_longer_side_px)
 
 
 class IsolatedDecoder:
-    """Decodes in a child process; a context that leaves no process behind."""
+    """Decodes in a child process; a context manager that leaves no process behind."""
 
     def __init__(self, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None = None) -> None:
         self._limits = limits
@@ -77,23 +77,23 @@ class IsolatedDecoder:
         self._child: _Child | None = None
 
     def __call__(self, data: bytes) -> DecodedImage | ImageFailure:
-        """What `decode_image` says of one image, or `decoder_crash`, or `decoder_timeout`.
+        """The result of `decode_image`, or a failure `decoder_crash` or `decoder_timeout`.
 
         Raises:
-            OSError: no child can be started, which says nothing about the image.
+            OSError: no child can be started; this says nothing about the image.
         """
         if self._child is not None:
-            with suppress(_ChildDiedError):  # perhaps an earlier image's doing: a new child will tell
+            with suppress(_ChildDiedError):  # maybe an earlier image damaged the child: a new one decides
                 return self._ask(self._child, data)
         try:
             return self._ask_new_child(data)
-        except _ChildDiedError as death:
-            if not death.was_killed:
-                return _failure(death, data)
-        try:  # perhaps the machine was short of memory, and this process the next best to kill
+        except _ChildDiedError as error:
+            if not error.was_killed:
+                return _failure(error, data)
+        try:  # maybe the machine was out of memory and the kernel killed the child
             return self._ask_new_child(data)
-        except _ChildDiedError as death:
-            return _failure(death, data)
+        except _ChildDiedError as error:
+            return _failure(error, data)
 
     def _ask_new_child(self, data: bytes) -> DecodedImage | ImageFailure:
         self._child = _Child(self._limits, self._timeout_s, self._min_longer_side_px)
@@ -122,28 +122,28 @@ class _ChildDiedError(Exception):
         super().__init__(message)
         self.code = code
         self.was_killed = was_killed
-        """By somebody else: no decoder does that to itself."""
+        """By SIGKILL, which no decoder sends to itself."""
 
 
-def _failure(death: _ChildDiedError, data: bytes) -> ImageFailure:
-    return ImageFailure(death.code, str(death), sniff_format(data))
+def _failure(error: _ChildDiedError, data: bytes) -> ImageFailure:
+    return ImageFailure(error.code, str(error), sniff_format(data))
 
 
 class _Child:
-    """The parent's side of one child, from its start to its end."""
+    """The parent's side of one child."""
 
     def __init__(self, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None) -> None:
         self._limits = limits
         self._timeout_s = timeout_s
-        self._socket, theirs = socket.socketpair()
-        arguments = (theirs.fileno(), limits.max_bytes, limits.max_pixels, min_longer_side_px or 0, timeout_s)
+        self._socket, child_socket = socket.socketpair()
+        arguments = (child_socket.fileno(), limits.max_bytes, limits.max_pixels, min_longer_side_px or 0, timeout_s)
         try:
-            with theirs:
+            with child_socket:
                 self._process = subprocess.Popen(  # noqa: S603 (ourselves)
                     [sys.executable, "-P", "-m", __name__, *map(str, arguments)],
                     env=_environment(),
                     cwd="/",
-                    pass_fds=[theirs.fileno()],
+                    pass_fds=[child_socket.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
@@ -154,39 +154,41 @@ class _Child:
         try:
             _receive(self._socket, len(_READY), time.monotonic() + _START_TIMEOUT_S)
         except (EOFError, OSError) as error:
-            told = f"{_how_it_ended(self.end())} before it was ready"
-            raise ChildProcessError(f"the decoder {told}; `python -m {__name__}` shows why") from error
+            end = _describe_exit(self.end())
+            raise ChildProcessError(
+                f"the decoder {end} before it was ready; run `python -m {__name__}` to see why"
+            ) from error
 
     def decode(self, data: bytes) -> DecodedImage | ImageFailure:
-        """Raises `_ChildDiedError` once the child is no more."""
+        """Raises `_ChildDiedError` if the child crashes or hangs."""
         until = time.monotonic() + self._timeout_s
         try:
             self._socket.settimeout(self._timeout_s)
             self._socket.sendall(_LENGTH.pack(len(data)))
             self._socket.sendall(data)
-            return self._answer(until)
+            return self._receive_outcome(until)
         except TimeoutError:
             self.end()
             message = f"the decoder was not done after {self._timeout_s:g} s"
             raise _ChildDiedError(ErrorCode.DECODER_TIMEOUT, message) from None
         except (EOFError, OSError):
-            with suppress(subprocess.TimeoutExpired):  # one that hung up and lives on is ended below
-                self._process.wait(_HANGS_UP_WITHIN_S)
+            with suppress(subprocess.TimeoutExpired):  # a child that closed its socket but lives on is killed below
+                self._process.wait(_EXIT_TIMEOUT_S)
             was_killed = self._process.returncode == -signal.SIGKILL
-            message = f"the decoder {_how_it_ended(self.end())}"
+            message = f"the decoder {_describe_exit(self.end())}"
             raise _ChildDiedError(ErrorCode.DECODER_CRASH, message, was_killed=was_killed) from None
         except (ValueError, TypeError, KeyError):
             self.end()
-            message = "the decoder's memory is damaged: its answer can't be read"
+            message = "the decoder's memory is damaged: its response can't be read"
             raise _ChildDiedError(ErrorCode.DECODER_CRASH, message) from None
 
     def end(self) -> int:
-        """Kills and reaps the child. Its return code is what it died of, if it was dead before."""
+        """Kills and reaps the child; returns the exit code that it had before, if it was dead."""
         self._process.kill()
         self._socket.close()
         return self._process.wait()
 
-    def _answer(self, until: float) -> DecodedImage | ImageFailure:
+    def _receive_outcome(self, until: float) -> DecodedImage | ImageFailure:
         (length,) = _LENGTH.unpack(_receive(self._socket, _LENGTH.size, until))
         if length > _MAX_HEADER_BYTES:
             raise ValueError(length)
@@ -206,12 +208,12 @@ def _environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
 
 
-def _how_it_ended(return_code: int) -> str:
+def _describe_exit(return_code: int) -> str:
     return f"died of {signal.Signals(-return_code).name}" if return_code < 0 else f"ended with code {return_code}"
 
 
 def _receive(connection: socket.socket, num_bytes: int, until: float | None = None) -> bytes:
-    """Raises `EOFError` when the other side is gone, `TimeoutError` at the (monotonic) time given."""
+    """Raises `EOFError` if the other side is gone, `TimeoutError` at the monotonic time `until`."""
     data = bytearray(num_bytes)
     _receive_into(connection, memoryview(data), until)
     return bytes(data)
@@ -231,7 +233,7 @@ def _receive_into(connection: socket.socket, rest: memoryview, until: float | No
 
 
 def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float, min_longer_side_px: int | None) -> None:
-    """The child's side: images in, answers out, until the parent hangs up."""
+    """The child's side: receives images and sends outcomes, until the parent closes the socket."""
     connection.sendall(_READY)
     while True:
         try:
@@ -239,7 +241,7 @@ def _serve(connection: socket.socket, limits: DecodeLimits, timeout_s: float, mi
         except EOFError:
             return
         data = _receive(connection, length)
-        outcome = decode_with_deadline(data, limits, timeout_s * _ORPHANS_DEADLINE, min_longer_side_px)
+        outcome = decode_with_deadline(data, limits, timeout_s * _ORPHAN_DEADLINE_FACTOR, min_longer_side_px)
         if isinstance(outcome, ImageFailure):
             _send_header(connection, asdict(outcome))
         else:
@@ -254,8 +256,8 @@ def _send_header(connection: socket.socket, facts: dict[str, Any]) -> None:
     connection.sendall(_LENGTH.pack(len(header)) + header)
 
 
-def _lower(limit: int, value: int) -> None:
-    """Sets a limit of this process for good, unless a stricter one is in force."""
+def _lower_limit(limit: int, value: int) -> None:
+    """Lowers a resource limit of this process, soft and hard, unless a stricter one is in force."""
     _, hard = resource.getrlimit(limit)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(limit, (value, value))
@@ -265,8 +267,8 @@ def _main(arguments: Sequence[str]) -> None:
     descriptor, max_bytes, max_pixels, min_longer_side_px = map(int, arguments[:4])
     timeout_s = float(arguments[4])
     memory_bytes = _MEMORY_OF_PYTHON_BYTES + _MEMORY_PER_FILE_BYTE * max_bytes + _MEMORY_PER_PIXEL_BYTES * max_pixels
-    _lower(resource.RLIMIT_AS, memory_bytes)
-    _lower(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_AS, memory_bytes)
+    _lower_limit(resource.RLIMIT_CORE, 0)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     with socket.socket(fileno=descriptor) as connection:
         _serve(connection, DecodeLimits(max_bytes, max_pixels), timeout_s, min_longer_side_px or None)

@@ -1,8 +1,7 @@
-"""A decoded image into its square network input. Called by the decode stage and by training's data loader.
+"""Letterboxing: resizes a decoded image into the square input of a network.
 
-torch resizes: its kernel for uint8 is Pillow's, vectorised, to within one grey level (seldom two), and takes two thirds
-of the time on 300 x 300 pixels and a third on megapixels. Pillow does it where a process has too little to do to repay
-the import of torch.
+torch's kernel for uint8 matches Pillow's to within one grey level (rarely two), and takes two thirds of the time on
+300 x 300 pixels and a third on megapixels. Pillow is for processes with too few images to repay the import of torch.
 """
 
 from typing import Literal
@@ -16,17 +15,14 @@ from locray.boxes import Letterbox
 Resizer = Literal["torch", "pillow"]
 
 PAD_VALUE = 114
-"""The grey of the padding: the usual one of detectors trained on letterboxed images (YOLOX, YOLOv5)."""
+"""Grey value of the padding, as in other detectors trained on letterboxed images (YOLOX, YOLOv5)."""
 
 _DECODED_SIDES = 2
-"""What the filter gets to work with: the decoder's own reduction ends at this many times the size asked for."""
+"""A decoder reduces an image to no less than this many times the input size, so that the filter has enough pixels."""
 
 
 def decoded_side_px(input_size_px: int) -> int:
-    """How long the longer side of an image must stay in its decoder for an input of this size.
-
-    It is the longer one that a letterbox fits.
-    """
+    """Minimum of an image's longer side after decoding, in pixels: a letterbox fits the longer side."""
     return _DECODED_SIDES * input_size_px
 
 
@@ -36,13 +32,13 @@ def letterbox_image(
     out: NDArray[np.uint8] | None = None,
     resizer: Resizer = "torch",
 ) -> NDArray[np.uint8]:
-    """Scale to fit with antialiased bilinear filtering, centre, and pad with `PAD_VALUE`.
+    """Scales an image to fit with antialiased bilinear filtering, centres it and pads it with `PAD_VALUE`.
 
     Args:
-        image_hwc_u8: The upright image (H, W, 3), at full size or reduced in proportion by the decoder.
-        letterbox: Where it goes, fitted to the image's full width and height.
-        out: The array (S, S, 3) uint8 to write to, such as a row of a batch; a new one if None.
-        resizer: Whose filter.
+        image_hwc_u8: The upright image (H, W, 3), at full size or reduced by the decoder.
+        letterbox: Fitted to the full width and height of the image.
+        out: Array (S, S, 3) uint8 to write to, such as a row of a batch; a new one if None.
+        resizer: The library that resizes.
 
     Returns:
         `out`, (S, S, 3) uint8 with S = `letterbox.input_size_px`.
