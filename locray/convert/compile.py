@@ -9,28 +9,25 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from locray import schema, storage
 from locray.config import CompileConfig
-from locray.convert.export_check import check_images
+from locray.convert.comparison import (
+    MAX_SCORE_DIFFERENCE,
+    MIN_AGREEMENT,
+    OutputDiff,
+    check_images,
+    decode_images,
+)
 from locray.errors import LocrayError, UsageError
 from locray.images.decode import DecodeLimits
-from locray.images.isolated import IsolatedDecoder
 from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import FOLDER, CompileKey, PackageRecord, open_package, write_package
-from locray.labelling.fetch_decode import DecodeSettings, decode_rows
-from locray.labelling.predictor import pixels_of
-from locray.labelling.worklist import InlineWorklist
 from locray.models.artifact import load_artifact
 from locray.models.interface import PredictedBoxes
 from locray.progress import Progress, Report
@@ -38,43 +35,9 @@ from locray.sources import open_source
 
 COMPARED_BATCHES = 2
 ROUNDS = 5
-MIN_AGREEMENT = 0.95
-"""Share of the images. Where an image is a tie between two classes or boxes, rounding decides."""
-MAX_SCORE_DIFFERENCE = 0.05
-SAME_BOX_IOU = 0.9
 
 _INDUCTOR: dict[str, Any] = {"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False}
 _LIMITS = DecodeLimits(max_bytes=256 * 2**20, max_pixels=178_956_970)
-_CONCURRENT_GETS = 64
-_DECODE_TIMEOUT_S = 60.0
-
-
-class OutputDiff(NamedTuple):
-    """How far the results of two forms of a network differ for the same images."""
-
-    same_class: float
-    """Share of the images whose best detections have the same class, or that have none in both."""
-    same_box: float
-    """Share of the images whose best detections have an IoU of 0.9 or more, or that have none in both."""
-    score_difference: float
-    """The largest difference of the scores of best detections; NaN if a score is NaN."""
-
-    @classmethod
-    def of(cls, one: PredictedBoxes, other: PredictedBoxes) -> "OutputDiff":
-        """Compares the predictions for the same images (N)."""
-        scores = torch.stack([one.scores[:, 0], other.scores[:, 0]])
-        nothing_found = (scores <= 0).all(0)
-        same_class = (one.label_ids[:, 0] == other.label_ids[:, 0]) | nothing_found
-        best = zip(one.boxes_xyxy_px[:, :1], other.boxes_xyxy_px[:, :1], strict=True)
-        overlaps = torch.stack([box_iou(box, other_box)[0, 0] for box, other_box in best])
-        same_box = (overlaps >= SAME_BOX_IOU) | nothing_found
-        difference = (scores[0] - scores[1]).abs().max()
-        return cls(float(same_class.float().mean()), float(same_box.float().mean()), float(difference))
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the difference is one that rounding makes."""
-        return min(self.same_class, self.same_box) >= MIN_AGREEMENT and self.score_difference <= MAX_SCORE_DIFFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,24 +219,16 @@ def _batch_seconds(networks: Sequence[Network], images_u8: Tensor) -> list[float
 def _batches(config: CompileConfig, size_px: int) -> list[Tensor]:
     """Whole batches (B, S, S, 3) uint8 to compare on."""
     count = COMPARED_BATCHES * config.batch_size
-    images = check_images(size_px, count).numpy() if config.images is None else _decoded(config.images, count, size_px)
+    images = check_images(size_px, count)
+    if config.images is not None:
+        source = open_source(config.images)
+        source.check()
+        batch = next(iter(source.listing()), None)
+        uris = [] if batch is None else batch.column(schema.IMAGE_URI).to_pylist()[:count]
+        images = decode_images(uris, size_px, _LIMITS)
+        if not len(images):
+            raise UsageError(f"{config.images} holds no usable image among its first {len(uris)}: expected one")
     # Few images are repeated: the compiled network takes whole batches.
-    images = np.resize(images, (count, *images.shape[1:]))
+    images = images[torch.arange(count) % len(images)]
     starts = range(0, count + 1, config.batch_size)
-    return [torch.from_numpy(images[start:end]) for start, end in pairwise(starts)]
-
-
-def _decoded(images: str, count: int, size_px: int) -> NDArray[np.uint8]:
-    """The first images of a source that can be used, (N, S, S, 3)."""
-    source = open_source(images)
-    source.check()
-    batch = next(iter(source.listing()), None)
-    listed = [] if batch is None else batch.column(schema.IMAGE_URI).to_pylist()[:count]
-    settings = DecodeSettings(size_px, _LIMITS, _CONCURRENT_GETS, _DECODE_TIMEOUT_S)
-    rows = InlineWorklist.of_uris(listed, max(1, len(listed))).read_unit(0)
-    with IsolatedDecoder(settings.limits, settings.timeout_s, settings.decoded_side_px) as decode:
-        decoded: pa.Table = decode_rows(rows, settings, decode)
-    decoded = decoded.filter(pc.equal(decoded[schema.STATUS], schema.STATUS_OK)).combine_chunks()
-    if not len(decoded):
-        raise UsageError(f"{images} holds no image that can be used among its first {len(listed)}: expected one")
-    return pixels_of(decoded[schema.IMAGE], size_px)
+    return [images[start:end] for start, end in pairwise(starts)]

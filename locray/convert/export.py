@@ -21,7 +21,8 @@ from torch.export import Dim, ExportedProgram
 
 from locray import __version__, schema, storage
 from locray.config import ExportModelConfig
-from locray.convert.export_check import Difference, check_images, largest_difference
+from locray.convert.comparison import check_images
+from locray.convert.export_check import Difference, largest_difference
 from locray.convert.export_forms import BATCH_SIZE, FORMS, IMAGES, Runner, as_runner
 from locray.errors import ExportError, UsageError
 from locray.models.artifact import LoadedArtifact, load_artifact
@@ -87,7 +88,7 @@ def export(config: ExportModelConfig, report: Report) -> ExportSummary:
     _need(FORMS[config.to].packages)
     artifact = load_artifact(storage.normalise(config.model))
     if artifact.info.int8_ranges is not None:
-        raise UsageError(f"{config.model} computes in 8-bit integers: export the model that it was made of")
+        raise UsageError(f"{config.model} computes in 8-bit integers: export the model that it was made from")
     report(Progress("exporting"))
     exported = export_network(artifact, config.to, config.batch_size)
     report(Progress("comparing with the artifact"))

@@ -6,7 +6,6 @@ Called by `export`. Detections are compared as sets: where scores are tied, anot
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from locray.errors import ExportError
 from locray.models.interface import PredictedBoxes
@@ -14,7 +13,6 @@ from locray.models.interface import PredictedBoxes
 BOX_BOUND_PX = 0.05
 SCORE_BOUND = 1e-3
 _TIED = 1e-5
-_PATCHES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +36,6 @@ class Difference:
             f"boxes differ by up to {self.box_px:.3g} px (allowed: {BOX_BOUND_PX}), scores by up to {self.score:.3g} "
             f"(allowed: {SCORE_BOUND}), and {self.unmatched} detections have no counterpart"
         )
-
-
-def check_images(input_size_px: int, count: int = 8) -> Tensor:
-    """Images (count, S, S, 3) uint8, always the same: noise, flat ones, and coloured patches on slopes."""
-    random = torch.Generator().manual_seed(0)
-    size = (input_size_px, input_size_px, 3)
-    slope = torch.linspace(0, 255, input_size_px).round().to(torch.uint8)
-    images = []
-    for index in range(count):
-        if index == 0:
-            image = torch.randint(256, size, generator=random, dtype=torch.uint8)
-        elif index == 1:
-            image = torch.zeros(size, dtype=torch.uint8)
-        else:
-            image = (slope[:, None] if index % 2 else slope[None, :])[..., None].expand(size).clone()
-            for _ in range(_PATCHES):
-                left, top, width, height = torch.randint(1, input_size_px // 2 + 1, (4,), generator=random).tolist()
-                colour = torch.randint(256, (3,), generator=random, dtype=torch.uint8)
-                image[top : top + height, left : left + width] = colour
-        images.append(image)
-    return torch.stack(images)
 
 
 def largest_difference(expected: PredictedBoxes, found: PredictedBoxes) -> Difference:

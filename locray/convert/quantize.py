@@ -1,7 +1,4 @@
-"""An artifact whose backbone computes in 8-bit integers, made of one that doesn't. Called by cli/commands.py.
-
-Half of a sample of images says which ranges the activations have; the other half shows what the integers change.
-"""
+"""`locray quantize`: makes an artifact whose backbone computes in 8-bit integers, and compares it with the original."""
 
 import os
 import random
@@ -9,132 +6,118 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
-from locray import schema, storage
-from locray.boxes import iou_matrix
+from locray import storage
 from locray.config import QuantizeConfig
+from locray.convert.comparison import OutputDiff, decode_images
 from locray.datasets import read_dataset
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.images.isolated import IsolatedDecoder
 from locray.inference import int8
-from locray.labelling.fetch_decode import DecodeSettings, decode_rows
-from locray.labelling.identity import PredictorSettings
-from locray.labelling.predictor import Predictor, pixels_of
-from locray.labelling.worklist import InlineWorklist
+from locray.inference.devices import dtype_for, keep_freed_memory
+from locray.inference.network import Network
 from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
+from locray.models.interface import PredictedBoxes
 from locray.progress import Progress, Report
 
 _BATCH_SIZE = 32
-_CONCURRENT_GETS = 64
-_DECODE_TIMEOUT_S = 60.0
-_SAME_IOU = 0.9
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSummary:
-    """What was made, and how it compares with what it was made of, as `--json` prints it."""
+    """The quantized model and how it compares with the original, as `--json` prints it."""
 
     output: str
     model_id: str
     calibrated_images: int
     compared_images: int
     same_class: float
-    """Share of the compared images whose best detection has the same class, or which have none in both."""
+    """See `OutputDiff.same_class`."""
     same_box: float
-    """Share of the compared images whose best detections have an IoU of 0.9 or more, or which have none in both."""
+    """See `OutputDiff.same_box`."""
     images_per_s: float
     images_per_s_before: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded for reading."""
+        """Returns plain values, rounded for reading."""
         return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
 
 
 def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
-    """Runs the network over images of the split, writes the artifact with the ranges that it met, and compares.
+    """Calibrates on half of a sample of the split, writes the new artifact, and compares on the other half.
+
+    The new artifact holds the weights of the original and the ranges of the activations; it has a model id of its own.
 
     Raises:
-        UsageError: the model, the data set or the output is not what it should be, or this processor lacks the
-            instructions.
+        UsageError: the model, the data set or the output is not usable, or this processor lacks the instructions.
         StoreError: the artifact can't be written.
     """
     report(Progress("checking"))
     model_uri, output_uri = storage.normalise(config.model), storage.normalise(config.output)
-    artifact = _artifact(model_uri, output_uri)
+    artifact = _load_original(model_uri, output_uri)
     dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
     uris = [record.image_uri for record in dataset.records]
     chosen = random.Random(0).sample(uris, min(len(uris), 2 * config.sample))  # noqa: S311 (no secret)
     report(Progress("decoding", planned=len(chosen)))
-    limits, size_px = DecodeLimits.of(config), artifact.info.input_size
-    decoded = _decoded(chosen, DecodeSettings(size_px, limits, _CONCURRENT_GETS, _DECODE_TIMEOUT_S))
-    if len(decoded) < 2:  # noqa: PLR2004 (one to learn from and one to compare)
-        raise UsageError(f"the split {config.split!r} of {config.data} holds {len(decoded)} usable images: expected 2")
-    calibration, rest = decoded[: len(decoded) // 2], decoded[len(decoded) // 2 :]
+    images_u8 = decode_images(chosen, artifact.info.input_size, DecodeLimits.of(config))
+    num_images = len(images_u8)
+    if num_images < 2:  # noqa: PLR2004 (one to calibrate on and one to compare)
+        raise UsageError(f"the split {config.split!r} of {config.data} holds {num_images} usable images: expected 2")
+    calibration, rest = images_u8[: num_images // 2], images_u8[num_images // 2 :]
 
     report(Progress("calibrating", planned=len(calibration)))
-    pixels = pixels_of(calibration[schema.IMAGE], size_px)
-    batches = (pixels[start : start + _BATCH_SIZE].copy() for start in range(0, len(pixels), _BATCH_SIZE))
-    images = (torch.from_numpy(batch).permute(0, 3, 1, 2) for batch in batches)
-    ranges = int8.find_ranges(artifact.model, map(artifact.model.predict, images))
+    ranges = int8.calibrate(artifact.model, (batch.permute(0, 3, 1, 2) for batch in _batches(calibration)))
     written = save_artifact(output_uri, artifact.model, artifact.info.model_copy(update={"int8_ranges": ranges}))
 
     report(Progress("comparing", planned=len(rest)))
-    before, before_s = _labelled(model_uri, rest)
-    after, after_s = _labelled(output_uri, rest)
-    same = [_compare(one, other) for one, other in zip(before, after, strict=True)]
+    before, before_s = _predict(model_uri, rest)
+    after, after_s = _predict(output_uri, rest)
+    diff = OutputDiff.of(before, after)
     return QuantizeSummary(
         output=output_uri,
         model_id=written.model_id,
         calibrated_images=len(calibration),
         compared_images=len(rest),
-        same_class=float(np.mean([class_ for class_, _ in same])),
-        same_box=float(np.mean([box for _, box in same])),
+        same_class=diff.same_class,
+        same_box=diff.same_box,
         images_per_s=len(rest) / after_s,
         images_per_s_before=len(rest) / before_s,
     )
 
 
-def _artifact(model_uri: str, output_uri: str) -> LoadedArtifact:
-    """The model, where one can be made of it."""
+def _load_original(model_uri: str, output_uri: str) -> LoadedArtifact:
+    """Loads the model, after checking that it can be quantized here."""
     if model_uri == output_uri:
-        raise UsageError(f"--output {output_uri} is the model itself: expected a folder of its own")
+        raise UsageError(f"--output {output_uri} is the model itself: expected another folder")
     artifact = load_artifact(model_uri)
     if artifact.info.int8_ranges is not None:
-        raise UsageError(f"{model_uri} is quantised already. Give the model that it was made of")
+        raise UsageError(f"{model_uri} is quantized already. Use the model that it was made from")
     if not int8.has_backbone(artifact.model):
         raise UsageError(
-            f"{model_uri} is a {artifact.info.architecture}, which has no backbone to quantise: expected a "
+            f"{model_uri} is a {artifact.info.architecture}, which has no backbone to quantize: expected a "
             "localizer/<backbone> or a detector/<name>[/<backbone>]"
         )
-    int8.check_runs_on(torch.device("cpu"))
+    int8.check_runs_on(_CPU)
     return artifact
 
 
-def _decoded(uris: list[str], settings: DecodeSettings) -> pa.Table:
-    """The images that can be used, of `schema.decoded_schema`."""
-    rows = InlineWorklist.of_uris(uris, max(1, len(uris))).read_unit(0)
-    with IsolatedDecoder(settings.limits, settings.timeout_s, settings.decoded_side_px) as decode:
-        decoded = decode_rows(rows, settings, decode)
-    return decoded.filter(pc.equal(decoded[schema.STATUS], schema.STATUS_OK)).combine_chunks()
-
-
-def _labelled(model_uri: str, decoded: pa.Table) -> tuple[list[list[dict[str, Any]]], float]:
-    """The detections of each image, and seconds for all of them once the network is warm."""
-    predictor = Predictor(PredictorSettings(model_uri, 0.0, _BATCH_SIZE, device="cpu"), len(os.sched_getaffinity(0)))
-    predictor(decoded)
+def _predict(model_uri: str, images_u8: Tensor) -> tuple[PredictedBoxes, float]:
+    """Predictions for images (N, S, S, 3) as a labelling worker computes them, and the seconds that they took."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    keep_freed_memory()
+    artifact = load_artifact(model_uri)
+    network = Network(artifact.model, _CPU, dtype_for("auto", _CPU), artifact.info.int8_ranges)
+    batches = _batches(images_u8)
+    for batch in (batches[0], batches[-1]):  # the first batch of each shape is slower
+        network.predict(batch)
     started = time.perf_counter()
-    rows = predictor(decoded)
-    return [found or [] for found in rows[schema.DETECTIONS].to_pylist()], time.perf_counter() - started
+    parts = [network.predict(batch) for batch in batches]
+    seconds = time.perf_counter() - started
+    return PredictedBoxes(*(torch.cat(values) for values in zip(*parts, strict=True))), seconds
 
 
-def _compare(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> tuple[bool, bool]:
-    """Whether the best of two lists of detections have the same class and, by an IoU of 0.9, the same box."""
-    if not one or not other:
-        return not one and not other, not one and not other
-    boxes = (np.array([[found[0][corner] for corner in schema.CORNERS]]) for found in (one, other))
-    return one[0][schema.LABEL_ID] == other[0][schema.LABEL_ID], bool(iou_matrix(*boxes)[0, 0] >= _SAME_IOU)
+def _batches(images_u8: Tensor) -> list[Tensor]:
+    return [images_u8[start : start + _BATCH_SIZE] for start in range(0, len(images_u8), _BATCH_SIZE)]

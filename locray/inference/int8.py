@@ -1,11 +1,13 @@
-"""A network's backbone in 8-bit integers, with the ranges of its activations.
+"""Backbones in 8-bit integers: calibration of the ranges of their activations, and conversion.
 
-The backbone is nearly all of a network's arithmetic. Its weights become integers with a scale for each channel; its
-activations get the range that they had over images of the training (static quantisation: Jacob et al. 2018). Neck and
-heads, where boxes come from, stay as they are.
+Nearly all arithmetic of a model is in its backbone. Weights become integers with a scale per channel, activations
+integers with a range measured on sample images (static quantization: Jacob et al. 2018). Necks and heads keep floats.
+
+All use of torch's quantization (`torch.ao`, deprecated) is in this module.
 """
 
 import copy
+import importlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,94 +21,101 @@ from locray.errors import UsageError
 from locray.models.interface import BACKBONE, LabelModel
 
 Ranges = Mapping[str, tuple[float, float]]
-"""The least and the greatest number of each activation of a backbone, by a name that its graph gives it."""
+"""Minimum and maximum of each activation of a backbone, by its name in the traced graph."""
 
 _ENGINE = "onednn"
-_LARGEST = 255
+_MAX_U8 = 255
 
 
 def runs_here() -> bool:
-    """Whether this processor multiplies 8-bit integers without overflow, and faster than floats (AVX-512 VNNI)."""
+    """Whether this processor multiplies 8-bit integers without overflow (AVX-512 VNNI)."""
     return _ENGINE in torch.backends.quantized.supported_engines and bool(torch.cpu._is_vnni_supported())
 
 
 def check_runs_on(device: torch.device) -> None:
-    """Refuses what would silently compute in floats, and give answers that are not this model's.
+    """Refuses machines on which a quantized model would give other results than where it was compared.
 
     Raises:
-        UsageError: `device` is a GPU, or a processor without the instructions.
+        UsageError: this torch has no `torch.ao`, `device` is a GPU, or the processor lacks the instructions.
     """
+    try:
+        importlib.import_module("torch.ao.quantization.quantize_fx")
+    except ImportError as error:
+        raise UsageError(
+            f"torch {torch.__version__} can't run backbones in 8-bit integers: it has no torch.ao.quantization. "
+            "Install an older torch (2.14 has it), or use the model that this one was made from"
+        ) from error
     if device.type == "cpu" and runs_here():
         return
     found = (
-        "this processor has none" if device.type == "cpu" else "this worker has a GPU (--device cpu leaves it alone)"
+        "this processor lacks it" if device.type == "cpu" else "this worker has a GPU (--device cpu leaves it unused)"
     )
     raise UsageError(
-        "a backbone in 8-bit integers needs a processor that multiplies them without overflow (`lscpu` lists "
-        f"avx512_vnni), and {found}. Elsewhere, take the model that it was made of"
+        "a backbone in 8-bit integers needs a processor that multiplies them without overflow (avx512_vnni in "
+        f"`lscpu`), and {found}. Use the model that this one was made from"
     )
 
 
 def has_backbone(model: LabelModel) -> bool:
-    """Whether there is something to quantise."""
+    """Whether the model has a backbone that can be quantized."""
     return isinstance(getattr(model, BACKBONE, None), nn.Module)
 
 
-def find_ranges(model: LabelModel, run: Iterable[Any]) -> Ranges:
-    """The ranges of the backbone's activations while the model runs over images.
+def calibrate(model: LabelModel, batches: Iterable[Tensor]) -> Ranges:
+    """Measures the ranges of the backbone's activations.
 
     Args:
-        model: in evaluation mode, with its batch norms.
-        run: each item that is taken of it has run the model over a batch.
+        model: in evaluation mode, with its batch norms; in float32 on the CPU.
+        batches: sample images (B, 3, S, S) uint8.
     """
     backbone: nn.Module = getattr(model, BACKBONE)
-    observed = _observed(backbone, histograms=True)
+    observed = _with_observers(backbone, histograms=True)
     setattr(model, BACKBONE, observed)
     try:
         with torch.no_grad():
-            for _ in run:
-                pass
+            for images_u8 in batches:
+                model.predict(images_u8)
     finally:
         setattr(model, BACKBONE, backbone)
-    return {name: _range_of(observer) for name, observer in _observers(observed)}
+    return {name: _range_of(observer) for name, observer in _observers_of(observed)}
 
 
-def quantise(model: LabelModel, ranges: Ranges) -> None:
-    """Puts an integer backbone in the place of the model's own.
+def quantize_backbone(model: LabelModel, ranges: Ranges) -> None:
+    """Replaces the backbone of a model by a quantized one.
 
     Args:
-        model: in evaluation mode, with its batch norms; on the CPU, in float32.
-        ranges: of `find_ranges`, of the same network.
+        model: in evaluation mode, with its batch norms; in float32 on the CPU. It is changed.
+        ranges: result of `calibrate` for the same network.
     """
     from torch.ao.quantization.backend_config import get_onednn_backend_config
     from torch.ao.quantization.quantize_fx import convert_fx
 
-    observed = _observed(getattr(model, BACKBONE), histograms=False)
-    observers = dict(_observers(observed))
+    observed = _with_observers(getattr(model, BACKBONE), histograms=False)
+    observers = dict(_observers_of(observed))
     assert observers.keys() == ranges.keys()
-    for name, (least, greatest) in ranges.items():
-        observers[name].min_val.fill_(least)
-        observers[name].max_val.fill_(greatest)
-    with _quietly():
+    for name, (minimum, maximum) in ranges.items():
+        observers[name].min_val.fill_(minimum)
+        observers[name].max_val.fill_(maximum)
+    with _without_deprecations():
         converted = convert_fx(observed, backend_config=get_onednn_backend_config())
-    setattr(model, BACKBONE, _InFloat32(converted))
+    setattr(model, BACKBONE, _OutsideAutocast(converted))
 
 
-class _InFloat32(nn.Module):
-    """A backbone that takes and gives float32, whatever autocast says: its own integers are its business."""
+class _OutsideAutocast(nn.Module):
+    """A quantized backbone, which takes and returns float32 whatever autocast says."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As of `Backbone`."""
+        """See `Backbone.forward`."""
         with torch.autocast("cpu", enabled=False):
             return tuple(self.backbone(images.float()))
 
 
-def _observed(backbone: nn.Module, *, histograms: bool) -> GraphModule:
-    """A copy of the backbone as a graph that takes note of its activations."""
+def _with_observers(backbone: nn.Module, *, histograms: bool) -> GraphModule:
+    """A copy of the backbone as a graph with an observer per activation."""
     from torch.ao.quantization import QConfig, QConfigMapping
     from torch.ao.quantization.backend_config import get_onednn_backend_config
     from torch.ao.quantization.observer import HistogramObserver, MinMaxObserver, default_per_channel_weight_observer
@@ -116,7 +125,7 @@ def _observed(backbone: nn.Module, *, histograms: bool) -> GraphModule:
     observer = HistogramObserver if histograms else MinMaxObserver
     settings: Any = QConfig(observer.with_args(reduce_range=False), default_per_channel_weight_observer)  # type: ignore[no-untyped-call]
     example = torch.zeros(1, 3, 64, 64)
-    with _quietly():
+    with _without_deprecations():
         return prepare_fx(
             copy.deepcopy(backbone).eval(),
             QConfigMapping().set_global(settings),
@@ -125,7 +134,7 @@ def _observed(backbone: nn.Module, *, histograms: bool) -> GraphModule:
         )
 
 
-def _observers(observed: nn.Module) -> Iterator[tuple[str, Any]]:
+def _observers_of(observed: nn.Module) -> Iterator[tuple[str, Any]]:
     from torch.ao.quantization import ObserverBase
 
     for name, module in observed.named_children():
@@ -134,14 +143,14 @@ def _observers(observed: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _range_of(observer: Any) -> tuple[float, float]:
-    """What an observer that keeps the extremes alone would have to have seen, to choose the same scale."""
+    """Minimum and maximum from which a `MinMaxObserver` computes the scale and zero point of this observer."""
     scale, zero_point = (value.item() for value in observer.calculate_qparams())
-    return -zero_point * scale, (_LARGEST - zero_point) * scale
+    return -zero_point * scale, (_MAX_U8 - zero_point) * scale
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _without_deprecations() -> Iterator[None]:
     with warnings.catch_warnings():
-        # torch's quantisation of graphs is to move to another package one day.
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", "torch.ao.quantization is deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel", UserWarning)
         yield

@@ -52,7 +52,7 @@ def static_part(
     assert not network.training
     network.requires_grad_(False)
     if int8_ranges is not None:
-        int8.quantise(model, int8_ranges)
+        int8.quantize_backbone(model, int8_ranges)
     size = model.input_size_px
     example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     with torch.no_grad():

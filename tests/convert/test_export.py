@@ -14,8 +14,9 @@ from torchvision.ops import nms
 
 from locray.cli.main import main
 from locray.config import ExportModelConfig
+from locray.convert.comparison import check_images
 from locray.convert.export import compare, export, export_network
-from locray.convert.export_check import Difference, check_images, largest_difference
+from locray.convert.export_check import Difference, largest_difference
 from locray.convert.export_forms import FORMS, Form
 from locray.errors import ExportError, UsageError
 from locray.models.architectures import build_model

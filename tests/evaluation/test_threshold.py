@@ -10,7 +10,7 @@ import torch
 
 from locray import schema
 from locray.config import EvaluateConfig
-from locray.convert.export_check import check_images
+from locray.convert.comparison import check_images
 from locray.datasets.csv_boxes import write_csv
 from locray.datasets.records import Annotation, ImageAnnotations
 from locray.demo.images import write_dataset

@@ -1,38 +1,21 @@
 """Backbones in 8-bit integers beside the same backbones in floats."""
 
-import warnings
-from pathlib import Path
+import sys
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
 
-from locray.cli.main import main as cli
-from locray.config import QuantizeConfig
-from locray.convert.quantize import quantize
 from locray.errors import UsageError
 from locray.inference import int8
 from locray.inference.network import static_part
-from locray.labelling.identity import PredictorSettings
-from locray.labelling.predictor import Predictor
 from locray.models.architectures import build_model
-from locray.models.artifact import load_artifact, save_artifact
-from locray.models.files import ArtifactInfo
+from tests.helpers.smooth_images import smooth_images
 
 CPU = torch.device("cpu")
-CLASSES = ["nut", "bolt"]
 SIZE = 64
 NETWORKS = ["localizer/resnet18", "localizer/mobilenet_v2", "localizer/efficientnet_b0", "detector/fcos/resnet18"]
 
 needs_vnni = pytest.mark.skipif(not int8.runs_here(), reason="this processor can't multiply 8-bit integers")
-
-
-def smooth_images(count: int) -> Tensor:
-    """Images (N, 3, S, S) uint8 with some structure: noise is all the same to a network."""
-    coarse = torch.randint(256, (count, 3, 6, 6), generator=torch.Generator().manual_seed(3)).float()
-    return torch.nn.functional.interpolate(coarse, (SIZE, SIZE), mode="bicubic").clamp(0, 255).to(torch.uint8)
 
 
 @needs_vnni
@@ -40,15 +23,15 @@ def smooth_images(count: int) -> Tensor:
 @pytest.mark.parametrize("architecture", NETWORKS)
 def test_integers_give_the_maps_that_floats_give(architecture: str) -> None:
     torch.manual_seed(0)
-    model = build_model(architecture, len(CLASSES), SIZE)
-    images = smooth_images(24)
+    model = build_model(architecture, 2, SIZE)
+    images = smooth_images(24, SIZE)
     with torch.no_grad():
-        for _ in range(30):  # the statistics of its batch norms, without which a deep network says nothing
+        for _ in range(30):  # batch norms need statistics: without them a deep network outputs next to nothing
             model.backbone(model.normalise(images))
         model.eval()
         expected = model.backbone(model.normalise(images))
-        ranges = int8.find_ranges(model, map(model.predict, images[:16].split(8)))
-        assert torch.equal(model.backbone(model.normalise(images))[0], expected[0])  # its own backbone is back
+        ranges = int8.calibrate(model, images[:16].split(8))
+        assert torch.equal(model.backbone(model.normalise(images))[0], expected[0])  # the original backbone is back
         static_part(model, CPU, torch.float32, ranges)
         found = model.backbone(model.normalise(images))
     assert any("quantized" in type(layer).__module__ for layer in model.backbone.modules())
@@ -57,86 +40,17 @@ def test_integers_give_the_maps_that_floats_give(architecture: str) -> None:
         assert 0 < (one - other).norm() < 0.15 * other.norm()
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    """Pictures by class, in the format `folders`."""
-    for number, pixels in enumerate(smooth_images(24).permute(0, 2, 3, 1).numpy()):
-        folder = tmp_path / "data" / "train" / CLASSES[number % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ascontiguousarray(pixels)).save(folder / f"{number}.png")
-    return tmp_path
-
-
-def saved(folder: Path, architecture: str, **described: object) -> str:
-    torch.manual_seed(0)
-    uri = str(folder / architecture.replace("/", "-"))
-    model = build_model(architecture, len(CLASSES), SIZE if "/" in architecture else 32)
-    info = ArtifactInfo(architecture=architecture, classes=CLASSES, input_size=model.input_size_px)
-    save_artifact(uri, model, info.model_copy(update=described))
-    return uri
-
-
-def settings(folders: Path, model: str, output: str = "int8", **other: object) -> QuantizeConfig:
-    given = {"data": str(folders / "data"), "format": "folders", "model": model, "output": str(folders / output)}
-    return QuantizeConfig.model_validate(given | other)
-
-
-@needs_vnni
-@pytest.mark.slow
-def test_a_quantised_artifact_is_another_model_that_labels_in_integers(folders: Path) -> None:
-    model = saved(folders, "localizer/resnet18")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        summary = quantize(settings(folders, model, sample=12), lambda _: None)
-    assert (summary.calibrated_images, summary.compared_images) == (12, 12)
-    assert min(summary.images_per_s, summary.images_per_s_before) > 0
-    before, after = load_artifact(model), load_artifact(summary.output)
-    assert summary.model_id == after.model_id != before.model_id
-    assert after.info.int8_ranges
-    state = before.model.state_dict()
-    assert all(torch.equal(state[name], values) for name, values in after.model.state_dict().items())
-    predictor = Predictor(PredictorSettings(summary.output, 0.0, 4))
-    layers = predictor._network._model.modules()
-    assert any("quantized" in type(layer).__module__ for layer in layers)
-
-
-def test_what_cannot_be_quantised_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = ("quantize", "--data", str(folders / "data"), "--format", "folders")
-    small = saved(folders, "small_cnn")
-
-    def refused(*options: str) -> str:
-        assert cli([*common, *options]) == 2
-        return " ".join(capsys.readouterr().err.split())
-
-    assert "small_cnn, which has no backbone to quantise" in refused("--model", small, "--output", str(folders / "out"))
-    assert "is the model itself" in refused("--model", small, "--output", small)
-    done = saved(folders, "localizer/resnet18", int8_ranges={})
-    assert "is quantised already" in refused("--model", done, "--output", str(folders / "out"))
-    assert "no model at" in refused("--model", str(folders / "none"), "--output", str(folders / "out"))
-    assert not (folders / "out").exists()
-
-
-@pytest.mark.slow
-@needs_vnni
-def test_a_split_without_images_to_compare_on_is_told(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = saved(folders, "localizer/resnet18")
-    for path in sorted((folders / "data").rglob("*.png"))[1:]:
-        path.write_bytes(b"no picture")
-    where = ("--data", str(folders / "data"), "--format", "folders", "--output", str(folders / "out"))
-    assert cli(["quantize", "--model", model, *where]) == 2
-    assert "holds 1 usable images: expected 2" in " ".join(capsys.readouterr().err.split())
-    assert not (folders / "out").exists()
-
-
-@pytest.mark.slow
-def test_what_would_compute_in_floats_refuses_a_quantised_model(
-    folders: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = saved(folders, "localizer/resnet18", int8_ranges={})
+def test_machines_without_the_instructions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="this worker has a GPU"):
         int8.check_runs_on(torch.device("cuda"))
     monkeypatch.setattr(int8, "runs_here", lambda: False)
-    with pytest.raises(UsageError, match="and this processor has none"):
-        Predictor(PredictorSettings(model, 0.0, 4, device="cpu"))
-    assert cli(["export-model", "--model", model, "--to", "torch-export", "--output", str(folders / "x.pt2")]) == 2
-    assert "export the model that it was made of" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(UsageError, match=r"needs a processor .* this processor lacks it"):
+        int8.check_runs_on(CPU)
+
+
+def test_a_torch_without_torch_ao_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "runs_here", lambda: True)
+    int8.check_runs_on(CPU)
+    monkeypatch.setitem(sys.modules, "torch.ao.quantization.quantize_fx", None)
+    with pytest.raises(UsageError, match=r"it has no torch.ao.quantization. Install an older torch"):
+        int8.check_runs_on(CPU)

@@ -19,7 +19,7 @@ NETWORKS = {
     "small_resnet": ("class_head.weight",),
     "localizer/mobilenet_v3_small": ("class_head.1.weight", "class_head.1.bias"),
     "detector/fcos/mobilenet_v3_small": tuple(
-        f"rules.head.classification_head.cls_logits.{name}" for name in ("weight", "bias")
+        f"torchvision_model.head.classification_head.cls_logits.{name}" for name in ("weight", "bias")
     ),
     "detector/faster_rcnn/mobilenet_v3_small": tuple(
         f"roi_heads.box_predictor.head.{name}"
