@@ -179,7 +179,8 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
     torch.manual_seed(0)
     sides = {} if name == "ssdlite320" else {"min_size": size, "max_size": size}
     num_labels = 3 + chosen.has_background
-    own = detection.__dict__[chosen.torchvision_name](weights=None, weights_backbone=None, num_classes=num_labels, **sides)
+    build = detection.__dict__[chosen.torchvision_name]
+    own = build(weights=None, weights_backbone=None, num_classes=num_labels, **sides)
     batch = images(2, size).contiguous()
     make_lively(own, lambda whole: whole(list(batch.float() / 255)))
     torch.save(own.state_dict(), tmp_path / "weights.pth")
