@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from locray import schema
-from locray.nightly.compaction import compact
+from locray.nightly.maintenance import compact
 from locray.progress import ignore
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted

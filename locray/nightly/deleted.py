@@ -1,7 +1,7 @@
-"""The images that have rows and are not listed any more. Called by the nightly run.
+"""The list of deleted images: they have rows, but are no longer listed.
 
-Their rows stay: what a model once saw is history, and an image may come back. The list is made anew every night from
-the table and the listing, so it is right whatever came before; of the list before it only the dates are taken over.
+Their rows stay: predictions are history, and an image may come back. Every nightly run makes the list anew from the
+table and the listing, so an earlier mistake does not last; only the dates are taken from the previous list.
 """
 
 from collections.abc import Iterable
@@ -25,17 +25,17 @@ _URI, _SINCE = schema.IMAGE_URI, schema.MISSING_SINCE
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
-    """What became of images that had been labelled."""
+class DeletedImages:
+    """Number of deleted images, and where they are listed."""
 
     images: int
-    """Deleted ones that have rows."""
+    """Images that have rows and are not listed."""
     since_last_night: int
-    """Of those, what the list before this one had not."""
+    """Those of them that the previous list did not have."""
     returned: int
-    """What that list had and is there again."""
+    """Images of the previous list that are listed again."""
     list_uri: str
-    """The list: a Parquet file of `DELETED_SCHEMA`, by image URI."""
+    """A Parquet file of `DELETED_SCHEMA`, sorted by image URI."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -43,54 +43,55 @@ class Deleted:
 
 
 def list_deleted(
-    table_uri: str, key: PredictionKey, listing: Iterable[pa.RecordBatch], list_uri: str, night: date
-) -> Deleted:
-    """Replaces the list of images that have rows of this key and are not listed any more.
+    table_uri: str, key: PredictionKey, listing: Iterable[pa.RecordBatch], list_uri: str, run_date: date
+) -> DeletedImages:
+    """Replaces the list of deleted images. Only the list itself is held in memory.
 
     Args:
         table_uri: the predictions table, normalised.
-        key: the model and configuration.
+        key: the model and configuration whose rows count.
         listing: batches of `LISTING_SCHEMA`.
-        list_uri: where the list is, or will be.
-        night: the date that newly missing images get.
+        list_uri: the list; it need not exist yet.
+        run_date: the date for newly missing images.
 
     Raises:
-        StoreError: the store failed, or what is at `list_uri` is no such list.
+        StoreError: the store failed, or another file is at `list_uri`.
     """
     with temporary_database() as connection:
-        before = _list_before(list_uri).to_batches()
+        previous = _read_list(list_uri).to_batches()
         for name, fields, batches in (
-            ("held", pa.schema([(_URI, pa.string())]), _held(table_uri, key)),
+            ("labelled", pa.schema([(_URI, pa.string())]), _labelled_uris(table_uri, key)),
             ("listed", schema.LISTING_SCHEMA, listing),
-            ("before", schema.DELETED_SCHEMA, before),
+            ("previous", schema.DELETED_SCHEMA, previous),
         ):
-            columns = f"{_URI}, any_value({_SINCE}) AS {_SINCE}" if name == "before" else _URI
+            columns = f"{_URI}, any_value({_SINCE}) AS {_SINCE}" if name == "previous" else _URI
             statement = f"CREATE TABLE {name} AS SELECT {columns} FROM stream GROUP BY {_URI}"
             create_from_batches(connection, statement, fields, batches)
-        missing = f"(SELECT * FROM held ANTI JOIN listed USING ({_URI}))"
+        deleted = f"(SELECT * FROM labelled ANTI JOIN listed USING ({_URI}))"
         query = (
-            f"SELECT {_URI}, coalesce({_SINCE}, DATE '{night}') AS {_SINCE} "
-            f"FROM {missing} LEFT JOIN before USING ({_URI}) ORDER BY {_URI}"
+            f"SELECT {_URI}, coalesce({_SINCE}, DATE '{run_date}') AS {_SINCE} "
+            f"FROM {deleted} LEFT JOIN previous USING ({_URI}) ORDER BY {_URI}"
         )
         images = write_list(list_uri, schema.DELETED_SCHEMA, connection.sql(query).to_arrow_reader(_BATCH_ROWS))
-        known = _count(connection, f"{missing} SEMI JOIN before USING ({_URI})")
-        returned = _count(connection, f"before SEMI JOIN listed USING ({_URI})")
-    return Deleted(images, images - known, returned, list_uri)
+        known = _count(connection, f"{deleted} SEMI JOIN previous USING ({_URI})")
+        returned = _count(connection, f"previous SEMI JOIN listed USING ({_URI})")
+    return DeletedImages(images, images - known, returned, list_uri)
 
 
-def _held(table_uri: str, key: PredictionKey) -> Iterable[pa.RecordBatch]:
+def _labelled_uris(table_uri: str, key: PredictionKey) -> Iterable[pa.RecordBatch]:
     table = open_table(table_uri)
     return scan_strings(table, [_URI], key.row_filter) if table else ()
 
 
-def _list_before(list_uri: str) -> pa.Table:
+def _read_list(list_uri: str) -> pa.Table:
     if not storage.exists(list_uri):
         return schema.DELETED_SCHEMA.empty_table()
     try:
         return storage.open_parquet(list_uri).read(schema.DELETED_SCHEMA.names).cast(schema.DELETED_SCHEMA)
     except (pa.ArrowException, ValueError) as error:
         raise StoreError(
-            f"{list_uri} is no list of deleted images ({error}): delete it, and the dates begin anew"
+            f"{list_uri} is not a list of deleted images ({error}). Delete it; the next run writes a new list, with "
+            "new dates"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Where nights are written down, below the table: readers of Delta and Hive tables ignore what begins with `_`.
+"""Records of nightly runs, kept in the table's work folder, which readers of Delta and Hive tables ignore.
 
-A night leaves a record (JSON) and a page; beside them lies the list of deleted images. No name ends in .parquet, so
-that a pattern over the table's files misses them. Used by the nightly run, its page and `status`.
+A run leaves a record (JSON) and a page (HTML) beside the list of deleted images. No name ends in .parquet, so that a
+pattern over the table's files does not match.
 """
 
 import json
@@ -19,12 +19,12 @@ _DELETED = "deleted"
 
 
 def records_uri(table_uri: str, key: PredictionKey) -> str:
-    """The folder of the records of one model and configuration."""
+    """The folder for the records of a model and configuration."""
     return storage.join(table_uri, RECORDS, key.model_id, key.config_hash)
 
 
 def page_uri(records: str, run_id: str) -> str:
-    """The page of a night."""
+    """The page of a run."""
     return storage.join(records, run_id + _PAGE)
 
 
@@ -34,7 +34,7 @@ def deleted_uri(records: str) -> str:
 
 
 def write_record(records: str, run_id: str, facts: dict[str, Any]) -> None:
-    """Writes a night down: plain values.
+    """Writes the record of a run, given as plain values.
 
     Raises:
         StoreError: the store failed.
@@ -42,18 +42,17 @@ def write_record(records: str, run_id: str, facts: dict[str, Any]) -> None:
     storage.write_bytes(storage.join(records, run_id + _RECORD), json.dumps(facts, ensure_ascii=False).encode())
 
 
-def read_records(records: str, most: int) -> list[dict[str, Any]]:
-    """The last nights, the latest one last: ids of runs begin with their time.
+def read_records(records: str, max_records: int) -> list[dict[str, Any]]:
+    """The records of the last runs, the latest one last: run ids begin with the time.
 
     Raises:
         StoreError: the store failed, or a record is damaged.
     """
-    names = [uri for uri in storage.list_uris(records) if uri.endswith(_RECORD)]
-    return [_parsed(uri, data) for uri, data in _contents(sorted(names)[-most:])]
+    return _read(sorted(uri for uri in storage.list_uris(records) if uri.endswith(_RECORD))[-max_records:])
 
 
 def last_records(table_uri: str) -> list[dict[str, Any]]:
-    """The last night of each model and configuration.
+    """The record of the last run of each model and configuration.
 
     Raises:
         StoreError: the store failed, or a record is damaged.
@@ -61,19 +60,19 @@ def last_records(table_uri: str) -> list[dict[str, Any]]:
     last: dict[str, str] = {}
     for uri in storage.list_uris(storage.join(table_uri, RECORDS)):
         if uri.endswith(_RECORD):
-            last[uri.rpartition("/")[0]] = uri  # sorted: later ones come later
-    return [_parsed(uri, data) for uri, data in _contents(list(last.values()))]
+            last[uri.rpartition("/")[0]] = uri  # the listing is sorted: the last one wins
+    return _read(list(last.values()))
 
 
-def _contents(uris: Sequence[str]) -> list[tuple[str, bytes]]:
-    return list(zip(uris, storage.read_all(uris), strict=True))
+def _read(uris: Sequence[str]) -> list[dict[str, Any]]:
+    return [_parse(uri, data) for uri, data in zip(uris, storage.read_all(uris), strict=True)]
 
 
-def _parsed(uri: str, data: bytes) -> dict[str, Any]:
+def _parse(uri: str, data: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(data)
     except ValueError:
         facts = None
     if not isinstance(facts, dict):
-        raise StoreError(f"{uri} is no record of a night: delete it")
+        raise StoreError(f"{uri} is not the record of a nightly run: delete it")
     return facts

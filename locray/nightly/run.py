@@ -1,7 +1,7 @@
-"""A night, from configuration to record: the whole story in one function. Called by the command line.
+"""A nightly run, from configuration to record.
 
-A step that fails is written down and the steps that don't depend on it are done; only what stops the labelling
-stops the night.
+A step that fails is recorded, and the steps that don't depend on it still run. Only an error in labelling ends the
+run.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,9 @@ from locray.config import NightlyConfig, VerifyConfig
 from locray.errors import DeferralCause, ExitCode, LocrayError
 from locray.labelling.run import label
 from locray.labelling.summary import Clock, LabelSummary
-from locray.nightly.compaction import Compaction, compact
-from locray.nightly.deleted import Deleted, list_deleted
+from locray.nightly.deleted import DeletedImages, list_deleted
+from locray.nightly.maintenance import Compaction, compact, vacuum
 from locray.nightly.records import deleted_uri, records_uri, write_record
-from locray.nightly.vacuum import vacuum
 from locray.progress import Progress, Report
 from locray.sources import open_source
 from locray.sources.wrappers import CachedSource
@@ -29,7 +28,7 @@ from locray.verification.run import Verification, verify
 Result = TypeVar("Result")
 
 LABELLING = "label"
-"""The step that the others depend on: its error is written down, and raised."""
+"""The step that all others depend on: its error is recorded and raised."""
 
 _WORST_FIRST = (
     ExitCode.CORRUPT,
@@ -43,33 +42,28 @@ _WORST_FIRST = (
 
 
 def worst(*codes: ExitCode) -> ExitCode:
-    """What to tell the shell of several steps: damage before failures before what the next night takes up."""
+    """The exit code of several steps: damage before failures before images that the next run will label."""
     return min(codes, key=_WORST_FIRST.index)
 
 
 @dataclass
 class NightlyRun:
-    """What a night did, as `--json` prints it. A step that was not done, or failed, is None."""
+    """Result of a nightly run, as `--json` prints it. A step that failed or was skipped is None."""
 
     table: str
     images: str
     run_date: date
     label: LabelSummary
     exit_code: ExitCode
-    """The worst of the steps'."""
+    """The worst of all steps."""
     verify: Verification | None = None
-    deleted: Deleted | None = None
+    deleted: DeletedImages | None = None
     vacuumed: int | None = None
-    """Files of older versions that were deleted."""
+    """Number of files of older versions that were deleted."""
     compaction: Compaction | None = None
     failed: dict[str, str] = field(default_factory=dict)
-    """What the steps that failed said."""
+    """Error messages of the steps that failed."""
     wall_s: float = 0.0
-
-    @property
-    def records(self) -> str:
-        """The folder of the records of this model and configuration."""
-        return records_uri(self.table, self.key)
 
     @property
     def key(self) -> PredictionKey:
@@ -77,13 +71,18 @@ class NightlyRun:
         return PredictionKey(self.label.model_id, self.label.config_hash)
 
     @property
+    def records(self) -> str:
+        """The folder for the records of this model and configuration."""
+        return records_uri(self.table, self.key)
+
+    @property
     def was_cut_short(self) -> bool:
-        """Whether the labelling ended before its worklist: it was asked to stop, given up, or stopped by an error."""
+        """Whether labelling ended before the end of its worklist: interrupted, aborted, or stopped by an error."""
         return LABELLING in self.failed or bool(self.label.deferred_causes.get(DeferralCause.NOT_TRIED))
 
     @property
-    def is_sound(self) -> bool:
-        """Whether the table was verified and nothing is wrong with it."""
+    def is_table_correct(self) -> bool:
+        """Whether the table was verified and has no faults."""
         return self.verify is not None and not self.verify.faults
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,95 +104,93 @@ class NightlyRun:
             "wall_s": round(self.wall_s, 3),
         }
 
-    def attempt(self, step: str, run: Callable[[], Result]) -> Result | None:
-        """What a step gives, or None where it fails, in whatever way: that is written down."""
+    def attempt(self, step: str, act: Callable[[], Result]) -> Result | None:
+        """The result of a step, or None if it fails: the error is recorded, and the exit code adapted."""
         try:
-            return run()
-        except Exception as error:  # noqa: BLE001 - the steps after it are done all the same
-            self.failed[step] = _told(error)
-            self.exit_code = worst(self.exit_code, _exit_code_of(error))
+            return act()
+        except Exception as error:  # noqa: BLE001 - the later steps still run
+            self.failed[step] = _message(error)
+            self.exit_code = worst(self.exit_code, _exit_code(error))
             return None
 
 
 def nightly(
     config: NightlyConfig, report: Report, on_error: Callable[[NightlyRun], None] = lambda _: None
 ) -> NightlyRun:
-    """Labels what is new or changed, verifies the table against the same listing, tidies it up, writes the night down.
+    """Labels new and changed images, verifies the table against the same listing, and maintains its files.
 
-    A table in which the verification finds faults is left as it is: old files may be needed to mend it. Where the
-    labelling ended before its worklist, the night ends, too.
+    A table with faults is left as it is, since its old files may be needed to repair it. If labelling ends before its
+    worklist, the other steps are skipped.
 
     Args:
-        config: What to label, and how to tidy up.
-        report: Is told how far the night is.
-        on_error: Is told what was written down of it, before an error that stopped the labelling is raised.
+        config: what to label, and how to maintain the table.
+        report: progress callback.
+        on_error: called with the recorded result, before an error that stopped labelling is raised.
 
     Raises:
-        UsageError: the source, the model or the table is not what it should be; nothing was written.
-        FencedError: another run took over while this one labelled; what was committed stays.
+        UsageError: the source, the model or the table is invalid; nothing was written.
+        FencedError: another run claimed the table during labelling; earlier commits stay.
     """
     clock = Clock()
     with temporary_folder() as folder:
         source = CachedSource(open_source(config.images, config.uri_column), folder)
-        night = _labelled(config, report, source, clock, on_error)
-        if not night.was_cut_short:
-            night.verify = night.attempt("verify", lambda: verify(_verification(config), report, source))
-        if night.verify is not None:
-            night.exit_code = worst(night.exit_code, night.verify.exit_code)
-        if night.is_sound:
+        run = _label(config, report, source, clock, on_error)
+        if not run.was_cut_short:
+            run.verify = run.attempt("verify", lambda: verify(_verify_config(config), report, source))
+        if run.verify is not None:
+            run.exit_code = worst(run.exit_code, run.verify.exit_code)
+        if run.is_table_correct:
             report(Progress("listing deleted images"))
-            night.deleted = night.attempt("deleted", lambda: _deleted(night, source))
+            run.deleted = run.attempt("deleted", lambda: _list_deleted(run, source))
             report(Progress("vacuuming"))
-            night.vacuumed = night.attempt("vacuum", lambda: vacuum(_writer_of(night), config.retention_hours))
+            run.vacuumed = run.attempt("vacuum", lambda: vacuum(_writer(run), config.retention_hours))
             report(Progress("compacting"))
-            night.compaction = night.attempt(
-                "compact", lambda: compact(_writer_of(night), config.target_file_bytes, report)
-            )
-    _write_down(night, clock)
-    return night
+            run.compaction = run.attempt("compact", lambda: compact(_writer(run), config.target_file_bytes, report))
+    _record(run, clock)
+    return run
 
 
-def _labelled(
+def _label(
     config: NightlyConfig, report: Report, source: CachedSource, clock: Clock, on_error: Callable[[NightlyRun], None]
 ) -> NightlyRun:
-    """A night of which the labelling is done. One that an error stopped, once it had begun, is written down, too."""
+    """The run after its labelling. If an error stops labelling that has begun, the run is recorded too."""
     so_far: list[LabelSummary] = []
     try:
         labelled = label(config, report, so_far.append, source)
     except Exception as error:
         for summary in so_far:
-            night = NightlyRun(summary.table, config.images, config.run_date, summary, _exit_code_of(error))
-            night.failed[LABELLING] = _told(error)
-            _write_down(night, clock)
-            on_error(night)
+            run = NightlyRun(summary.table, config.images, config.run_date, summary, _exit_code(error))
+            run.failed[LABELLING] = _message(error)
+            _record(run, clock)
+            on_error(run)
         raise
     exit_code = labelled.exit_code(config.max_failure_rate)
     return NightlyRun(labelled.table, config.images, config.run_date, labelled, exit_code)
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return str(error) if isinstance(error, LocrayError) else f"{type(error).__name__}: {error}"
 
 
-def _exit_code_of(error: Exception) -> ExitCode:
+def _exit_code(error: Exception) -> ExitCode:
     return error.exit_code if isinstance(error, LocrayError) else ExitCode.UNEXPECTED
 
 
-def _write_down(night: NightlyRun, clock: Clock) -> None:
-    night.wall_s = clock.wall_s
-    night.attempt("record", lambda: write_record(night.records, night.label.run_id, night.to_dict()))
+def _record(run: NightlyRun, clock: Clock) -> None:
+    run.wall_s = clock.wall_s
+    run.attempt("record", lambda: write_record(run.records, run.label.run_id, run.to_dict()))
 
 
-def _verification(config: NightlyConfig) -> VerifyConfig:
-    """The verification of the rows of this model and configuration; each date draws a sample of its own."""
+def _verify_config(config: NightlyConfig) -> VerifyConfig:
+    """Verifies the rows of this model and configuration. Each date draws another sample."""
     shared = config.model_dump(include=set(VerifyConfig.model_fields) & set(NightlyConfig.model_fields), by_alias=True)
     return VerifyConfig(**shared, seed=config.run_date.toordinal())
 
 
-def _deleted(night: NightlyRun, source: CachedSource) -> Deleted:
-    return list_deleted(night.table, night.key, source.listing(), deleted_uri(night.records), night.run_date)
+def _list_deleted(run: NightlyRun, source: CachedSource) -> DeletedImages:
+    return list_deleted(run.table, run.key, source.listing(), deleted_uri(run.records), run.run_date)
 
 
-def _writer_of(night: NightlyRun) -> TableWriter:
-    """Under the number of the labelling: a run that has claimed the table since then goes first."""
-    return TableWriter.resume(night.table, night.label.model_id, night.label.transaction)
+def _writer(run: NightlyRun) -> TableWriter:
+    """A writer that continues the labelling's claim: it is fenced if another run has claimed the table since."""
+    return TableWriter.resume(run.table, run.label.model_id, run.label.transaction)

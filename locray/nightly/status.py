@@ -1,4 +1,4 @@
-"""What a predictions table holds, read from the table alone. Called by the command line."""
+"""Contents of a predictions table."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +8,7 @@ import duckdb
 from locray import schema, storage
 from locray.config import StatusConfig
 from locray.config.labelling import TARGET_FILE_BYTES
-from locray.nightly.compaction import groups_to_merge
+from locray.nightly.maintenance import groups_to_merge
 from locray.nightly.records import last_records
 from locray.table.data_files import logged_files
 from locray.table.open import open_existing_table
@@ -31,7 +31,7 @@ class RunStatus:
 
 @dataclass(frozen=True, slots=True)
 class TableStatus:
-    """What a table holds, as `--json` prints it."""
+    """Contents of a table, as `--json` prints them."""
 
     table: str
     version: int
@@ -39,10 +39,10 @@ class TableStatus:
     rows: int
     size_bytes: int
     small_files: int
-    """Files that a nightly run would make into fewer ones."""
+    """Files that a nightly run would merge."""
     runs: list[RunStatus]
     nights: list[dict[str, Any]]
-    """What the last nightly run of each model and configuration wrote down."""
+    """Record of the last nightly run of each model and configuration."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -50,7 +50,7 @@ class TableStatus:
 
 
 def status(config: StatusConfig) -> TableStatus:
-    """Counts the table's rows by model, configuration, date and error. Reads the table and its records alone.
+    """Counts the table's rows by model, configuration, date and error.
 
     Raises:
         UsageError: there is no predictions table.

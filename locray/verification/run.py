@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from locray import storage
-from locray.config import InferenceOptions, VerifyConfig
+from locray.config import InferenceOptions, ResultOptions, VerifyConfig
 from locray.errors import ExitCode
 from locray.labelling.identity import Identity
 from locray.labelling.image_source import without_table_files
@@ -108,12 +108,6 @@ def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, Identity |
     if selector is not None:
         return selector, None
     # One image per batch: this shows if results depend on the batch.
-    prediction = InferenceOptions(
-        max_bytes=config.max_bytes,
-        max_pixels=config.max_pixels,
-        score_threshold=config.score_threshold,
-        batch_size=1,
-        precision=config.precision,
-    )
-    identity = Identity.of(config.model, prediction)
+    result_options = config.model_dump(include=set(ResultOptions.model_fields), by_alias=True)
+    identity = Identity.of(config.model, InferenceOptions(**result_options, batch_size=1))
     return KeySelector(identity.model_id, identity.config_hash), identity

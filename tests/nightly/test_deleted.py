@@ -11,7 +11,7 @@ import pytest
 
 from locray import schema
 from locray.errors import StoreAccessError, StoreError
-from locray.nightly.deleted import Deleted, list_deleted
+from locray.nightly.deleted import DeletedImages, list_deleted
 from locray.table.key import PredictionKey
 from locray.table.open import create_table
 from tests.helpers.rows import predicted
@@ -26,13 +26,13 @@ def uri_of(number: int) -> str:
     return str(predicted([number])[schema.IMAGE_URI][0])
 
 
-def night(table: Path, number: int, listed: list[int], key: PredictionKey = KEY) -> Deleted:
+def night(table: Path, number: int, listed: list[int], key: PredictionKey = KEY) -> DeletedImages:
     """The images listed, each twice."""
     rows = predicted(listed * 2, etag="v9").select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA)
     return list_deleted(str(table), key, rows.to_batches(), str(table / "_locray" / "deleted"), NIGHTS[number])
 
 
-def listed_in(found: Deleted) -> dict[str, date]:
+def listed_in(found: DeletedImages) -> dict[str, date]:
     frame = pd.read_parquet(found.list_uri)
     return dict(zip(frame[schema.IMAGE_URI], frame[schema.MISSING_SINCE], strict=True))
 
@@ -87,10 +87,10 @@ def test_something_else_in_the_place_of_the_list(table: Path) -> None:
     file.parent.mkdir()
     for content in (b"mine", b""):
         file.write_bytes(content)
-        with pytest.raises(StoreError, match=f"{file} is no list of deleted images"):
+        with pytest.raises(StoreError, match=f"{file} is not a list of deleted images"):
             night(table, 0, [0])
     pa.parquet.write_table(pa.table({"x": [1]}), file)
-    with pytest.raises(StoreError, match=f"{file} is no list of deleted images"):
+    with pytest.raises(StoreError, match=f"{file} is not a list of deleted images"):
         night(table, 0, [0])
 
 

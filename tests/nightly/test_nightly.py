@@ -28,7 +28,7 @@ from locray.labelling.identity import Identity
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist, Worklist
 from locray.nightly import run as nightly_run
-from locray.nightly.compaction import Compaction
+from locray.nightly.maintenance import Compaction
 from locray.nightly.records import last_records, read_records
 from locray.nightly.run import nightly, worst
 from locray.progress import Progress, ignore
@@ -92,7 +92,7 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
         facts = json.loads(done.stdout.splitlines()[-1])
         assert (facts["exit_code"], facts["failed"], facts["verify"]["faults"]) == (0, {}, {})
         page = Path(facts["page"]).read_text()
-        assert f"Night of 2026-01-0{number}" in page
+        assert f"Nightly run of 2026-01-0{number}" in page
         return dict(facts)
 
     # All is new. Every commit is a file; they become one, and the old ones are there for who reads them.
@@ -153,7 +153,7 @@ def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Pat
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["label"]["failed"] >= 200
     assert (facts["verify"], facts["deleted"], facts["vacuumed"], facts["compaction"]) == (None, None, None, None)
-    assert "not done: the labelling ended before its time" in Path(facts["page"]).read_text()
+    assert "skipped: labelling ended early" in Path(facts["page"]).read_text()
 
 
 def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
@@ -257,7 +257,7 @@ def test_a_model_without_rows_beside_another(store: Path, tmp_path: Path, artifa
 
 def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
     seeds = [
-        nightly_run._verification(labelled.model_copy(update={"run_date": date(2026, 1, day)})).seed for day in (1, 2)
+        nightly_run._verify_config(labelled.model_copy(update={"run_date": date(2026, 1, day)})).seed for day in (1, 2)
     ]
     assert len(set(seeds)) == 2
 
@@ -290,7 +290,7 @@ def test_a_labelling_that_an_error_stops_is_written_down(
     facts = json.loads(capsys.readouterr().out)
     page = html.unescape(Path(facts["page"]).read_text())
     assert f"failed: {told.value}" in page
-    assert "not done: the labelling ended before its time" in page
+    assert "skipped: labelling ended early" in page
     (record,) = last_records(str(store))
     assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
     assert facts == record | {"page": facts["page"]}

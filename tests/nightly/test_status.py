@@ -8,10 +8,11 @@ from deltalake import DeltaTable
 from locray import schema
 from locray.config import StatusConfig
 from locray.errors import StoreError
-from locray.nightly.compaction import compact
+from locray.nightly.maintenance import compact
 from locray.nightly.records import records_uri, write_record
 from locray.nightly.status import TableStatus, status
 from locray.progress import ignore
+from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 from tests.helpers.tables import DATES, MIB, MODEL_ID, OTHER, commit
@@ -53,9 +54,9 @@ def test_small_files_are_those_that_a_night_would_merge(table: str) -> None:
 def test_the_last_night_of_each_model(table: str) -> None:
     assert status_of(table).nights == []
     for model_id, run_id in ((MODEL_ID, "2"), (MODEL_ID, "1"), (OTHER, "0")):
-        write_record(records_uri(table, model_id, "c0ffee"), run_id, {schema.RUN_ID: run_id})
+        write_record(records_uri(table, PredictionKey(model_id, "c0ffee")), run_id, {schema.RUN_ID: run_id})
     assert status_of(table).nights == [{schema.RUN_ID: "2"}, {schema.RUN_ID: "0"}]
-    record = Path(records_uri(table, OTHER, "c0ffee")) / "1.json"
+    record = Path(records_uri(table, PredictionKey(OTHER, "c0ffee"))) / "1.json"
     for content in ("half of", "[]"):
         record.write_text(content)
         with pytest.raises(StoreError, match=f"{record} is no record"):

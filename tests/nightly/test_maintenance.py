@@ -13,8 +13,7 @@ from deltalake.transaction import RemoveAction
 
 from locray import schema
 from locray.errors import FencedError, StoreError
-from locray.nightly.compaction import Compaction, compact, groups_to_merge
-from locray.nightly.vacuum import vacuum
+from locray.nightly.maintenance import Compaction, compact, groups_to_merge, vacuum
 from locray.progress import ignore
 from locray.table.data_files import LoggedFile, logged_files, remove_file
 from locray.table.writer import TableWriter
@@ -128,7 +127,7 @@ def logged(name: str, size: int, *, day: int = 0, rows: int | None = 10, model_i
     ],
 )
 def test_which_files_go_together(files: list[LoggedFile], groups: list[list[str]]) -> None:
-    found = groups_to_merge(files, target_bytes=100, most_rows=1000)
+    found = groups_to_merge(files, target_bytes=100, max_rows=1000)
     assert [[file.uri for file in group] for group in found] == groups
 
 
