@@ -1,1 +1,1 @@
-"""The demo: data made on the spot, then everything that locray does, on one machine. Called by the command line."""
+"""The demo: drawn data, and then everything that locray does, on one machine."""

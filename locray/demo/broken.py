@@ -1,4 +1,4 @@
-"""Files that no picture can be had from, each broken in its own way. Called by `locray.demo.images`."""
+"""Image files that are broken in different ways."""
 
 import io
 import struct
@@ -20,22 +20,28 @@ _PAGE = """<!DOCTYPE html>
 
 
 @dataclass(frozen=True, slots=True)
-class Broken:
-    """A way to be broken: its bytes, the ending of the file's name, and what a labelling run has to call it."""
+class BrokenKind:
+    """A kind of broken file.
+
+    Attributes:
+        make: Makes the bytes of a file.
+        suffix: File name extension, without the dot.
+        code: Error code that a labelling run must report.
+    """
 
     make: Callable[[np.random.Generator], bytes]
-    ending: str
+    suffix: str
     code: ErrorCode
 
 
-def _cut_jpeg(rng: np.random.Generator) -> bytes:
-    """An upload that stopped."""
-    whole = _noise(rng, "JPEG")
-    return whole[: int(len(whole) * rng.uniform(0.3, 0.8))]
+def _truncated_jpeg(rng: np.random.Generator) -> bytes:
+    """An interrupted upload."""
+    data = _noise(rng, "JPEG")
+    return data[: int(len(data) * rng.uniform(0.3, 0.8))]
 
 
 def _web_page(rng: np.random.Generator) -> bytes:
-    """What a download saves when it should have failed."""
+    """An error page that was saved as an image."""
     return _PAGE.format(number=rng.integers(1_000_000)).encode()
 
 
@@ -44,7 +50,7 @@ def _random_bytes(rng: np.random.Generator) -> bytes:
 
 
 def _damaged_png(rng: np.random.Generator) -> bytes:
-    """A PNG whose compressed pixels were overwritten, every length still right."""
+    """A PNG whose compressed pixels were overwritten, with correct lengths."""
     data = bytearray(_noise(rng, "PNG"))
     pixels = data.index(b"IDAT") + 4
     data[pixels : pixels + 64] = bytes(64)
@@ -52,12 +58,12 @@ def _damaged_png(rng: np.random.Generator) -> bytes:
 
 
 def _ppm(rng: np.random.Generator) -> bytes:
-    """A sound picture in a format that is not labelled."""
+    """A valid image in an unsupported format."""
     return _noise(rng, "PPM")
 
 
 def _bomb(_: np.random.Generator) -> bytes:
-    """A PNG of some bytes that claims 900 million pixels."""
+    """A small PNG that declares 900 million pixels."""
     header = struct.pack(">IIBBBBB", _BOMB_SIDE_PX, _BOMB_SIDE_PX, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
     return _PNG_SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
@@ -75,12 +81,12 @@ def _noise(rng: np.random.Generator, pillow_format: str) -> bytes:
 
 
 BROKEN = (
-    Broken(lambda _: b"", "jpg", ErrorCode.EMPTY_FILE),
-    Broken(_cut_jpeg, "jpg", ErrorCode.TRUNCATED),
-    Broken(_web_page, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
-    Broken(_damaged_png, "png", ErrorCode.CORRUPT),
-    Broken(_bomb, "png", ErrorCode.TOO_MANY_PIXELS),
-    Broken(_random_bytes, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
-    Broken(_ppm, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
+    BrokenKind(lambda _: b"", "jpg", ErrorCode.EMPTY_FILE),
+    BrokenKind(_truncated_jpeg, "jpg", ErrorCode.TRUNCATED),
+    BrokenKind(_web_page, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
+    BrokenKind(_damaged_png, "png", ErrorCode.CORRUPT),
+    BrokenKind(_bomb, "png", ErrorCode.TOO_MANY_PIXELS),
+    BrokenKind(_random_bytes, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
+    BrokenKind(_ppm, "jpg", ErrorCode.UNSUPPORTED_FORMAT),
 )
-"""Every way, with the code that it leads to."""
+"""All kinds of broken files."""

@@ -1,7 +1,7 @@
-"""Draws one shape on a busy ground, and knows its exact box. Called by `locray.demo.images`.
+"""Draws one shape on a busy background, with its exact box.
 
-The backgrounds (gradients, clouds, stripes, blobs; lines and uneven light on top of them) are made to be hard for a
-threshold and easy for a person.
+Backgrounds (gradients, clouds, stripes, blobs, with lines and uneven light) are hard for a threshold and easy for a
+person.
 """
 
 import colorsys
@@ -20,23 +20,23 @@ Rng = np.random.Generator
 
 SIDES_PX = (160, 420)
 OBJECT_SHARES = (0.2, 0.6)
-"""The longer side of an object's box, as a share of the image's shorter side."""
+"""Longer side of an object's box, as a share of the image's shorter side."""
 MIN_CONTRAST = 90.0
-"""The least distance of an object's colour to nearly all of the ground around it, in RGB steps."""
+"""Least distance between an object's colour and nearly all of the background around it, in RGB steps."""
 _HUE_SPREAD = 0.07
-"""A shape has its own range of hues, as most things have: a small network learns it from a few hundred pictures."""
+"""Each shape has its own range of hues: a small network learns it from a few hundred pictures."""
 
 _SUPERSAMPLING = 4
-_SHARE_SHADOW, _SHARE_TWO_TONE, _SHARE_SCRATCHED, _SHARE_UNEVENLY_LIT = 0.6, 0.4, 0.35, 0.5
+_SHARE_SHADOW, _SHARE_TWO_TONE, _SHARE_WITH_LINES, _SHARE_UNEVENLY_LIT = 0.6, 0.4, 0.35, 0.5
 _SHADOW_SHIFT_PX, _SHADOW_BLUR_PX = 5, 3
 _CLOUD_CELLS = ((3, 0.5), (7, 0.3), (17, 0.2))
 
 
 def draw_sample(rng: Rng, label: str) -> tuple[ImageArray, Box]:
-    """One picture of one shape.
+    """Draws a picture of one shape.
 
     Args:
-        rng: Decides everything but the shape.
+        rng: Determines everything but the shape.
         label: One of `SHAPES`.
 
     Returns:
@@ -48,21 +48,21 @@ def draw_sample(rng: Rng, label: str) -> tuple[ImageArray, Box]:
     right, bottom = (math.ceil(edge) for edge in outline.max(axis=0))
     size = (right - left, bottom - top)
     mask = _mask(outline - (left, top), size)
-    ground = _background(rng, width, height)
-    colour = _contrasting_colour(rng, label, ground, (left, top, right, bottom))
+    background = _background(rng, width, height)
+    colour = _contrasting_colour(rng, label, background, (left, top, right, bottom))
     if rng.random() < _SHARE_SHADOW:
-        _cast_shadow(rng, ground, _coverage(mask), left, top)
+        _cast_shadow(rng, background, _coverage(mask), left, top)
 
     face = np.broadcast_to(colour, (size[1], size[0], 3)) + rng.uniform(0, 30) * _ramp(rng, *size)[..., None]
     if rng.random() < _SHARE_TWO_TONE:
         centre = outline.mean(axis=0)
         inner = _coverage(_mask((outline - centre) * rng.uniform(0.6, 0.85) + centre - (left, top), size))
         face = face + float(rng.choice([-28, 28])) * inner[..., None]
-    under = ground[top:bottom, left:right]
+    under = background[top:bottom, left:right]
     under += (face - under) * _coverage(mask)[..., None]
     grain = rng.integers(-8, 9, size=(height, width, 1), dtype=np.int8)
-    ground += grain * np.float32(rng.uniform(0.2, 1))
-    return np.clip(ground, 0, 255).astype(np.uint8), _box_of(mask, left, top)
+    background += grain * np.float32(rng.uniform(0.2, 1))
+    return np.clip(background, 0, 255).astype(np.uint8), _box_of(mask, left, top)
 
 
 def _disc(rng: Rng) -> FloatArray:
@@ -99,11 +99,11 @@ SHAPES: Mapping[str, Callable[[Rng], FloatArray]] = {
     "star": _star,
     "cross": _cross,
 }
-"""The classes: each gives the corners (N, 2) of an upright shape of any size."""
+"""Shapes by class: functions that return the corners (N, 2) of an upright shape of any size."""
 
 
 def _placed(rng: Rng, corners: FloatArray, width: int, height: int) -> FloatArray:
-    """The shape turned, scaled to its share of the image, and put somewhere wholly inside."""
+    """The shape rotated, scaled to its share of the image, and placed wholly inside."""
     angle = rng.uniform(0, 2 * math.pi)
     turned = corners @ np.array([(math.cos(angle), -math.sin(angle)), (math.sin(angle), math.cos(angle))])
     turned -= turned.min(axis=0)
@@ -112,16 +112,16 @@ def _placed(rng: Rng, corners: FloatArray, width: int, height: int) -> FloatArra
 
 
 def _mask(outline: FloatArray, size: tuple[int, int]) -> Image.Image:
-    """The shape filled, 255 inside, supersampled; `size` is in pixels of the picture."""
+    """Mask of the shape, 255 inside, supersampled; `size` is in pixels of the picture."""
     mask = Image.new("L", (size[0] * _SUPERSAMPLING, size[1] * _SUPERSAMPLING))
-    # Pillow fills the pixels on the outline, too: half a sample less keeps the shape at its size.
+    # Pillow also fills the pixels on the outline: half a sample less preserves the size of the shape.
     corners = [(float(x), float(y)) for x, y in outline * _SUPERSAMPLING - 0.5]
     ImageDraw.Draw(mask).polygon(corners, fill=255)
     return mask
 
 
 def _coverage(mask: Image.Image) -> FloatArray:
-    """How much of each pixel of the picture (H, W) the shape covers, 0 to 1."""
+    """Share of each pixel that the shape covers, (H, W)."""
     return np.asarray(mask.reduce(_SUPERSAMPLING), dtype=np.float32) / np.float32(255)
 
 
@@ -132,11 +132,11 @@ def _box_of(mask: Image.Image, left: int, top: int) -> Box:
     return xmin + left, ymin + top, xmax + left, ymax + top
 
 
-def _contrasting_colour(rng: Rng, label: str, ground: FloatArray, box: tuple[int, int, int, int]) -> FloatArray:
-    """A colour (3,) of the label's range of hues, far from the ground in and around a box, or the farthest of some."""
+def _contrasting_colour(rng: Rng, label: str, background: FloatArray, box: tuple[int, int, int, int]) -> FloatArray:
+    """A colour (3,) in the label's range of hues, far from the background around a box, or the farthest of several."""
     left, top, right, bottom = box
     reach = max(right - left, bottom - top) // 4
-    near = ground[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
+    near = background[max(0, top - reach) : bottom + reach, max(0, left - reach) : right + reach]
     samples = near[:: max(1, near.shape[0] // 8), :: max(1, near.shape[1] // 8)].reshape(-1, 3)
     middle = list(SHAPES).index(label) / len(SHAPES)
     drawn = rng.uniform((-_HUE_SPREAD, 0.45, 0.3), (_HUE_SPREAD, 1, 1), size=(24, 3))
@@ -150,8 +150,8 @@ def _contrasting_colour(rng: Rng, label: str, ground: FloatArray, box: tuple[int
     return np.asarray(colours[enough[0] if enough.size else contrasts.argmax()])
 
 
-def _cast_shadow(rng: Rng, ground: FloatArray, coverage: FloatArray, left: int, top: int) -> None:
-    """Darkens the ground beside the shape, in place."""
+def _cast_shadow(rng: Rng, background: FloatArray, coverage: FloatArray, left: int, top: int) -> None:
+    """Darkens the background beside the shape, in place."""
     across, down = (int(shift) for shift in rng.integers(-_SHADOW_SHIFT_PX, _SHADOW_SHIFT_PX + 1, size=2))
     margin = _SHADOW_BLUR_PX + _SHADOW_SHIFT_PX
     height, width = (side + 2 * margin for side in coverage.shape)
@@ -160,12 +160,12 @@ def _cast_shadow(rng: Rng, ground: FloatArray, coverage: FloatArray, left: int, 
     blurred = np.asarray(shadow.filter(ImageFilter.BoxBlur(_SHADOW_BLUR_PX)), dtype=np.float32)
     light = 1 - blurred * np.float32(rng.uniform(0.2, 0.5) / 255)
     first_row, first_column = max(0, margin - top), max(0, margin - left)
-    near = ground[max(0, top - margin) : top - margin + height, max(0, left - margin) : left - margin + width]
+    near = background[max(0, top - margin) : top - margin + height, max(0, left - margin) : left - margin + width]
     near *= light[first_row : first_row + near.shape[0], first_column : first_column + near.shape[1], None]
 
 
 def _ramp(rng: Rng, width: int, height: int) -> FloatArray:
-    """From -1 to 1 in a random direction, as (H, W)."""
+    """Linear ramp (H, W) from -1 to 1 in a random direction."""
     angle = rng.uniform(0, 2 * math.pi)
     across = np.linspace(-math.cos(angle), math.cos(angle), width, dtype=np.float32)
     down = np.linspace(-math.sin(angle), math.sin(angle), height, dtype=np.float32)
@@ -174,18 +174,18 @@ def _ramp(rng: Rng, width: int, height: int) -> FloatArray:
 
 
 def _background(rng: Rng, width: int, height: int) -> FloatArray:
-    """A ground (H, W, 3) of one kind, perhaps with faint lines on it and unevenly lit."""
-    kind = _GROUNDS[rng.integers(len(_GROUNDS))]
-    ground = kind(rng, width, height)
-    if rng.random() < _SHARE_SCRATCHED:
-        _scratch(rng, ground)
+    """Random background (H, W, 3), sometimes with faint lines and uneven light."""
+    kind = _BACKGROUNDS[rng.integers(len(_BACKGROUNDS))]
+    background = kind(rng, width, height)
+    if rng.random() < _SHARE_WITH_LINES:
+        _draw_lines(rng, background)
     if rng.random() < _SHARE_UNEVENLY_LIT:
-        ground *= (1 + np.float32(rng.uniform(0.05, 0.25)) * _ramp(rng, width, height))[..., None]
-    return ground
+        background *= (1 + np.float32(rng.uniform(0.05, 0.25)) * _ramp(rng, width, height))[..., None]
+    return background
 
 
 def _palette(rng: Rng, num_colours: int) -> FloatArray:
-    """Muted colours (N, 3) that go together: near in hue, apart in brightness."""
+    """Muted colours (N, 3): similar hue, different brightness."""
     hue, saturation = rng.uniform(), rng.uniform(0.05, 0.5)
     values = rng.uniform(0.25, 0.85) + rng.uniform(-0.22, 0.22, size=num_colours)
     hues = hue + rng.normal(0, 0.06, size=num_colours)
@@ -196,13 +196,13 @@ def _palette(rng: Rng, num_colours: int) -> FloatArray:
 
 
 def _stretched(small: ImageArray, width: int, height: int) -> FloatArray:
-    """A small image (h, w) or (h, w, 3) grown smoothly to a large one."""
+    """A small image (h, w) or (h, w, 3), smoothly enlarged."""
     large = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
     return np.asarray(large, dtype=np.float32)
 
 
 def _mixed(share: FloatArray, colours: FloatArray) -> FloatArray:
-    """From the first colour at 0 to the second one at 1, as (H, W, 3)."""
+    """Interpolates between two colours by `share` (H, W), as (H, W, 3)."""
     steps = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
     table = colours[0] + steps * (colours[1] - colours[0])
     return np.asarray(table.take((share * 255).astype(np.uint8), axis=0))
@@ -245,9 +245,9 @@ def _blobs(rng: Rng, width: int, height: int) -> FloatArray:
     return _stretched(np.asarray(canvas.filter(ImageFilter.GaussianBlur(rng.uniform(1, 5)))), width, height)
 
 
-def _scratch(rng: Rng, ground: FloatArray) -> None:
-    """Faint lines across the ground, in place."""
-    height, width = ground.shape[:2]
+def _draw_lines(rng: Rng, background: FloatArray) -> None:
+    """Draws faint lines across the background, in place."""
+    height, width = background.shape[:2]
     lines = Image.new("L", (width // 2, height // 2))
     draw = ImageDraw.Draw(lines)
     for x0, y0, x1, y1 in rng.uniform(-0.1, 1.1, size=(int(rng.integers(4, 22)), 4)):
@@ -255,7 +255,7 @@ def _scratch(rng: Rng, ground: FloatArray) -> None:
         draw.line(ends, fill=int(rng.integers(60, 256)), width=int(rng.integers(1, 3)))
     strength = np.float32(rng.uniform(0.12, 0.35) / 255)
     share = _stretched(np.asarray(lines), width, height)[..., None] * strength
-    ground += share * (np.float32(rng.choice([0, 255])) - ground)
+    background += share * (np.float32(rng.choice([0, 255])) - background)
 
 
-_GROUNDS = (_gradient, _clouds, _stripes, _blobs)
+_BACKGROUNDS = (_gradient, _clouds, _stripes, _blobs)

@@ -1,4 +1,4 @@
-"""The demo's data, made on the spot: an annotated data set, and a folder as the world leaves it. Called by demo/run.py.
+"""The demo's data: a drawn, annotated data set, and a folder of unlabelled images such as a real bucket holds.
 
 The same seed gives the same files, and each file depends on its own number alone. Nothing is downloaded.
 """
@@ -22,7 +22,7 @@ __all__ = ["draw_sample", "write_dataset", "write_unlabelled"]
 
 _LABELS = tuple(SHAPES)
 
-_SHARE_PNG, _SHARE_WEBP, _SHARE_TURNED = 0.08, 0.08, 0.15
+_SHARE_PNG, _SHARE_WEBP, _SHARE_ROTATED = 0.08, 0.08, 0.15
 
 _FOLDERS = ("", "gate 1/2026-03-01", "gate 1/2026-03-02", "gate 2", "Übersicht/März", "100%/#tagged", "old/a/b/c")
 _NAMES = (
@@ -45,7 +45,7 @@ _TO_STORED: Mapping[int, Transpose] = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_270,
 }
-"""How the pixels of an upright picture lie in a file with each EXIF orientation."""
+"""Transposes an upright picture to the stored pixels of each EXIF orientation."""
 
 
 def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
@@ -53,8 +53,8 @@ def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
 
     Args:
         folder: Made if it is missing.
-        counts: How many images for each split. The classes take turns.
-        seed: Decides every byte.
+        counts: Number of images per split. The classes take turns.
+        seed: Determines every byte.
     """
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for split, num_images in counts.items():
@@ -71,16 +71,16 @@ def write_dataset(folder: Path, counts: Mapping[str, int], seed: int) -> None:
 
 
 def write_unlabelled(folder: Path, num_images: int, broken_fraction: float, seed: int) -> Mapping[str, int]:
-    """Writes images as they lie about in buckets: sub-folders, odd names, several formats, turned and broken ones.
+    """Writes images such as real buckets hold: sub-folders, odd names, several formats, rotated and broken ones.
 
     Args:
         folder: Made if it is missing.
-        num_images: How many files, broken ones included.
-        broken_fraction: The share of files that no picture can be had from. The kinds of `BROKEN` take turns.
-        seed: Decides every byte and name.
+        num_images: Number of files, including broken ones.
+        broken_fraction: Share of broken files. The kinds of `BROKEN` take turns.
+        seed: Determines every byte and name.
 
     Returns:
-        How many files of each error code were written; a labelling run must find just these.
+        Number of broken files by the error code that a labelling run must report.
     """
     num_broken = round(num_images * broken_fraction)
     chosen = _rng(seed, "broken", 0).choice(num_images, size=num_broken, replace=False)
@@ -88,10 +88,10 @@ def write_unlabelled(folder: Path, num_images: int, broken_fraction: float, seed
     for number in range(num_images):
         rng = _rng(seed, "unlabelled", number)
         image, _ = draw_sample(rng, str(rng.choice(_LABELS)))
-        ending, data = _as_found(rng, image)
+        suffix, data = _unlabelled_file(rng, image)
         if number in broken:
-            ending, data = broken[number].ending, broken[number].make(rng)
-        path = folder / str(rng.choice(_FOLDERS)) / _name(rng, number, ending)
+            suffix, data = broken[number].suffix, broken[number].make(rng)
+        path = folder / str(rng.choice(_FOLDERS)) / _name(rng, number, suffix)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return Counter(str(kind.code) for kind in broken.values())
@@ -101,35 +101,35 @@ def _rng(seed: int, purpose: str, number: int) -> Rng:
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), number])
 
 
-def _name(rng: Rng, number: int, ending: str) -> str:
-    name = str(rng.choice(_NAMES)).format(number, ending)
+def _name(rng: Rng, number: int, suffix: str) -> str:
+    name = str(rng.choice(_NAMES)).format(number, suffix)
     match rng.integers(8):
         case 0:
             return name.upper()
         case 1:
-            return name.removesuffix(f".{ending}")
+            return name.removesuffix(f".{suffix}")
         case _:
             return name
 
 
-def _as_found(rng: Rng, image: ImageArray) -> tuple[str, bytes]:
-    """An upright picture as the bytes of some file, with the ending of its name."""
+def _unlabelled_file(rng: Rng, image: ImageArray) -> tuple[str, bytes]:
+    """Suffix and bytes of a file with an upright picture."""
     picture = Image.fromarray(image)
-    kind, turned = rng.random(size=2)
+    kind, rotation = rng.random(size=2)
     if kind < _SHARE_PNG:
         return "png", _encoded(rng, picture, "png")
     if kind < _SHARE_PNG + _SHARE_WEBP:
         return "webp", _encoded(rng, picture, "webp")
-    orientation = int(rng.integers(2, 9)) if turned < _SHARE_TURNED else 1
+    orientation = int(rng.integers(2, 9)) if rotation < _SHARE_ROTATED else 1
     return "jpg", _encoded(rng, picture, "jpg", orientation)
 
 
-def _encoded(rng: Rng, picture: Image.Image, ending: str, orientation: int = 1) -> bytes:
+def _encoded(rng: Rng, picture: Image.Image, suffix: str, orientation: int = 1) -> bytes:
     data = io.BytesIO()
     quality = int(rng.integers(82, 96))
-    if ending == "png":
+    if suffix == "png":
         picture.save(data, "PNG", compress_level=1)
-    elif ending == "webp":
+    elif suffix == "webp":
         picture.save(data, "WEBP", quality=quality, method=0)
     elif orientation == 1:
         picture.save(data, "JPEG", quality=quality)

@@ -1,8 +1,7 @@
-"""The checkpoints of a run, on a disk or in a bucket: whole or not there, proved by their hash. Called by the loop.
+"""The checkpoints of a run, on a disk or in a bucket. Each is one file, with the hash of its content in its name.
 
-Ray Train keeps checkpoints, too, but a run whose newest one is damaged, or whose list of checkpoints was cut off while
-it was written, can't be taken up again at all (docs/decisions/training.md). So each checkpoint here is one file,
-written atomically, with place and hash in its name: nothing else has to be right for it to be used.
+Ray Train has checkpoints, too, but can't resume a run whose newest one is damaged, or whose list of checkpoints was
+truncated (docs/decisions/training.md). Here each file is written atomically and can be used on its own.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ _NAME = re.compile(r"epoch-(\d+)-step-(\d+)-([0-9a-f]{16})\.pt$")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Place:
-    """How far a run is: whole epochs, and steps of the next one."""
+    """Progress of a run: finished epochs, and finished steps of the next one."""
 
     epoch: int
     step: int
@@ -29,7 +28,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """Where to go on, and with what; no state where there is none that is whole. `damaged` names the newer ones."""
+    """The newest intact checkpoint.
+
+    Attributes:
+        place: Where to resume.
+        state: None if there is no intact checkpoint.
+        damaged: Names of newer checkpoints, which are damaged.
+    """
 
     place: Place
     state: dict[str, Any] | None
@@ -38,16 +43,16 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointStore:
-    """The checkpoints of one run. Small: workers carry it."""
+    """The checkpoints of one run below a URI."""
 
     uri: str
 
     def save(self, place: Place, state: dict[str, Any]) -> None:
-        """Writes a checkpoint, then deletes all others but the one before it.
+        """Writes a checkpoint, then deletes all others but the previous one.
 
         Args:
-            place: where the run is.
-            state: tensors and plain values.
+            place: Progress of the run.
+            state: Tensors and plain values.
 
         Raises:
             StoreError: the store can't be written to.
@@ -58,11 +63,11 @@ class CheckpointStore:
         name = f"epoch-{place.epoch:06d}-step-{place.step:09d}-{hashlib.sha256(data).hexdigest()[:_HASH_DIGITS]}.pt"
         storage.write_bytes(storage.join(self.uri, name), data)
         others = [uri for uri in self._uris() if not uri.endswith(f"/{name}")]
-        before = [uri for uri in others if _place(uri) < place]
-        storage.delete(uri for uri in others if uri != next(reversed(before), None))
+        earlier = [uri for uri in others if _place(uri) < place]
+        storage.delete(uri for uri in others if uri != next(reversed(earlier), None))
 
     def latest(self) -> Latest:
-        """The newest checkpoint whose content has the hash of its name.
+        """Reads the newest checkpoint whose content has the hash of its name.
 
         Raises:
             StoreError: the store can't be read.
@@ -77,7 +82,7 @@ class CheckpointStore:
         return Latest(Place(0, 0), None, tuple(damaged))
 
     def _uris(self) -> list[str]:
-        """Checkpoints by how far the run was, the newest last."""
+        """Checkpoints by progress, the newest last."""
         return sorted((uri for uri in storage.list_uris(self.uri) if _NAME.search(uri)), key=_place)
 
 
@@ -87,7 +92,7 @@ def _place(uri: str) -> Place:
 
 
 def _parts(uri: str) -> tuple[str, str, str, str]:
-    """The whole name, epoch, step, hash."""
+    """Name, epoch, step, hash."""
     found = _NAME.search(uri)
     assert found is not None, uri
     return found[0], found[1], found[2], found[3]
