@@ -12,7 +12,7 @@ from torch import Tensor
 from locray import storage
 from locray.config import QuantizeConfig
 from locray.convert.comparison import OutputDiff, decode_images
-from locray.datasets import read_dataset
+from locray.datasets import read_split
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
 from locray.inference import int8
@@ -58,7 +58,7 @@ def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     report(Progress("checking"))
     model_uri, output_uri = storage.normalise(config.model), storage.normalise(config.output)
     artifact = _load_original(model_uri, output_uri)
-    dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
+    dataset = read_split(config, config.split)
     uris = [record.image_uri for record in dataset.records]
     chosen = random.Random(0).sample(uris, min(len(uris), 2 * config.sample))  # noqa: S311 (no secret)
     report(Progress("decoding", planned=len(chosen)))

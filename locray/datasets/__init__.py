@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from locray import storage
+from locray.config import DatasetOptions
 from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
 from locray.datasets.files import SPLIT_NAMES, MissingSplitError, list_files, relative_path
 from locray.datasets.predictions import PredictionsFormat
@@ -22,6 +23,7 @@ __all__ = [
     "check_nothing_skipped",
     "list_splits",
     "read_dataset",
+    "read_split",
     "split_for_validation",
 ]
 
@@ -88,13 +90,18 @@ def read_dataset(
     chosen = _format_named(format_name)
     if isinstance(chosen, PredictionsFormat):
         chosen = replace(chosen, min_score=min_score)
-    dataset = _read_split(chosen, _root(data_uri, chosen), split)
+    dataset = _read_from_root(chosen, _root(data_uri, chosen), split)
     if strict:
         check_nothing_skipped(dataset)
     return dataset
 
 
-def _read_split(chosen: DatasetFormat, root: str, split: str) -> Dataset:
+def read_split(options: DatasetOptions, split: str) -> Dataset:
+    """`read_dataset` with the options of a command."""
+    return read_dataset(options.data, options.format, split, min_score=options.min_score, strict=options.strict)
+
+
+def _read_from_root(chosen: DatasetFormat, root: str, split: str) -> Dataset:
     try:
         return chosen.read(root, split)
     except MissingSplitError:

@@ -17,12 +17,12 @@ from typing import Any
 from locray import storage
 from locray.datasets.fields import (
     abbreviate,
-    json_format_number,
     json_list,
     json_number,
     json_numbers,
     json_object,
     json_side_px,
+    to_json_number,
 )
 from locray.datasets.files import ImageFinder, choose_split, extension_of, list_files, relative_path
 from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
@@ -124,8 +124,8 @@ def _annotation_entry(number: int, image_id: int, category_id: int, annotation: 
     width, height = xmax - xmin, ymax - ymin
     return {
         **entry,
-        "bbox": [json_format_number(value) for value in (xmin, ymin, width, height)],
-        "area": json_format_number(width * height),
+        "bbox": [to_json_number(value) for value in (xmin, ymin, width, height)],
+        "area": to_json_number(width * height),
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from locray import storage
 from locray.config import ConvertConfig
-from locray.datasets import Dataset, SkipReason, check_nothing_skipped, list_splits, read_dataset
+from locray.datasets import Dataset, SkipReason, check_nothing_skipped, list_splits, read_split
 from locray.datasets.records import Annotation, DatasetBuilder, ImageAnnotations
 from locray.datasets.writable import WRITABLE, Content, WritableFormat, contents_of, unique_names
 from locray.errors import StoreError, UsageError
@@ -76,7 +76,7 @@ def convert(config: ConvertConfig, report: Report) -> ConversionSummary:
     """
     target, output_uri = WRITABLE[config.to], storage.normalise(config.output)
     _check_output(output_uri, storage.normalise(config.data))
-    datasets = [_read(config, split) for split in list_splits(config.data, config.format) or ["train"]]
+    datasets = [read_split(config, split) for split in list_splits(config.data, config.format) or ["train"]]
     _check_content(datasets, config.to)
     plan = _make_plan(datasets, target)
     sizes, failures = _process_images(plan, output_uri, config, report)
@@ -105,10 +105,6 @@ def _check_output(output_uri: str, data_uri: str) -> None:
     if is_file or (storage.folder_exists(output_uri) and storage.list_uris(output_uri)):
         found = "is a file" if is_file else "is not empty"
         raise UsageError(f"The output {output_uri} {found}. Expected a new or an empty folder.")
-
-
-def _read(config: ConvertConfig, split: str) -> Dataset:
-    return read_dataset(config.data, config.format, split, min_score=config.min_score, strict=config.strict)
 
 
 def _check_content(datasets: Iterable[Dataset], to: str) -> None:

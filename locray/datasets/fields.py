@@ -134,7 +134,7 @@ def format_number(value: float) -> str:
     return str(int(value)) if value == int(value) else repr(float(value))
 
 
-def json_format_number(value: float) -> int | float:
+def to_json_number(value: float) -> int | float:
     """Like `format_number`, for JSON."""
     return int(value) if value == int(value) else float(value)
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from locray import storage
-from locray.datasets.fields import abbreviate, json_format_number, json_numbers, json_object
+from locray.datasets.fields import abbreviate, json_numbers, json_object, to_json_number
 from locray.datasets.files import choose_split, is_image_name, list_files, relative_path
 from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations, SkipReason
 from locray.errors import UsageError
@@ -98,7 +98,7 @@ def write_regions(images: Iterable[ImageAnnotations]) -> bytes:
             shares = (left / image.width_px, top / image.height_px)
             sides = ((right - left) / image.width_px, (bottom - top) / image.height_px)
             boxes = document[annotation.label].setdefault(image.filename, [])
-            boxes.append([json_format_number(value) for value in (*shares, *sides)])
+            boxes.append([to_json_number(value) for value in (*shares, *sides)])
     plain = {
         label: {name: boxes[0] if len(boxes) == 1 else boxes for name, boxes in entries.items()}
         for label, entries in document.items()

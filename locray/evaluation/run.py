@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from locray import schema, storage
 from locray.config import EvaluateConfig, InferenceOptions
-from locray.datasets import read_dataset
+from locray.datasets import read_split
 from locray.datasets.records import Dataset
 from locray.errors import StoreError, UsageError
 from locray.evaluation.comparison import Comparison, Evaluated
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     all_detections = config.model_copy(update={"score_threshold": config.score_threshold or 0.0})
     # The configuration requires a model where there is no table.
     identity = Identity.of(config.model or "", all_detections) if config.table is None else None
-    dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
+    dataset = read_split(config, config.split)
     if not dataset.records:
         raise UsageError(f"split {config.split!r} of {config.data} holds no images")
     if identity is None:

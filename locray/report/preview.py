@@ -13,7 +13,7 @@ from locray import storage
 from locray.config import PreviewConfig
 from locray.config.common import ImageLimits
 from locray.config.training import AugmentationOptions
-from locray.datasets import Dataset, read_dataset
+from locray.datasets import Dataset, read_split
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
 from locray.models.interface import NO_OBJECT
@@ -85,7 +85,7 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     """
     output = _checked_output(config.output)
     report(Progress("reading annotations"))
-    dataset = read_dataset(config.data, config.format, config.split, min_score=config.min_score, strict=config.strict)
+    dataset = read_split(config, config.split)
     hue_of_label = hues(dataset.classes)
     rows = _chosen(len(dataset.records), config.count, config.seed)
     records, errors, skipped = [], Counter[str](), Counter(dataset.skipped)

@@ -9,7 +9,7 @@ from typing import Any
 
 from locray import storage
 from locray.config import TrainConfig, WorkerOptions
-from locray.datasets import Dataset, list_splits, read_dataset, split_for_validation
+from locray.datasets import Dataset, list_splits, read_split, split_for_validation
 from locray.errors import UsageError
 from locray.models.architectures import default_input_size_px
 from locray.training.batches import OUTCOME_NAMES, OUTCOMES, BatchMaker
@@ -112,14 +112,10 @@ def read_splits(config: TrainConfig) -> tuple[Dataset, Dataset]:
         UsageError: unknown format or split, or splits that don't belong together.
         StoreError: the annotations can't be read.
     """
-
-    def read(split: str) -> Dataset:
-        return read_dataset(config.data, config.format, split, min_score=config.min_score, strict=config.strict)
-
-    train_set = read(config.train_split)
+    train_set = read_split(config, config.train_split)
     # Only the default validation split may be missing, not one that the user named.
     if "val_split" in config.model_fields_set or config.val_split in list_splits(config.data, config.format):
-        val_set = read(config.val_split)
+        val_set = read_split(config, config.val_split)
     else:
         train_set, val_set = split_for_validation(train_set, VALIDATION_FRACTION)
     if not train_set.classes:
