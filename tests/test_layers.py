@@ -39,9 +39,23 @@ ROOMS = {
         *("training", "evaluation"),
     },
     "demo": {"config", "storage", "images", "datasets", "table", "labelling", "training", "evaluation", "report"},
+    "api": {
+        *("config", "storage", "images", "datasets", "models", "table", "labelling", "verification", "nightly"),
+        *("training", "evaluation", "report"),
+    },
     "cli": {
-        *("config", "ray_runtime", "storage", "images", "datasets", "convert", "labelling", "verification", "nightly"),
-        *("training", "evaluation", "report", "demo"),
+        *(
+            "config",
+            "ray_runtime",
+            "datasets",
+            "convert",
+            "labelling",
+            "verification",
+            "nightly",
+            "report",
+            "demo",
+            "api",
+        ),
     },
     "__main__": {"cli"},
 }
@@ -151,7 +165,7 @@ def test_every_module_has_its_room_and_rooms_stand_from_the_ground_up():
 
 
 def test_rooms_import_only_what_they_may():
-    assert not in_all(forbidden_rooms)
+    assert not in_all(forbidden_rooms, but={""})  # `import locray` gives what the rooms have
 
 
 def test_no_room_may_import_what_it_does_not():

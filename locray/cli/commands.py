@@ -6,12 +6,10 @@ Each imports what it runs when it is called, so that the command line answers at
 import logging
 from typing import TYPE_CHECKING
 
-from locray import storage
 from locray.cli import results
 from locray.cli.console import Console, format_value, format_values
 from locray.config import (
     CompileConfig,
-    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -24,14 +22,13 @@ from locray.config import (
     TrainConfig,
     VerifyConfig,
 )
-from locray.errors import ExitCode, LocrayError
+from locray.errors import ExitCode
 
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from locray.labelling.summary import LabelSummary
     from locray.nightly.run import NightlyRun
-    from locray.training.run import TrainSummary
 
 
 def demo(config: DemoConfig, console: Console) -> ExitCode:
@@ -54,48 +51,17 @@ def preview(config: PreviewConfig, console: Console) -> ExitCode:
 
 def train(config: TrainConfig, console: Console) -> ExitCode:
     """`locray train`."""
-    from locray.training.run import train as run
+    from locray.api.runs import train as run
 
-    summary = run(config, console.report)
-    console.result(summary.to_dict() | {"page": _training_page(config, summary, console)})
-    return ExitCode.DONE
-
-
-def _training_page(config: TrainConfig, summary: "TrainSummary", console: Console) -> str | None:
-    """Writes the page of a training unless an earlier run has; a failure leaves the model as it is."""
-    from locray.report.training import page_uri, write_training_page
-
-    uri = page_uri(config)
-    names = ("epochs", "best_epoch", "train_images", "val_images", "images_per_s", "wall_s")
-    facts = {name.replace("_", " "): format_value(getattr(summary, name)) for name in names}
-    try:
-        if not (summary.already_trained and storage.exists(uri)):
-            write_training_page(config, summary.model_id, facts, summary.best_epoch, console.report)
-    except LocrayError as error:
-        _log.info(f"The model is saved, but its page could not be made: {error}")
-        return None
-    return uri
-
-
-def convert(config: ConvertConfig, console: Console) -> ExitCode:
-    """`locray convert`."""
-    from locray.datasets.conversion import convert as run
-
-    console.result(run(config, console.report).to_dict())
+    console.result(run(config, progress=console.report).to_dict())
     return ExitCode.DONE
 
 
 def evaluate(config: EvaluateConfig, console: Console) -> ExitCode:
     """`locray evaluate`."""
-    from locray.evaluation.run import evaluate as run
+    from locray.api.runs import evaluate as run
 
-    evaluation = run(config, console.report)
-    if config.page is not None:
-        from locray.images.decode import DecodeLimits
-        from locray.report.evaluation import write_evaluation_page
-
-        write_evaluation_page(config.page, evaluation, DecodeLimits.of(config))
-    facts = evaluation.summary.to_dict()
+    facts = run(config, progress=console.report).to_dict()
     console.result(facts, results.evaluation_lines(facts))
     return ExitCode.DONE
 

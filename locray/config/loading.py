@@ -43,7 +43,7 @@ def load_config(
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_describe(error)) from None
+        raise UsageError(_describe(error, set(option_names(config_class)))) from None
 
 
 def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
@@ -88,13 +88,16 @@ def _suggestion(key: str, known: set[str]) -> str:
     return f"Did you mean {found!r}?" if found else f"Known options: {', '.join(sorted(known))}."
 
 
-def _describe(error: ValidationError) -> str:
-    """One line a problem, in the words of the command line."""
+def _describe(error: ValidationError, known: set[str]) -> str:
+    """Returns all problems in one line, options named as on the command line."""
     lines = []
     for problem in error.errors():
         option = "--" + str(problem["loc"][0]).replace("_", "-") if problem["loc"] else ""
         if problem["type"] == "missing":
             lines.append(f"{option} is required")
+        elif problem["type"] == "extra_forbidden":
+            key = str(problem["loc"][0])
+            lines.append(f"unknown option {key!r}. {_suggestion(key, known)}")
         elif option:
             lines.append(f"{option}: {_expectation(problem)}")
         else:

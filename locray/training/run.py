@@ -43,6 +43,8 @@ class TrainSummary:
     skipped: dict[str, int]
     images_per_s: float
     wall_s: float
+    page: str | None = None
+    """HTML page of curves and metrics; None where it was not made."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, rounded for reading."""
