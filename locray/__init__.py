@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from locray.errors import StoreError as StoreError
     from locray.errors import UsageError as UsageError
     from locray.errors import WorkersFailedError as WorkersFailedError
-    from locray.evaluation.run import EvaluationSummary as EvaluationSummary
+    from locray.evaluation.summary import EvaluationSummary as EvaluationSummary
     from locray.labelling.plan import LabelPlan as LabelPlan
     from locray.labelling.summary import LabelSummary as LabelSummary
     from locray.nightly.run import NightlyRun as NightlyRun
@@ -75,7 +75,7 @@ _MODULES = {
         "UsageError",
         "WorkersFailedError",
     ),
-    "evaluation.run": ("EvaluationSummary",),
+    "evaluation.summary": ("EvaluationSummary",),
     "labelling.plan": ("LabelPlan",),
     "labelling.summary": ("LabelSummary",),
     "nightly.run": ("NightlyRun",),

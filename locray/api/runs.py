@@ -29,7 +29,7 @@ from locray.errors import LocrayError, UsageError
 from locray.progress import Report, ignore
 
 if TYPE_CHECKING:
-    from locray.evaluation.run import EvaluationSummary
+    from locray.evaluation.summary import EvaluationSummary
     from locray.labelling.plan import LabelPlan
     from locray.labelling.summary import LabelSummary
     from locray.nightly.run import NightlyRun
