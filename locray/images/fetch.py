@@ -21,8 +21,7 @@ import obstore
 from locray.errors import DeferralCause, ErrorCode, StoreError
 from locray.images.byte_budget import ByteBudget, ByteReservation
 from locray.images.decode import ImageFailure
-from locray.storage.archive_directory import MemberError, MemberErrorKind
-from locray.storage.archives import read_member
+from locray.storage.archives import MemberError, MemberErrorKind, read_member
 from locray.storage.files import file_etag
 from locray.storage.retries import (
     FETCH_RETRIES,

@@ -1,55 +1,146 @@
-"""Members of zip archives, local or on S3, by URI. Used by the rest of storage and by the fetching of images.
+"""Members of zip archives, local or on S3, by URI.
 
-A member is one read of the file, or one ranged GET of the object; no lock is held meanwhile. (Python's `zipfile` reads
-the directory; its reading of members needs several reads under one lock, which a store would answer one by one.)
+`zipfile` reads them. Opened archives are cached, so that a directory is read once per process and version. A member of
+an archive on S3 is one ranged GET, which several threads may wait for at the same time.
 """
 
 import os
+import stat
 import struct
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import obstore
 
-from locray.storage.archive_directory import (
-    EXPECTED,
-    Archive,
-    Member,
-    MemberError,
-    MemberErrorKind,
-    forget,
-    known_archive,
-    local_archive,
-    newest_archive,
-    open_descriptor,
-    open_remote,
-    unreadable_because,
-)
+from locray.errors import UsageError
+from locray.storage.object_reader import ObjectReader
 from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
-from locray.storage.uris import ZIP_ENDING, archive_folder, is_remote, split_archive, split_s3
+from locray.storage.uris import (
+    ZIP_ENDING,
+    archive_folder,
+    is_plain_key,
+    is_remote,
+    local_path,
+    split_archive,
+    split_s3,
+)
 
-if TYPE_CHECKING:
-    from obstore import GetOptions
+_MAX_OPEN_ARCHIVES = 8
+_ENCRYPTED_FLAG = 0x1
+_LOCAL_HEADER_BYTES = 30
+_MAX_EXTRA_BYTES = 128
+"""Extra fields of a member's local header that are read along with it. Longer ones take a second request."""
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-_LOCAL_SIGNATURE = b"PK\x03\x04"
-# A member's own header repeats its name and may hold other extra fields than the directory: read a little more.
-_SPARE_BYTES = 128
+_COMPRESSION_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
+_EXPECTED = "Expected an archive without a password, stored or deflated, as zip tools make it by default"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class MemberErrorKind(StrEnum):
+    """Why a member can't be read."""
+
+    ABSENT = "absent"
+    ENCRYPTED = "encrypted"
+    UNSUPPORTED = "unsupported"
+    DAMAGED = "damaged"
+    TOO_LARGE = "too_large"
+
+
+class MemberError(UsageError):
+    """A member of an archive, or the whole archive, can't be read."""
+
+    def __init__(self, kind: MemberErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class MemberContent(NamedTuple):
-    """The bytes of one member, with the version that they are of; `last_modified` is the archive's."""
+    """The bytes of one member and their version; `last_modified` is the archive's."""
 
     data: bytes
     etag: str
     last_modified: datetime
 
 
+class _RemoteFile(ObjectReader):
+    """An archive on S3. `zipfile` reads from the span that the thread has fetched before, elsewhere by further GETs.
+
+    `zipfile` makes several small reads per member, all of them under one lock.
+    """
+
+    def __init__(self, uri: str, size_bytes: int, etag: str | None) -> None:
+        super().__init__(uri, size_bytes, etag)
+        self._fetched = threading.local()
+
+    def fetch(self, member: zipfile.ZipInfo, retries: RetryPolicy) -> None:
+        """Fetches a member for the reads of this thread. Raises what `S3_ERRORS` lists."""
+        name_bytes = len(member.orig_filename.encode())
+        size_bytes = _LOCAL_HEADER_BYTES + name_bytes + _MAX_EXTRA_BYTES + member.compress_size
+        self._fetched.start = member.header_offset
+        self._fetched.data = self.get_range(member.header_offset, member.header_offset + size_bytes, retries)
+
+    def discard(self) -> None:
+        """Frees what `fetch` fetched."""
+        self._fetched.__dict__.clear()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes, or all to the end."""
+        data = getattr(self._fetched, "data", b"")
+        offset = self.tell() - getattr(self._fetched, "start", 0)
+        if size is None or not 0 <= offset <= offset + size <= len(data):
+            return super().read(size)
+        self.seek(size, os.SEEK_CUR)
+        return bytes(data[offset : offset + size])
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """One version of an archive, open. `remote` is its file on S3; None: it is local."""
+
+    zip_file: zipfile.ZipFile
+    version: tuple[Any, ...]
+    last_modified: datetime
+    remote: _RemoteFile | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, name: str) -> zipfile.ZipInfo | None:
+        """The member of this name, if there is one."""
+        try:
+            member = self.zip_file.getinfo(name)
+        except KeyError:
+            return None
+        return None if member.is_dir() else member
+
+    def read(self, member: zipfile.ZipInfo, retries: RetryPolicy) -> bytes:
+        """The content of a member, its checksum verified. Safe in many threads."""
+        if self.remote is not None:
+            self.remote.fetch(member, retries)
+        try:
+            with self.lock:  # `zipfile` counts its open members, without a lock of its own
+                file = self.zip_file.open(member)
+            try:
+                return file.read(member.file_size)  # no more than is declared, whatever the data expand to
+            finally:
+                with self.lock:
+                    file.close()
+        finally:
+            if self.remote is not None:
+                self.remote.discard()
+
+
+_lock = threading.Lock()
+_archives: dict[tuple[int, str], _Archive] = {}
+"""By process, as a forked one shares the position in the file, and URI."""
+
+
 def is_archive_name(uri: str) -> bool:
-    """Whether a file or object is a zip archive by the ending of its name."""
+    """Whether the name of a file or object ends as that of a zip archive."""
     return uri.lower().endswith(ZIP_ENDING)
 
 
@@ -57,27 +148,25 @@ def list_members(archive_uri: str, folder: str = "") -> list[str]:
     """The URIs of all members below a folder of the archive, sorted.
 
     Raises:
-        MemberError: no zip archive, a damaged one, or one of which no member can be read.
+        MemberError: it is no zip archive, a damaged one, or one of which no member can be read.
         OSError: a local file is absent, or access is denied.
         What `S3_ERRORS` lists, or a `StoreError`: the store's.
     """
-    archive = newest_archive(archive_uri)
-    first = next(iter(archive.members.values()), None)
-    unreadable = None if first is None else unreadable_because(first)
-    if unreadable is not None and all(map(unreadable_because, archive.members.values())):
-        raise MemberError(
-            unreadable[0], f"{archive_uri}: {unreadable[1]}, and no other member can be read either. {EXPECTED}"
-        )
+    members = [member for member in _open(archive_uri).zip_file.infolist() if not member.is_dir()]
+    obstacles = [] if members and _obstacle(members[0]) is None else list(map(_obstacle, members))
+    if obstacles and obstacles[0] and all(obstacles):
+        kind, reason = obstacles[0]
+        raise MemberError(kind, f"{archive_uri}: {reason}, and no other member can be read either. {_EXPECTED}")
     below = f"{folder.rstrip('/')}/" if folder else ""
     root = f"{archive_folder(archive_uri)}/"
-    return [root + name for name in archive.names if name.startswith(below)]
+    return [root + name for name in sorted({member.filename for member in members}) if name.startswith(below)]
 
 
 def has_member(uri: str) -> bool:
-    """Whether the archive is there and has this member. Raises as `list_members` does, but for an absent archive."""
+    """Whether the archive exists and has this member. Raises as `list_members` does, except for an absent archive."""
     archive_uri, name = split_archive(uri)
     try:
-        return name in newest_archive(archive_uri).members
+        return _open(archive_uri).find(name) is not None
     except FileNotFoundError:
         return False
 
@@ -89,93 +178,112 @@ def read_member(
     retries: RetryPolicy = DEFAULT_RETRIES,
     admit: Callable[[int], None] = lambda _: None,
 ) -> MemberContent:
-    """The content of a member, its checksum verified. Safe in many threads at once.
+    """The content of a member, its checksum verified. Safe in many threads.
 
     Args:
         uri: The member.
         max_bytes: A larger one is not read.
         retries: How often the store is asked again.
-        admit: Is told the member's size before it is read, and may wait.
+        admit: Called with the member's size in bytes before it is read; may wait.
 
     Raises:
-        MemberError: absent, encrypted, damaged, packed in a way that is not supported, or larger than `max_bytes`.
+        MemberError: absent, encrypted, damaged, compressed by an unsupported method, or larger than `max_bytes`.
         OSError: a local archive is absent, or access is denied.
         What `S3_ERRORS` lists, or a `StoreError`: the store's; "precondition failed" for an archive that was replaced.
     """
     archive_uri, name = split_archive(uri)
-    if not is_remote(archive_uri):
-        return _read_local(archive_uri, name, uri, max_bytes, admit)
-    bucket, key = split_s3(archive_uri)
-    archive = known_archive(archive_uri) or open_remote(archive_uri, retries)
-    etag = archive.version[0]
-
-    def read(offset: int, length: int) -> bytes:
-        options: GetOptions = {"range": (offset, offset + length), "if_match": etag}
-        try:
-            return bytes(obstore.get(store(bucket, retries), key, options=options).bytes())
-        except obstore.exceptions.PreconditionError:
-            forget(archive_uri, archive)
-            raise
-
-    return _read_from(archive, name, uri, max_bytes, admit, read)
-
-
-def _read_local(
-    archive_uri: str, name: str, uri: str, max_bytes: int | None, admit: Callable[[int], None]
-) -> MemberContent:
-    descriptor = open_descriptor(archive_uri)
-    try:
-        archive = local_archive(archive_uri, descriptor)
-        return _read_from(
-            archive, name, uri, max_bytes, admit, lambda offset, length: os.pread(descriptor, length, offset)
-        )
-    finally:
-        os.close(descriptor)
-
-
-def _read_from(
-    archive: Archive,
-    name: str,
-    uri: str,
-    max_bytes: int | None,
-    admit: Callable[[int], None],
-    read: Callable[[int, int], bytes],
-) -> MemberContent:
-    member = archive.members.get(name)
+    archive = _archives.get((os.getpid(), archive_uri)) if is_remote(archive_uri) else None
+    archive = archive or _open(archive_uri, retries)
+    member = archive.find(name)
     if member is None:
         raise MemberError(MemberErrorKind.ABSENT, f"{uri} does not exist: the archive has no member of this name")
-    unreadable = unreadable_because(member)
-    if unreadable is not None:
-        raise MemberError(unreadable[0], f"{uri}: {unreadable[1]}. {EXPECTED}")
-    if max_bytes is not None and member.size_bytes > max_bytes:
-        raise MemberError(MemberErrorKind.TOO_LARGE, f"{member.size_bytes} bytes; the limit is {max_bytes}")
-    admit(member.size_bytes)
-    head = _LOCAL_HEADER.size
-    data = read(member.header_at, head + len(name.encode()) + _SPARE_BYTES + member.stored_bytes)
-    if not data.startswith(_LOCAL_SIGNATURE) or len(data) < head:
-        raise _damaged(uri, "its header is not where the directory says")
-    _, name_bytes, extra_bytes = _LOCAL_HEADER.unpack_from(data)
-    start = head + name_bytes + extra_bytes
-    if len(data) < start + member.stored_bytes:
-        data = read(member.header_at, start + member.stored_bytes)
-    content = _unpack(data[start : start + member.stored_bytes], member, uri)
-    return MemberContent(content, member.etag, archive.last_modified)
+    obstacle = _obstacle(member)
+    if obstacle is not None:
+        raise MemberError(obstacle[0], f"{uri}: {obstacle[1]}. {_EXPECTED}")
+    if max_bytes is not None and member.file_size > max_bytes:
+        raise MemberError(MemberErrorKind.TOO_LARGE, f"{member.file_size} bytes; the limit is {max_bytes}")
+    admit(member.file_size)
+    try:
+        data = archive.read(member, retries)
+    except obstore.exceptions.PreconditionError:
+        with _lock:
+            if _archives.get((os.getpid(), archive_uri)) is archive:
+                del _archives[os.getpid(), archive_uri]
+        raise
+    except NotImplementedError as error:
+        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{uri}: {error}. {_EXPECTED}") from None
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, UnicodeDecodeError) as error:
+        raise _damaged(uri, str(error)) from None
+    if len(data) != member.file_size:
+        raise _damaged(uri, f"{member.file_size} bytes expected, {len(data)} found")
+    # By its content, so that an archive that is packed again keeps the versions of its members.
+    return MemberContent(data, f"{member.CRC:08x}-{member.file_size}", archive.last_modified)
 
 
-def _unpack(stored: bytes, member: Member, uri: str) -> bytes:
-    content = stored
-    if member.method == zipfile.ZIP_DEFLATED:
-        try:
-            # One byte more than declared is enough to see that the declaration is wrong.
-            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stored, member.size_bytes + 1)
-        except zlib.error as error:
-            raise _damaged(uri, str(error)) from None
-    if len(content) != member.size_bytes:
-        raise _damaged(uri, f"{member.size_bytes} bytes expected")
-    if zlib.crc32(content) != member.crc:
-        raise _damaged(uri, "its checksum is not that of the directory")
-    return content
+def _obstacle(member: zipfile.ZipInfo) -> tuple[MemberErrorKind, str] | None:
+    """Why a member can't be read according to the directory; None if it can."""
+    if member.flag_bits & _ENCRYPTED_FLAG:
+        return MemberErrorKind.ENCRYPTED, "it is encrypted"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        method = _COMPRESSION_NAMES.get(member.compress_type, f"method {member.compress_type}")
+        return MemberErrorKind.UNSUPPORTED, f"it is compressed by {method}"
+    return None
 
 
 def _damaged(uri: str, reason: str) -> MemberError:
-    return MemberError(MemberErrorKind.DAMAGED, f"{uri} is damaged: {reason}. Copy the archive again, or make it anew")
+    message = f"{uri} is damaged: {reason}. Copy the archive again, or make it anew"
+    return MemberError(MemberErrorKind.DAMAGED, message)
+
+
+def _open(archive_uri: str, retries: RetryPolicy = DEFAULT_RETRIES) -> _Archive:
+    """The current version of an archive. Its directory is read only if no earlier call has read that version."""
+    return _open_remote(archive_uri, retries) if is_remote(archive_uri) else _open_local(archive_uri)
+
+
+def _open_local(archive_uri: str) -> _Archive:
+    path = local_path(archive_uri)
+    status = os.stat(path)
+    version = (status.st_mtime_ns, status.st_size, status.st_ino)
+    if not stat.S_ISREG(status.st_mode):
+        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri} is no file. Expected a zip archive")
+    modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
+    return _cached(archive_uri, version, lambda: _Archive(zipfile.ZipFile(path), version, modified))
+
+
+def _open_remote(archive_uri: str, retries: RetryPolicy) -> _Archive:
+    bucket, key = split_s3(archive_uri)
+    if not is_plain_key(key):
+        raise MemberError(
+            MemberErrorKind.UNSUPPORTED,
+            f"{archive_uri!r}: the name has an empty, . or .. part or a control character. Rename the archive",
+        )
+    meta = obstore.head(store(bucket, retries), key)
+
+    def read_directory() -> _Archive:
+        remote: Any = _RemoteFile(archive_uri, meta["size"], meta["e_tag"])
+        return _Archive(zipfile.ZipFile(remote), (meta["e_tag"],), meta["last_modified"], remote)
+
+    return _cached(archive_uri, (meta["e_tag"],), read_directory)
+
+
+def _cached(archive_uri: str, version: tuple[Any, ...], read_directory: Callable[[], _Archive]) -> _Archive:
+    key = (os.getpid(), archive_uri)
+    known = _archives.get(key)
+    if known is not None and known.version == version:
+        return known
+    with _lock:
+        known = _archives.pop(key, None)
+        try:
+            if known is None or known.version != version:
+                known = read_directory()
+        except NotImplementedError as error:
+            raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri}: {error}. {_EXPECTED}") from None
+        except (zipfile.BadZipFile, UnicodeDecodeError, struct.error, ValueError) as error:
+            raise MemberError(
+                MemberErrorKind.DAMAGED,
+                f"{archive_uri} is no zip archive, or a damaged one ({error}). Copy it again, or make it anew",
+            ) from None
+        while len(_archives) >= _MAX_OPEN_ARCHIVES:
+            del _archives[next(iter(_archives))]
+        _archives[key] = known
+        return known

@@ -1,4 +1,4 @@
-"""An S3 object as a seekable file. Used by `open_file`."""
+"""An S3 object as a seekable file."""
 
 import io
 import os
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from locray.storage.s3 import store
+from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
 from locray.storage.s3_errors import S3_ERRORS, store_error
 from locray.storage.uris import split_s3
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 class ObjectReader(io.RawIOBase):
-    """One version of an S3 object as a seekable file: every read is one ranged GET.
+    """One version of an S3 object as a seekable file; each read is one ranged GET.
 
-    (obstore's own reader lacks what pyarrow asks of a file, and would not notice that the object was replaced.)
+    (obstore's own reader lacks methods that pyarrow calls, and would not notice that the object was replaced.)
     """
 
     def __init__(self, uri: str, size_bytes: int, etag: str | None) -> None:
@@ -27,11 +27,11 @@ class ObjectReader(io.RawIOBase):
         self._position = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def tell(self) -> int:
@@ -39,10 +39,16 @@ class ObjectReader(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        """Moves the position; no request is made."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence]
-        self._position = start + offset
-        return self._position
+        """Moves the position, without a request.
+
+        Raises:
+            ValueError: to before the start.
+        """
+        position = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size_bytes}[whence] + offset
+        if position < 0:
+            raise ValueError(f"negative seek position {position}")
+        self._position = position
+        return position
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Up to `size` bytes, or all to the end.
@@ -51,14 +57,19 @@ class ObjectReader(io.RawIOBase):
             StoreAccessError: the object is gone, or access is denied.
             StoreError: the store failed, or the object was replaced since it was opened.
         """
-        end = self._size_bytes if size is None or size < 0 else min(self._position + size, self._size_bytes)
-        if end <= self._position:
-            return b""
-        bucket, key = split_s3(self._uri)
-        options: GetOptions = {"range": (self._position, end), "if_match": self._etag}
+        end = self._size_bytes if size is None or size < 0 else self._position + size
         try:
-            data = bytes(obstore.get(store(bucket), key, options=options).bytes())
+            data = self.get_range(self._position, end)
         except S3_ERRORS as error:
             raise store_error(self._uri, error) from error
         self._position += len(data)
         return data
+
+    def get_range(self, start: int, end: int, retries: RetryPolicy = DEFAULT_RETRIES) -> bytes:
+        """The bytes from `start` up to `end` or the end of the object. Raises what `S3_ERRORS` lists."""
+        end = min(end, self._size_bytes)
+        if end <= start:
+            return b""
+        bucket, key = split_s3(self._uri)
+        options: GetOptions = {"range": (start, end), "if_match": self._etag}
+        return bytes(obstore.get(store(bucket, retries), key, options=options).bytes())
