@@ -1,3 +1,5 @@
+"""Drawn pictures: exact boxes, shapes of their share, colours far from the background."""
+
 import math
 
 import numpy as np
@@ -24,7 +26,7 @@ def outline_of(seed, label):
 
 
 @given(seeds, labels)
-def test_the_box_is_the_outline_s_to_a_quarter_pixel(seed, label):
+def test_the_box_is_exact_to_a_quarter_pixel(seed, label):
     width, height, outline, _ = outline_of(seed, label)
     image, box = draw_sample(rng_of(seed), label)
     assert image.shape == (height, width, 3)
@@ -44,7 +46,7 @@ def test_the_longer_side_has_its_share_of_the_image(seed, label):
 
 
 @pytest.mark.slow
-def test_the_shape_is_drawn_where_its_box_says():
+def test_the_shape_is_drawn_inside_its_box():
     num_without_shadow = 0
     for seed in range(80):
         label = sorted(SHAPES)[seed % len(SHAPES)]
@@ -64,15 +66,15 @@ def test_the_shape_is_drawn_where_its_box_says():
 
 
 @given(seeds, st.sampled_from(sorted(SHAPES)), st.tuples(*[st.integers(0, 255)] * 3))
-def test_a_colour_is_far_from_a_plain_ground_whatever_that_is(seed, label, plain):
+def test_a_colour_is_far_from_any_plain_background(seed, label, plain):
     ground = np.broadcast_to(np.array(plain, dtype=np.float32), (60, 80, 3))
     colour = drawing._contrasting_colour(rng_of(seed), label, ground, (20, 10, 50, 40))
     assert np.linalg.norm(colour - np.array(plain)) >= MIN_CONTRAST
 
 
 @pytest.mark.slow
-def test_shapes_can_be_told_from_busy_grounds():
-    """A little is taken away by the shape's own shading and by the grain; some grounds have every colour."""
+def test_shapes_differ_from_busy_backgrounds():
+    """With a margin, as shading and grain reduce the contrast, and some backgrounds have every colour."""
     contrasts = []
     for seed in range(150):
         label = sorted(SHAPES)[seed % len(SHAPES)]
@@ -84,14 +86,14 @@ def test_shapes_can_be_told_from_busy_grounds():
     assert np.mean(np.array(contrasts) > MIN_CONTRAST * 0.75) > 0.95
 
 
-def test_the_same_seed_draws_the_same_and_another_one_does_not():
+def test_pictures_depend_on_the_seed():
     first, again, other = (draw_sample(rng_of(seed), "star")[0] for seed in (7, 7, 8))
     assert np.array_equal(first, again)
     assert first.shape != other.shape or not np.array_equal(first, other)
 
 
 def test_shapes_differ_in_how_much_of_their_box_they_fill():
-    """So that a network which sees only size and place can't tell them apart, and one that sees edges can."""
+    """So a network can't tell them apart by size and position alone, but by their edges."""
     filled = {}
     for label in SHAPES:
         shares = []

@@ -1,3 +1,5 @@
+"""The demo's files: reproducible, with exactly the errors that were written."""
+
 from collections import Counter
 
 import numpy as np
@@ -41,7 +43,7 @@ def test_the_data_set_is_read_back_with_its_splits(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_seed_decides_every_byte(tmp_path):
+def test_the_seed_determines_every_byte(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         write_dataset(tmp_path / name / "data", {"val": 4}, seed)
         write_unlabelled(tmp_path / name / "images", 30, 0.2, seed)
@@ -50,7 +52,7 @@ def test_the_seed_decides_every_byte(tmp_path):
     assert first != other
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
+def test_an_image_does_not_depend_on_the_number_of_images(tmp_path):
     write_dataset(tmp_path / "few", {"val": 2}, seed=3)
     write_dataset(tmp_path / "many", {"train": 2, "val": 3}, seed=3)
     few, many = files_below(tmp_path / "few/images"), files_below(tmp_path / "many/images")
@@ -58,7 +60,7 @@ def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
 
 
 @pytest.mark.slow
-def test_decoding_finds_just_the_errors_that_were_written(unlabelled):
+def test_decoding_reports_exactly_the_written_errors(unlabelled):
     folder, expected = unlabelled
     outcomes = [decode_image(data, LIMITS) for data in files_below(folder).values()]
     found = Counter(str(outcome.code) for outcome in outcomes if not isinstance(outcome, DecodedImage))
@@ -71,14 +73,14 @@ def test_decoding_finds_just_the_errors_that_were_written(unlabelled):
 
 
 @pytest.mark.parametrize("kind", BROKEN, ids=lambda kind: kind.make.__name__)
-def test_each_kind_of_broken_file_leads_to_its_code(kind):
+def test_each_kind_of_broken_file_has_its_code(kind):
     for seed in range(20):
         outcome = decode_image(kind.make(np.random.default_rng(seed)), LIMITS)
         assert not isinstance(outcome, DecodedImage)
         assert outcome.code == kind.code, outcome.message
 
 
-def test_the_codes_that_a_broken_file_can_have_are_all_there():
+def test_broken_files_cover_all_codes_that_files_can_have():
     assert {kind.code for kind in BROKEN} == {
         ErrorCode.EMPTY_FILE,
         ErrorCode.TRUNCATED,
@@ -89,7 +91,7 @@ def test_the_codes_that_a_broken_file_can_have_are_all_there():
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_file_shows_the_same_upright(orientation):
+def test_a_rotated_file_is_the_same_picture_upright(orientation):
     upright = np.zeros((48, 80, 3), dtype=np.uint8)
     upright[:24, :40] = (200, 60, 60)
     upright[24:, 40:] = (60, 60, 200)

@@ -1,4 +1,4 @@
-"""Boxes of annotations come into the frame of the predictions, whatever they were written in, and are cut to it."""
+"""Annotated boxes are transformed to the frame of the predictions and clipped to it."""
 
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ def test_frames() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6, 8])
-def test_a_frame_on_its_side_is_turned_as_the_file_says(real_data: Path, orientation: int) -> None:
+def test_a_transposed_frame_is_rotated_by_exif(real_data: Path, orientation: int) -> None:
     uri = str(real_data / "exif" / "orientation" / f"landscape_{orientation}.jpg")
     upright = true_box((450, 600), (600, 450), uri)
     assert upright == pytest.approx(
@@ -60,7 +60,7 @@ def test_a_frame_on_its_side_is_turned_as_the_file_says(real_data: Path, orienta
     )
 
 
-def test_what_an_annotation_knows() -> None:
+def test_annotations_with_and_without_boxes() -> None:
     record = Record(
         "x", (Annotation("a", None), Annotation("b", (0, 0, 1, 1), is_crowd=True), Annotation("b", (1, 1, 2, 2))), 9, 9
     )
@@ -79,7 +79,7 @@ def test_an_image_that_failed_has_no_detections() -> None:
 OUTSIDE, REACHING_OVER, WITHIN = (60.0, 10.0, 70.0, 20.0), (50.0, 30.0, 70.0, 45.0), (1.0, 2.0, 9.0, 8.0)
 
 
-def test_without_a_frame_boxes_are_clipped_to_the_image_and_counted() -> None:
+def test_boxes_without_a_frame_are_clipped_to_the_image() -> None:
     objects = [Annotation("a", OUTSIDE), Annotation("b", REACHING_OVER), Annotation("c", None), Annotation("d", WITHIN)]
     record = Record("x", (*objects, Annotation("a", OUTSIDE, is_crowd=True)), None, None)
     comparison = Comparison(LIMITS)
@@ -91,14 +91,14 @@ def test_without_a_frame_boxes_are_clipped_to_the_image_and_counted() -> None:
     assert not comparison.errors
 
 
-def test_boxes_stay_as_they_are_where_the_image_size_is_unknown() -> None:
+def test_boxes_stay_as_written_if_the_image_size_is_unknown() -> None:
     comparison = Comparison(LIMITS)
     result = comparison.result(Record("x", (Annotation("a", OUTSIDE),), None, None), row(None, None))
     assert result.true_boxes_xyxy_px.tolist() == [[*OUTSIDE]]
     assert (comparison.errors, comparison.skipped) == ({"truncated": 1}, {})
 
 
-def test_strict_names_what_can_not_be_compared() -> None:
+def test_strict_names_what_cannot_be_compared() -> None:
     comparison = Comparison(LIMITS, strict=True)
     objects = (Annotation("a", WITHIN), Annotation("b", OUTSIDE))
     named = Record("/x.jpg", objects, None, None, where="train.csv, image 'x.jpg'")
@@ -111,9 +111,7 @@ def test_strict_names_what_can_not_be_compared() -> None:
 
 
 @pytest.mark.parametrize("frame", [(None, None), (60, None), (None, 40), (120, None), (60, 40), (120, 80)])
-def test_training_learns_from_the_objects_that_are_looked_for(
-    tmp_path: Path, frame: tuple[int | None, int | None]
-) -> None:
+def test_training_and_evaluation_use_the_same_objects(tmp_path: Path, frame: tuple[int | None, int | None]) -> None:
     Image.new("RGB", (60, 40)).save(tmp_path / "x.png")
     boxes = ((-5.0, -5.0, 200.0, 200.0), REACHING_OVER, WITHIN, OUTSIDE)
     record = Record("x", tuple(Annotation("a", box) for box in boxes), *frame)

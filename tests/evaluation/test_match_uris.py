@@ -1,4 +1,4 @@
-"""Rows found for images that are named differently."""
+"""Rows of images that are named differently."""
 
 import pytest
 from hypothesis import given
@@ -34,7 +34,7 @@ URIS = st.lists(st.lists(SEGMENTS, min_size=1, max_size=4).map("/".join), unique
 
 
 @given(images=URIS, rows=URIS)
-def test_a_row_serves_one_image_and_both_end_alike(images: list[str], rows: list[str]) -> None:
+def test_a_row_matches_one_image_with_the_same_file_name(images: list[str], rows: list[str]) -> None:
     found = match_uris(images, rows)
     assert len(set(found.row_of.values())) == len(found.row_of)
     assert not set(found.row_of) & set(found.ambiguous)
@@ -44,6 +44,6 @@ def test_a_row_serves_one_image_and_both_end_alike(images: list[str], rows: list
 
 
 @given(images=URIS)
-def test_a_tree_that_was_moved_is_found_whole(images: list[str]) -> None:
+def test_all_images_of_a_moved_folder_match(images: list[str]) -> None:
     found = match_uris([f"/data/{image}" for image in images], [f"s3://bucket/tree/{image}" for image in images])
     assert found.row_of == {image: image for image in range(len(images))}

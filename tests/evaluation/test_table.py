@@ -1,4 +1,4 @@
-"""Evaluation from a predictions table: same metrics as by the model, and no metrics of something else."""
+"""Evaluation from a predictions table: the same metrics as by the model; wrong tables and rows are refused."""
 
 import json
 from datetime import UTC, date, datetime
@@ -41,7 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Random weights that name a class of the pictures."""
+    """A model with random weights for the classes of the pictures."""
     torch.manual_seed(0)
     folder, classes = str(tmp_path_factory.mktemp("model")), read_dataset(str(data), "csv", "test").classes
     info = ArtifactInfo(architecture="small_cnn", classes=list(classes), input_size=32)
@@ -51,7 +51,7 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def labelled(data: Path, model: str) -> pa.Table:
-    """What the stages of labelling make of the pictures, in this process."""
+    """Rows of the pictures, labelled in this process."""
     identity = Identity.of(model, EvaluateConfig(data=str(data), format="csv", model=model))
     uris = [record.image_uri for record in read_dataset(str(data), "csv", "test").records]
     unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
@@ -63,7 +63,7 @@ def labelled(data: Path, model: str) -> pa.Table:
 def write(
     table: Path, rows: pa.Table, *, model_id: str = MODEL_ID, config_hash: str = CONFIG, prefix: str | None = None
 ) -> str:
-    """Commits rows as a run does; with a prefix, under URIs of another place."""
+    """Commits rows as a run does; with a prefix, under other URIs."""
     columns = {name: rows[name] for name in schema.PREDICTED_SCHEMA.names if name != schema.ORDINAL}
     if prefix is not None:
         columns[schema.IMAGE_URI] = pa.array(
@@ -125,7 +125,7 @@ def test_the_newest_version_of_an_image_counts(data: Path, labelled: pa.Table, t
     assert facts["class_accuracy"] == 0
 
 
-def test_a_higher_threshold_than_the_table_was_made_with(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+def test_a_higher_threshold_than_that_of_the_table(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
     table = write(tmp_path / "t", labelled)
     facts = json.loads(locray(*options(data, table, "--score-threshold", "1", "--json")).stdout)
     assert (facts["images"], facts["class_accuracy"]) == (12, 0)
@@ -160,13 +160,13 @@ def test_images_without_a_row(data: Path, labelled: pa.Table, tmp_path: Path) ->
     assert "other@0123456789ab" in message
 
 
-def test_rows_that_can_not_be_told_apart(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+def test_ambiguous_rows_are_an_error(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
     table = write(tmp_path / "t", labelled, prefix="s3://a/x")
     write(tmp_path / "t", labelled, prefix="s3://b/x")
     assert "12 of 12 images can't be told apart" in refused(*options(data, table))
 
 
-def test_tables_that_are_none(data: Path, model: str, labelled: pa.Table, tmp_path: Path) -> None:
+def test_a_missing_table_is_an_error(data: Path, model: str, labelled: pa.Table, tmp_path: Path) -> None:
     assert "no predictions table" in refused(*options(data, str(tmp_path / "absent")))
     assert "no predictions table" in refused(*options(data, model))
     other = write(tmp_path / "t", labelled.slice(0, 0))
@@ -184,7 +184,7 @@ def test_bad_usage(data: Path, model: str, tmp_path: Path) -> None:
         assert "is a folder" in refused(*common, "--model", model, option, str(tmp_path))
 
 
-def test_the_figures_as_a_file(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+def test_metrics_are_written_to_a_file(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
     table, output = write(tmp_path / "t", labelled), tmp_path / "deep" / "figures.json"
     done = locray(*options(data, table, "--output", str(output), "--json"))
     facts, written = json.loads(done.stdout), json.loads(output.read_text())
@@ -193,7 +193,7 @@ def test_the_figures_as_a_file(data: Path, labelled: pa.Table, tmp_path: Path) -
     assert {row["label"] for row in facts["classes"]} >= set(read_dataset(str(data), "csv", "test").classes)
 
 
-def test_a_page_and_what_a_person_reads(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+def test_a_page_is_written_and_metrics_are_printed(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
     table, page = write(tmp_path / "t", labelled), tmp_path / "deep" / "page.html"
     done = locray(*options(data, table, "--page", str(page)))
     assert done.returncode == 0, done
@@ -202,8 +202,8 @@ def test_a_page_and_what_a_person_reads(data: Path, labelled: pa.Table, tmp_path
     assert f"Rows of {table}" in page.read_text()
 
 
-def test_boxes_beside_their_image_are_left_out_and_counted(labelled: pa.Table, tmp_path: Path) -> None:
-    """Where the annotations name no frame, they are seen once the image is opened."""
+def test_boxes_outside_their_image_are_skipped_and_counted(labelled: pa.Table, tmp_path: Path) -> None:
+    """If the annotations name no frame, this shows once the image is opened."""
     uris = labelled[schema.IMAGE_URI].to_pylist()
     rows = [f"{uri},cow,{box}" for uri in uris for box in ("9999,0,10020,50", "0,0,9,9")]
     (tmp_path / "test.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]))
@@ -217,6 +217,6 @@ def test_boxes_beside_their_image_are_left_out_and_counted(labelled: pa.Table, t
     assert "box of 'cow': 9999 0 10020 50 in an image of" in message
 
 
-def test_strict_refuses_images_that_can_not_be_used(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
+def test_strict_refuses_unusable_images(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
     message = refused(*options(data, write(tmp_path / "t", labelled), "--strict"))
     assert f"{data}/images/test-00007.jpg: could not be labelled (truncated)" in message

@@ -1,4 +1,4 @@
-"""A detector and the table that it has labelled give the same metrics at the same score threshold, and only there."""
+"""A detector and its table give the same metrics at the same score threshold, and only there."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ THRESHOLD = 0.35
 
 @dataclass(frozen=True)
 class Labelled:
-    """A detector, and the table that `locray label` makes with it."""
+    """A detector, and a table that `locray label` has written with it."""
 
     data: str
     model: str
@@ -48,7 +48,7 @@ class Labelled:
 
 @pytest.fixture
 def labelled(tmp_path: Path) -> Labelled:
-    """An artifact with a threshold of its own, at which it labels; some of what it finds below is right, too."""
+    """An artifact with a threshold; some of its detections below are correct, too."""
     write_dataset(tmp_path, {"test": 8}, seed=0)
     torch.manual_seed(0)
     network = build_model(ARCHITECTURE, len(CLASSES), SIZE)
@@ -74,7 +74,7 @@ def rows_of(identity: Identity, folder: Path) -> pa.Table:
 
 
 def _first_and_last(row: dict[str, Any]) -> ImageAnnotations:
-    """An image that shows the first and the last of what was found in it, one on either side of the threshold."""
+    """An image annotated with its first and last detection, one on either side of the threshold."""
     found = [row[schema.DETECTIONS][place] for place in (0, -1)]
     assert found[0][schema.SCORE] > THRESHOLD > found[1][schema.SCORE]
     corners = schema.CORNERS

@@ -1,4 +1,4 @@
-"""What annotation files can say, for property tests of writers and parsers."""
+"""Strategies of annotations, for property tests of writers and parsers."""
 
 from hypothesis import strategies as st
 
@@ -18,7 +18,7 @@ NO_CROWDS = st.just(False)
 
 
 def annotations(boxes=corners, crowds=NO_CROWDS):
-    """Objects in any order of corners: parsers pass on what the file says."""
+    """Objects with corners in any order: parsers pass on what the file contains."""
     return st.builds(Annotation, names, boxes, crowds)
 
 
@@ -54,7 +54,7 @@ def names_below(folder, dataset):
 
 
 def close(one, other, tolerance=1e-9):
-    """Whether two lists of images are the same but for rounding of the boxes."""
+    """Whether two lists of images are equal, except for rounding of boxes."""
 
     def shape(image):
         objects = [(found.label, found.is_crowd, found.box_xyxy_px is None) for found in image.objects]

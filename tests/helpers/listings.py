@@ -1,4 +1,4 @@
-"""What a source lists, as plain Python. Used by the tests of the sources."""
+"""Listings of sources as plain Python."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from locray.sources.source import BATCH_ROWS
 
 
 def listed(source: Source) -> list[dict[str, Any]]:
-    """All rows, by URI; every batch is checked to be one of a listing."""
+    """All rows, sorted by URI. Checks the schema of every batch."""
     source.check()
     batches = list(source.listing())
     for batch in batches:

@@ -1,4 +1,4 @@
-"""Results of images, written down briefly."""
+"""Results of images in short notation."""
 
 from collections.abc import Collection, Sequence
 

@@ -1,4 +1,4 @@
-"""One picture as cameras lay it down that were held in each of EXIF's eight ways. Used by tests."""
+"""One picture as stored by cameras in each of EXIF's eight orientations."""
 
 from PIL import Image
 
@@ -17,7 +17,7 @@ AS_STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""How a camera that was held so lays an upright picture down in its file."""
+"""How an upright picture is transposed when it is stored."""
 
 
 def upright_picture() -> Image.Image:
@@ -29,13 +29,13 @@ def upright_picture() -> Image.Image:
 
 
 def stored(orientation: int) -> Image.Image:
-    """The picture as it lies in a file of this orientation."""
+    """The picture as stored in a file of this orientation."""
     transpose = AS_STORED[orientation]
     return upright_picture() if transpose is None else upright_picture().transpose(transpose)
 
 
 def exif_block(orientation: int) -> Image.Exif:
-    """What such a file says of itself."""
+    """The EXIF block of such a file."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif

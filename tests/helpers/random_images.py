@@ -1,4 +1,4 @@
-"""Random images with detections, hard on every rule of matching."""
+"""Random images with detections, which test every rule of matching."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Drawn scenes whose objects can be found again by their colour. Used by the tests of the augmentation."""
+"""Drawn scenes whose objects can be found by their colour."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from locray.training.augment import Objects, Scene
 
 COLOURS = np.array([[250, 20, 20], [20, 250, 20], [20, 20, 250], [250, 250, 20], [250, 20, 250], [20, 250, 250]])
-"""Of an object with this label id: far apart, and far from the grey of background and padding."""
+"""Colours by label id: far apart, and far from the grey of background and padding."""
 
 BACKGROUND = 100
 
@@ -35,7 +35,7 @@ def scenes(draw_, width=90, height=64, label_id=0, smallest=12, largest=30, edge
 
 
 def pixels_of(image, label_id):
-    """Where an object is seen, more than half of it where its edge is blended: (H, W) bool."""
+    """Pixels of an object, (H, W) bool; where its edge is blended, those with more than half of it."""
     distance = np.abs(image.astype(int) - COLOURS[label_id]).sum(axis=2)
     return distance < np.abs(COLOURS[label_id] - BACKGROUND).sum() / 2
 
@@ -47,7 +47,7 @@ def extent_of(image, label_id):
 
 
 def share_inside(image, label_id, box):
-    """How much of an object's pixels have their centre in a box."""
+    """Share of an object's pixels whose centre is in a box."""
     rows, columns = np.nonzero(pixels_of(image, label_id))
     x, y = columns + 0.5, rows + 0.5
     return np.mean((box[0] <= x) & (x <= box[2]) & (box[1] <= y) & (y <= box[3]))

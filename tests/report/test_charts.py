@@ -1,4 +1,4 @@
-"""Charts: round ticks, values where they belong, labels that don't cover each other."""
+"""Charts: round ticks, values at their place, labels that don't overlap."""
 
 import math
 from itertools import pairwise
@@ -36,7 +36,7 @@ def test_ticks_of_few_epochs_are_whole() -> None:
     span=st.one_of(st.just(0.0), st.floats(1e-6, 1e9)),
     whole=st.booleans(),
 )
-def test_ticks_enclose_what_they_are_for(low: float, span: float, whole: bool) -> None:
+def test_ticks_enclose_their_range(low: float, span: float, whole: bool) -> None:
     high = low + span if span > abs(low) * 1e-6 else low
     found = ticks(low, high, whole=whole)
     tolerance = 1e-6 * (found[-1] - found[0])
@@ -52,7 +52,7 @@ def parsed(svg: str) -> ElementTree.Element:
     return ElementTree.fromstring(svg)
 
 
-def test_points_lie_where_their_values_are() -> None:
+def test_points_are_drawn_at_their_values() -> None:
     chart = line_chart("loss", [Line("a & b", [(1, 2.0), (2, 4.0)], "c0")], x_label="epoch", whole_x=True)
     frame = Frame(ticks(1, 2, whole=True), ticks(2.0, 4.0))
     dots = [(float(dot.attrib["cx"]), float(dot.attrib["cy"])) for dot in parsed(chart.svg).iter("circle")]
@@ -64,7 +64,7 @@ def test_points_lie_where_their_values_are() -> None:
     assert chart.legend == ()
 
 
-def test_labels_at_the_end_of_lines_do_not_cover_each_other() -> None:
+def test_end_labels_do_not_overlap() -> None:
     lines = [Line(f"l{n}", [(0, 0.5), (1, 0.5)], f"c{n}", end_label=f"{n}") for n in range(4)]
     chart = line_chart("t", lines, x_label="x", y_limits=(0, 1))
     heights = [
@@ -75,12 +75,12 @@ def test_labels_at_the_end_of_lines_do_not_cover_each_other() -> None:
     assert [line.name for line in chart.legend] == ["l0", "l1", "l2", "l3"]
 
 
-def test_a_line_without_points_is_none() -> None:
+def test_a_line_without_points_draws_nothing() -> None:
     chart = line_chart("t", [Line("none", [], "c0")], x_label="x", x_limits=(0, 1), y_limits=(0, 1))
     assert not list(parsed(chart.svg).iter("circle"))
 
 
-def test_a_bar_is_as_high_as_the_share_that_is_right() -> None:
+def test_the_height_of_a_bar_is_its_accuracy() -> None:
     chart = reliability_chart("r", Calibration(0.1, (Bin(0.8, 1.0, 10, 0.9, 0.75),)))
     (bar,) = [path for path in parsed(chart.svg).iter("path") if path.attrib["class"] == "bar"]
     frame = Frame(ticks(0, 1), ticks(0, 1))

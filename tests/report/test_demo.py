@@ -1,4 +1,4 @@
-"""The page: offline, escaped, boxes where they belong."""
+"""The page of the demo: offline, escaped, boxes at their place."""
 
 import html.parser
 
@@ -31,7 +31,7 @@ class Elements(html.parser.HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-def test_it_refers_to_nothing_outside_itself() -> None:
+def test_the_page_is_offline() -> None:
     elements = Elements()
     elements.feed(page())
     links = [value for _, attributes in elements.found for name, value in attributes.items() if name in {"src", "href"}]

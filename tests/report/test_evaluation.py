@@ -1,4 +1,4 @@
-"""The page of an evaluation, made of real results: offline, complete, the worst images first."""
+"""The page of an evaluation, from real results: offline, complete, the worst images first."""
 
 import html.parser
 import re
@@ -35,7 +35,7 @@ def names_of_worst(folder: Path, results: list[ImageResult]) -> list[str]:
     return [picture.name for picture in pictures]
 
 
-def test_the_worst_guesses(tmp_path: Path) -> None:
+def test_the_worst_images_of_a_localizer(tmp_path: Path) -> None:
     found = names_of_worst(
         tmp_path,
         [
@@ -57,7 +57,7 @@ def test_the_worst_guesses(tmp_path: Path) -> None:
     ]
 
 
-def test_the_worst_of_many_objects_at_the_best_threshold(tmp_path: Path) -> None:
+def test_the_worst_images_of_a_detector_at_its_best_threshold(tmp_path: Path) -> None:
     good = [("a", 0.9, BOX), ("a", 0.8, FAR)]
     results = [
         result([("a", BOX), ("a", FAR)], [*good, ("a", 0.1, HALF)]),
@@ -83,7 +83,7 @@ def test_boxes_are_drawn_in_the_pixels_of_the_thumbnail(tmp_path: Path) -> None:
     assert [box.dashed for box in picture.boxes] == [True, True, False]
 
 
-def test_an_image_that_can_not_be_decoded_is_not_shown(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_decoded_is_not_shown(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"broken")
     one = result([("a", BOX)], [])
     assert not worst_pictures(
@@ -141,7 +141,7 @@ def test_the_page_is_complete_and_offline(tmp_path: Path) -> None:
     assert "truncated" in text
 
 
-def test_without_boxes_and_without_anything_there_is_a_page_still(tmp_path: Path) -> None:
+def test_there_is_a_page_without_boxes_and_without_images(tmp_path: Path) -> None:
     text = page_of(tmp_path, [result([("a", None)], [("a", 0.9, BOX)])])
     assert "AP@.5" not in text
     assert "mean IoU" not in text
@@ -150,7 +150,7 @@ def test_without_boxes_and_without_anything_there_is_a_page_still(tmp_path: Path
 
 
 @pytest.mark.parametrize("count", [MAX_CLASSES, MAX_CLASSES + 20])
-def test_many_classes_are_put_together_and_no_count_is_lost(tmp_path: Path, count: int) -> None:
+def test_many_classes_are_merged_without_losing_counts(tmp_path: Path, count: int) -> None:
     random = np.random.default_rng(0)
     results = [
         result([(f"c{number:03d}", BOX)], [(f"c{random.integers(count):03d}", 0.5, BOX)]) for number in range(count)

@@ -1,4 +1,4 @@
-"""Thumbnails, captions and colours of metrics."""
+"""Thumbnails, captions and colours of pictures."""
 
 import base64
 import io

@@ -24,7 +24,7 @@ def drawn(tmp_path_factory):
 
 
 def preview(*arguments):
-    """Exit code, JSON of the result (if there is one), and stderr."""
+    """Exit code, JSON of the result if there is one, and stderr."""
     with contextlib.redirect_stdout(io.StringIO()) as stdout, contextlib.redirect_stderr(io.StringIO()) as stderr:
         code = main(["preview", "--json", *map(str, arguments)])
     return code, json.loads(stdout.getvalue() or "{}"), " ".join(stderr.getvalue().split())
@@ -36,7 +36,7 @@ def elements(page):
     return found.found
 
 
-def test_each_image_is_shown_as_it_is_and_five_times_changed(drawn, tmp_path):
+def test_each_image_is_shown_as_it_is_and_five_times_augmented(drawn, tmp_path):
     page = tmp_path / "new" / "page.html"
     code, summary, _ = preview("--data", drawn, "--format", "csv", "--count", 3, "--input-size", 64, "--output", page)
     assert code == 0
@@ -63,7 +63,7 @@ def test_the_same_options_give_the_same_page_and_others_another(drawn, tmp_path)
     assert first == again != other
 
 
-def test_options_and_what_was_left_out_are_told(tmp_path):
+def test_options_and_skipped_annotations_are_shown(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"not an image")
     rows = ["filename,class,xmin,ymin,xmax,ymax", "good.png,<b>,1,1,20,20", "good.png,x,9,9,9,20", "bad.png,x,1,1,9,9"]
@@ -81,7 +81,7 @@ def test_options_and_what_was_left_out_are_told(tmp_path):
     assert "<b><b>" not in text
 
 
-def test_boxes_beside_their_image_are_counted_and_with_strict_an_error(tmp_path):
+def test_boxes_outside_their_image_are_counted_or_refused(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "good.png")
     rows = ["filename,class,xmin,ymin,xmax,ymax", "good.png,x,1,1,20,20", "good.png,x,90,90,99,99"]
     (tmp_path / "train.csv").write_text("\n".join(rows), encoding="utf-8")
@@ -94,7 +94,7 @@ def test_boxes_beside_their_image_are_counted_and_with_strict_an_error(tmp_path)
     assert "good.png: outside_box. Expected" in message
 
 
-def test_an_image_that_can_not_be_opened_is_an_error_with_strict(drawn, tmp_path):
+def test_an_unusable_image_is_an_error_with_strict(drawn, tmp_path):
     spoiled = tmp_path / "spoiled"
     shutil.copytree(drawn, spoiled)
     name = sorted((spoiled / "images").iterdir())[0]
@@ -128,7 +128,7 @@ def test_real_photographs(real_data, tmp_path, data):
     assert len([tag for tag, _ in elements(page) if tag == "rect"]) >= 4 * NUM_VERSIONS
 
 
-def test_wrong_usage_is_told(drawn, tmp_path):
+def test_wrong_usage_is_an_error(drawn, tmp_path):
     usual = ("--data", drawn, "--format", "csv")
     code, _, message = preview(*usual, "--split", "tarin", "--output", tmp_path / "p.html")
     assert code == 2

@@ -1,10 +1,10 @@
-"""The curves of a training, from whatever was written down of it."""
+"""Curves of a training, from its history."""
 
 from locray.datasets.records import Dataset, Record
 from locray.report.training import curves, evenly_spread
 
 
-def test_what_belongs_together_shares_a_chart() -> None:
+def test_losses_share_a_chart_and_so_do_metrics() -> None:
     charts = curves(
         [
             {
@@ -46,14 +46,14 @@ def test_a_single_epoch_and_none() -> None:
     assert curves([], best_epoch=0) == []
 
 
-def test_a_large_split_is_thinned_out_evenly() -> None:
+def test_a_large_split_is_sampled_evenly() -> None:
     records = tuple(Record(str(number), (), None, None) for number in range(10))
     dataset = Dataset("d", "val", records, (), {})
     assert evenly_spread(dataset, 10) is dataset
     assert [record.image_uri for record in evenly_spread(dataset, 4).records] == ["0", "2", "5", "7"]
 
 
-def test_how_a_run_was_made_is_shown_where_it_changes() -> None:
+def test_settings_of_a_run_are_shown_if_they_change() -> None:
     epochs = [{"epoch": number, "loss": 1.0, "workers": 1.0, "precision_bits": 32.0} for number in (1, 2)]
     assert [chart.title for chart in curves(epochs, best_epoch=1)] == ["Loss"]
     epochs[0]["workers"] = 2.0

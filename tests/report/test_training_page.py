@@ -1,4 +1,4 @@
-"""The page that a training writes, of a real artifact and its history: offline and complete."""
+"""The page of a training, from a real artifact and its history: offline and complete."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ __all__ = ["one_thread", "without_ray"]
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    """A training that is done: data, artifact, history."""
+    """A finished training: data, artifact, history."""
     write_dataset(tmp_path, {"train": 8, "val": 8}, seed=0)
     classes = list(read_dataset(str(tmp_path), "csv", "train").classes)
     output = str(tmp_path / "model")
@@ -72,14 +72,16 @@ def assert_offline(text: str, page: Page) -> None:
 
 
 def assert_confusions(text: str, classes: list[str]) -> None:
-    """Every image of the validation split is somewhere in the matrix of all classes and nothing."""
+    """Every image of the validation split is counted in the confusion matrix."""
     cells = re.findall(r'title="(\S+) predicted as (\S+): (\d+) of \d+"', text)
     assert len(cells) == (len(classes) + 1) ** 2
     assert {true for true, _, _ in cells} == {*classes, "nothing"}
     assert sum(int(count) for _, _, count in cells) == 8
 
 
-def test_the_page_is_made_on_the_device_of_the_training(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_is_computed_on_the_device_of_the_training(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = []
 
     class Noting(InProcess):

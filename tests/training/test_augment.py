@@ -1,4 +1,4 @@
-"""A box still bounds the pixels of its object after every change, and after all of them."""
+"""Boxes bound the pixels of their objects after each change, and after all of them."""
 
 import numpy as np
 import pytest
@@ -31,16 +31,16 @@ def augmented(augmentation, scene, seed, tiles=(), donor=None, side=SIDE):
 
 
 def differs(scene, label_id=0):
-    """How far the edges of the box are from those of the pixels."""
+    """Largest distance between an edge of the box and that of the pixels."""
     (box,) = scene.objects.boxes_xyxy_px[scene.objects.label_ids == label_id]
     return np.abs(box - extent_of(scene.image_hwc_u8, label_id)).max()
 
 
-# What moves whole pixels is exact; what scales may be off by a pixel on the way.
+# Changes that move whole pixels are exact; scaling may be off by a pixel.
 
 
 @given(scenes(), SEEDS)
-def test_a_window_holds_most_of_the_object_and_the_box_is_cut_with_it(scene, seed):
+def test_a_crop_shows_most_of_the_object_and_clips_its_box(scene, seed):
     left, top, right, bottom = window = random_window(scene, generator(seed))
     placement = Placement(window, (0, 0, right - left, bottom - top))
     seen = Scene(placement.pixels(scene.image_hwc_u8, None), placement.objects(scene.objects))
@@ -49,14 +49,14 @@ def test_a_window_holds_most_of_the_object_and_the_box_is_cut_with_it(scene, see
 
 
 @given(scenes(), SEEDS)
-def test_a_zoomed_object_is_tightly_bounded(scene, seed):
+def test_the_box_of_a_cropped_object_is_tight(scene, seed):
     seen = augmented(AugmentationOptions(crop=1, rotation=0, flip="none", colour=0), scene, seed)
     assert differs(seen) <= 1.5
 
 
 @pytest.mark.slow
 @given(st.tuples(*(scenes(label_id=label_id) for label_id in range(4))), SEEDS)
-def test_every_object_of_a_mosaic_is_tightly_bounded(four, seed):
+def test_the_boxes_of_a_mosaic_are_tight(four, seed):
     seen = augmented(NOTHING, four[0], seed, tiles=four[1:])
     assert sorted(seen.objects.label_ids.tolist()) == [0, 1, 2, 3]
     assert all(differs(seen, label_id) <= 1.5 for label_id in range(4))
@@ -75,7 +75,7 @@ def test_a_tile_lies_in_its_area(scene, width, height, seed):
 
 
 @given(scenes(width=SIDE), st.booleans(), st.booleans())
-def test_a_flipped_object_is_exactly_bounded(scene, horizontally, vertically):
+def test_the_box_of_a_flipped_object_is_exact(scene, horizontally, vertically):
     seen = flip(scene, horizontally=horizontally, vertically=vertically)
     assert differs(seen) == 0
     back = flip(seen, horizontally=horizontally, vertically=vertically)
@@ -83,7 +83,7 @@ def test_a_flipped_object_is_exactly_bounded(scene, horizontally, vertically):
 
 
 @given(scenes(width=SIDE), st.integers(-20, 20), st.integers(-20, 20))
-def test_a_shifted_object_is_exactly_bounded(scene, right_px, down_px):
+def test_the_box_of_a_shifted_object_is_exact(scene, right_px, down_px):
     seen = shift(scene, right_px, down_px)
     if len(seen.objects):
         left = round(float(boxes.areas(seen.objects.boxes_xyxy_px)[0]))
@@ -98,18 +98,18 @@ def test_a_shifted_object_is_exactly_bounded(scene, right_px, down_px):
     assert np.array_equal(seen.image_hwc_u8, expected)
 
 
-# After a rotation the box is made for a shape between ellipse and rectangle.
+# After a rotation the box fits a shape between ellipse and rectangle.
 
 WIDENED = np.array([-1, -1, 1, 1])
-"""By a pixel, for blended edges."""
+"""A pixel, for blended edges."""
 LOOSEST = 2 ** (1 / 1.5 - 1 / 2)
-"""A side of the box over that of a turned ellipse: 1.12, at most."""
+"""Largest side of the box relative to that of a rotated ellipse: 1.12."""
 TIGHTEST = 2 ** (1 / 1.5 - 1)
-"""A side of the box over that of a turned rectangle: 0.79, at least."""
+"""Smallest side of the box relative to that of a rotated rectangle: 0.79."""
 
 
 @given(scenes(width=SIDE, edge=16, largest=20, rounds=[True]), st.floats(-180, 180))
-def test_a_turned_ellipse_is_bounded_and_not_by_much_more(scene, degrees):
+def test_the_box_of_a_rotated_ellipse_is_not_much_too_large(scene, degrees):
     seen = rotate(scene, degrees)
     box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
     assert (box[:2] <= pixels[:2] + 1).all()
@@ -118,7 +118,7 @@ def test_a_turned_ellipse_is_bounded_and_not_by_much_more(scene, degrees):
 
 
 @given(scenes(width=SIDE, edge=16, largest=20, rounds=[False]), st.floats(-180, 180))
-def test_a_turned_rectangle_loses_only_its_corners(scene, degrees):
+def test_a_rotated_rectangle_loses_only_its_corners(scene, degrees):
     seen = rotate(scene, degrees)
     box, pixels = seen.objects.boxes_xyxy_px[0], extent_of(seen.image_hwc_u8, 0)
     assert np.abs((box[:2] + box[2:]) - (pixels[:2] + pixels[2:])).max() <= 3
@@ -132,14 +132,14 @@ def test_quarter_turns_are_exact(scene, degrees):
 
 
 @given(scenes(width=SIDE), st.floats(-45, 45))
-def test_a_rotation_that_would_hide_the_object_is_not_made(scene, degrees):
+def test_a_rotation_that_would_hide_the_object_is_skipped(scene, degrees):
     seen = rotate(scene, degrees)
     turned = rotate_boxes(scene.objects.boxes_xyxy_px, degrees, SIDE)
     hidden = boxes.areas(np.clip(turned, 0, SIDE))[0] < 0.8 * boxes.areas(turned)[0]
     assert (seen is scene) == hidden
 
 
-def test_pixels_turn_as_torchvision_turns_them():
+def test_pixels_are_rotated_as_by_torchvision():
     pixels = generator(0).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     ours = rotate(Scene(pixels, Objects.none()), 20).image_hwc_u8
     theirs = v2.functional.rotate(
@@ -154,7 +154,7 @@ def test_pixels_turn_as_torchvision_turns_them():
 
 
 @given(st.floats(0.7, 1.3), st.floats(0.7, 1.3), st.floats(0.7, 1.3))
-def test_colours_change_as_torchvision_changes_them(brightness, contrast, saturation):
+def test_colours_change_as_in_torchvision(brightness, contrast, saturation):
     pixels = generator(1).integers(70, 140, (20, 30, 3), dtype=np.uint8)  # so that nothing is clipped on the way
     theirs = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     theirs = v2.functional.adjust_brightness(theirs, brightness)
@@ -172,7 +172,7 @@ def test_a_bright_image_is_not_washed_out(grey):
     assert (ColourChange(0.8, 1, 1)(pixels) == round(0.8 * grey)).all()
 
 
-def test_padding_and_boxes_keep_out_of_colour_changes():
+def test_colour_changes_leave_padding_and_boxes_alone():
     scene = draw(90, 64, (0, (20, 20, 60, 50), False))
     plain, coloured = (
         augmented(AugmentationOptions(crop=0, rotation=0, flip="none", colour=colour), scene, 3) for colour in (0, 0.5)
@@ -182,14 +182,14 @@ def test_padding_and_boxes_keep_out_of_colour_changes():
     assert (coloured.image_hwc_u8[:5] == PAD_VALUE).all()
 
 
-# All together.
+# All changes.
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("is_round", "least_share"), [(True, 0.99), (False, 0.97)])
 @settings(max_examples=150)
 @given(st.data(), st.booleans(), st.booleans(), SEEDS)
-def test_after_the_whole_chain_boxes_bound_their_objects(is_round, least_share, data, is_mosaic, is_pasted, seed):
+def test_boxes_bound_their_objects_after_all_changes(is_round, least_share, data, is_mosaic, is_pasted, seed):
     five = [data.draw(scenes(label_id=label_id, rounds=(is_round,))) for label_id in range(5)]
     chosen = AugmentationOptions(crop=0.7, rotation=15, flip="both", colour=0)
     seen = augmented(chosen, five[0], seed, five[1:4] if is_mosaic else (), five[4] if is_pasted else None, side=96)
@@ -208,7 +208,7 @@ def test_the_same_generator_gives_the_same_input(scene, seed):
     assert np.array_equal(first.objects.boxes_xyxy_px, again.objects.boxes_xyxy_px)
 
 
-def test_inputs_differ_and_each_change_happens_to_its_share():
+def test_each_change_happens_to_its_share_of_the_images():
     scene = draw(90, 64, (0, (36, 25, 52, 37), True))
 
     def share_changed(**changes):
@@ -233,7 +233,7 @@ def test_the_largest_object_comes_first_in_every_input():
         assert (np.diff(areas) <= 0).all()
 
 
-def test_pasted_objects_are_named():
+def test_pasted_objects_keep_their_labels():
     donor = draw(90, 64, (1, (20, 20, 40, 40), False))
     for seed in range(20):
         seen = augmented(AugmentationOptions(colour=0), draw(90, 64, (0, (36, 25, 52, 37), False)), seed, donor=donor)
@@ -241,12 +241,12 @@ def test_pasted_objects_are_named():
         assert 0 in seen.objects.label_ids
 
 
-def test_an_image_without_objects_may_be_cut_anywhere():
+def test_an_image_without_objects_may_be_cropped_anywhere():
     seen = augmented(AugmentationOptions(crop=1), Scene(draw(90, 64).image_hwc_u8, Objects.none()), 0)
     assert len(seen.objects) == 0
 
 
-# Objects whose class alone is known.
+# Objects of which only the class is known.
 
 
 def class_only(width, height):
@@ -255,14 +255,14 @@ def class_only(width, height):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (320, 200)])
-def test_a_class_without_a_box_stays_whatever_is_done(size):
+def test_a_class_without_a_box_survives_all_changes(size):
     for seed in range(30):
         seen = augmented(AugmentationOptions(flip="both", rotation=30), class_only(*size), seed, side=32)
         assert seen.objects.label_ids.tolist() == [4]
         assert not seen.objects.has_box.any()
 
 
-def test_small_images_are_moved_and_larger_ones_cut():
+def test_small_images_are_shifted_and_larger_ones_cropped():
     chosen = AugmentationOptions(crop=1, rotation=0, flip="none", colour=0)
     small = class_only(32, 32)
     shifts = set()

@@ -1,4 +1,4 @@
-"""Every image once an epoch, the same batches again after a failure, boxes where the pixels are."""
+"""Every image once per epoch, reproducible batches, boxes on their pixels."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ EXIF_ORIENTATION = 0x112
 
 
 @given(st.integers(1, 300), st.integers(1, 64), st.integers(1, 5), st.one_of(st.none(), st.integers(0, 9)))
-def test_every_image_comes_once_an_epoch(num_images, batch_size, num_workers, seed):
+def test_every_image_comes_once_per_epoch(num_images, batch_size, num_workers, seed):
     order = BatchOrder(num_images, batch_size, num_workers, seed)
     batches = [order.rows(3, step, worker) for step in range(order.num_steps) for worker in range(num_workers)]
     assert sorted(np.concatenate(batches).tolist()) == list(range(num_images))
@@ -79,7 +79,7 @@ def test_boxes_lie_on_their_pixels(picture):
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1
 
 
-def test_boxes_written_for_a_copy_of_another_size_are_scaled(picture):
+def test_boxes_of_a_copy_of_another_size_are_scaled(picture):
     batch = maker([record(picture, ("Nut", (60, 40, 140, 120)), size=(240, 160))])(0, 0, 0)
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1
 
@@ -91,7 +91,7 @@ def test_boxes_lie_on_their_pixels_when_augmented(picture, epoch):
     assert np.abs(batch[BOXES][0, 0] - bright(batch[IMAGES][0])).max() <= 1.5
 
 
-def test_a_batch_is_a_function_of_its_place(picture):
+def test_a_batch_depends_on_its_place_alone(picture):
     records = [record(picture, ("Nut", (30, 20, 70, 60)))] * 3
     first, again, other = (maker(records, AugmentationOptions())(epoch, 0, 0) for epoch in (4, 4, 5))
     assert all(np.array_equal(first[name], again[name]) for name in first)
@@ -99,13 +99,13 @@ def test_a_batch_is_a_function_of_its_place(picture):
     assert not np.array_equal(first[IMAGES][0], first[IMAGES][1])
 
 
-def test_the_largest_object_comes_first_and_spare_places_are_empty(picture):
+def test_the_largest_object_comes_first_and_the_rest_is_padding(picture):
     records = [record(picture, ("Bolt", (0, 0, 5, 5)), ("Nut", (30, 20, 70, 60))), record(picture)]
     batch = maker(records)(0, 0, 0)
     assert batch[LABEL_IDS].tolist() == [[1, 0], [NO_OBJECT, NO_OBJECT]]
 
 
-def test_broken_and_missing_images_are_told_apart_and_spoil_nothing(picture, tmp_path):
+def test_broken_and_missing_images_have_outcomes_of_their_own(picture, tmp_path):
     (tmp_path / "broken.png").write_bytes(picture.read_bytes()[:60])
     (tmp_path / "empty.jpg").write_bytes(b"")
     names = ["picture.png", "broken.png", "empty.jpg", "missing.jpg"]
@@ -115,7 +115,7 @@ def test_broken_and_missing_images_are_told_apart_and_spoil_nothing(picture, tmp
     assert batch[IMAGES][1:].max() == 0
 
 
-def test_which_objects_have_a_box_is_told(picture):
+def test_has_box_says_which_objects_have_a_box(picture):
     records = [
         record(picture, ("Nut", (30, 20, 70, 60)), ("Bolt", None)),
         record(picture, ("Bolt", None)),
@@ -136,8 +136,8 @@ def test_normalised_boxes_follow_their_image(picture):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("is_upright", [False, True])
-def test_boxes_lie_on_the_pixels_of_a_camera_image(tmp_path, orientation, is_upright):
-    """Whether they were written for the picture as it is stored, or as it stands."""
+def test_boxes_lie_on_the_pixels_of_a_rotated_camera_image(tmp_path, orientation, is_upright):
+    """Boxes written for the picture as stored, or for the upright one."""
     stored = draw(120, 80, (2, (20, 10, 60, 34), False))
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
@@ -151,7 +151,7 @@ def test_boxes_lie_on_the_pixels_of_a_camera_image(tmp_path, orientation, is_upr
     assert np.array_equal(made[BOXES][0, 0], extent_of(made[IMAGES][0], 2))
 
 
-def test_a_box_that_reaches_over_its_image_is_cut(picture):
+def test_a_box_that_leaves_its_image_is_clipped(picture):
     batch = maker([record(picture, ("Nut", (90, -10, 150, 60)), size=(None, None))], size=120)(0, 0, 0)
     assert batch[BOXES][0, 0].tolist() == [90, 20, 120, 80]
 
@@ -178,7 +178,7 @@ def pictures(tmp_path):
 ALL = AugmentationOptions(flip="both", mosaic=0.5, copy_paste=0.5)
 
 
-def test_mixed_images_are_functions_of_seed_epoch_and_record_alone(pictures):
+def test_mixed_images_depend_on_seed_epoch_and_record_alone(pictures):
     made = maker(pictures, ALL)
     together = made.batch_of(range(8), 3)
     alone = [made.batch_of([row], 3) for row in (7, 2, 5, 0)]
@@ -189,7 +189,7 @@ def test_mixed_images_are_functions_of_seed_epoch_and_record_alone(pictures):
         assert np.array_equal(together[BOXES][row, :count], batch[BOXES][0, :count])
 
 
-def test_a_batch_grows_with_what_mosaics_bring_and_names_it_all(pictures):
+def test_a_batch_has_room_for_all_objects_of_a_mosaic(pictures):
     batch = maker(pictures, AugmentationOptions(crop=0, rotation=0, colour=0, mosaic=1))(0, 0, 0)
     counts = (batch[LABEL_IDS] != NO_OBJECT).sum(axis=1)
     assert batch[LABEL_IDS].shape[1] == counts.max() > 4
@@ -199,7 +199,7 @@ def test_a_batch_grows_with_what_mosaics_bring_and_names_it_all(pictures):
     assert len(labels_seen & set(map(tuple, COLOURS))) > 1
 
 
-def test_an_image_is_used_without_the_others_when_one_of_them_is_broken(pictures, tmp_path):
+def test_an_image_is_used_alone_if_one_of_its_mosaic_is_broken(pictures, tmp_path):
     for index in range(1, 8):
         (tmp_path / f"{index}.png").write_bytes(b"not an image")
     batch = maker(pictures, AugmentationOptions(crop=0, rotation=0, colour=0, mosaic=1, copy_paste=1))(0, 0, 0)

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not used; the newest whole one is found; a killed writer leaves the last one."""
+"""The newest intact checkpoint is found; a killed writer leaves the last one."""
 
 import os
 import signal
@@ -29,12 +29,12 @@ def names(store: CheckpointStore) -> list[str]:
     return [uri.rsplit("/", 1)[-1] for uri in storage.list_uris(store.uri)]
 
 
-def test_nothing_is_found_where_nothing_is(store):
+def test_an_empty_store_has_no_checkpoint(store):
     latest = store.latest()
     assert (latest.place, latest.state, latest.damaged) == (Place(0, 0), None, ())
 
 
-def test_the_newest_is_found_and_the_one_before_it_kept(store):
+def test_the_newest_is_found_and_the_previous_one_kept(store):
     for place in (Place(0, 7), Place(1, 0), Place(2, 0), Place(2, 30), Place(10, 0)):
         store.save(place, state(place.epoch))
     latest = store.latest()
@@ -46,7 +46,7 @@ def test_the_newest_is_found_and_the_one_before_it_kept(store):
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-100], lambda data: data[:500] + b"x" + data[501:], lambda _: b""]
 )
-def test_a_damaged_one_falls_back_to_the_one_before_and_is_named(store, damage):
+def test_a_damaged_one_is_named_and_the_previous_one_used(store, damage):
     for epoch in (1, 2, 3):
         store.save(Place(epoch, 0), state(epoch))
     newest = storage.list_uris(store.uri)[-1]
@@ -59,7 +59,7 @@ def test_a_damaged_one_falls_back_to_the_one_before_and_is_named(store, damage):
     assert (store.latest().state["weights"][0], store.latest().damaged, len(names(store))) == (33, (), 2)
 
 
-def test_all_damaged_is_a_new_beginning_that_is_told(store):
+def test_if_all_are_damaged_they_are_named_and_there_is_no_state(store):
     store.save(Place(1, 0), state(1))
     storage.write_bytes(storage.list_uris(store.uri)[0], b"no checkpoint")
     latest = store.latest()

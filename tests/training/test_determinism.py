@@ -1,4 +1,4 @@
-"""What makes a GPU repeat itself is set, and the user's own setting stays; `test_cuda.py` sees that it does."""
+"""Deterministic algorithms are switched on, and the user's own setting stays. `test_cuda.py` tests their effect."""
 
 import os
 
@@ -12,7 +12,7 @@ VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch):
-    """Puts everything back, as other tests compute in this process too."""
+    """Restores all settings, as other tests compute in this process, too."""
     monkeypatch.setenv(VARIABLE, "")  # remembered, so that it is put back
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
@@ -22,7 +22,7 @@ def unchanged(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
-def test_what_varies_is_switched_off():
+def test_nondeterministic_algorithms_are_switched_off():
     torch.backends.cudnn.benchmark = True
     use_deterministic_algorithms()
     assert torch.are_deterministic_algorithms_enabled()
@@ -32,7 +32,7 @@ def test_what_varies_is_switched_off():
     assert torch.utils.deterministic.fill_uninitialized_memory is False
 
 
-def test_workspaces_that_the_user_has_chosen_stay(monkeypatch):
+def test_a_workspace_setting_of_the_user_stays(monkeypatch):
     monkeypatch.setenv(VARIABLE, ":16:8")
     use_deterministic_algorithms()
     assert os.environ[VARIABLE] == ":16:8"

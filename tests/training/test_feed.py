@@ -1,4 +1,4 @@
-"""What is made together comes apart as the batches that each step is to have."""
+"""Batches that are made together are split into those of each step."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def expected(plan, worker):
 @pytest.mark.parametrize(
     ("num_workers", "changes"), [(1, {}), (2, {"mosaic": 1.0}), (5, {}), (1, {"input_size": 1024})]
 )
-def test_the_batches_of_a_feed_are_those_of_the_steps_from_its_place(data, num_workers, changes, place):
+def test_a_feed_has_the_batches_of_all_steps_from_its_place(data, num_workers, changes, place):
     run = plan(data, num_workers, **changes)
     for worker in range(num_workers):
         feed = Feed(run, worker)
@@ -52,7 +52,7 @@ def test_the_batches_of_a_feed_are_those_of_the_steps_from_its_place(data, num_w
 
 
 def _same(found, wanted):
-    """Whether an array is the other one, with more room for objects at most."""
+    """Whether arrays are equal, except for more room for objects in one of them."""
     if found.ndim > 1 and found.shape != wanted.shape:
         unused = np.delete(found, range(wanted.shape[1]), axis=1)
         found = found[:, : wanted.shape[1]]
@@ -61,8 +61,8 @@ def _same(found, wanted):
     return np.array_equal(found, wanted)
 
 
-def test_no_block_is_without_rows(data):
-    """Ray Data passes over a block that is empty, and all batches after it would be a step early."""
+def test_every_block_has_rows(data):
+    """Ray Data skips empty blocks, so that all later batches would be a step early."""
     feed = Feed(plan(data, 5, input_size=1024), 0)
     made = [feed.make(unit) for unit in feed.units(Place(0, 0))]
     assert all(len(part) > 0 for block in made for part in block.values())

@@ -1,4 +1,4 @@
-"""Small fixed runs have the loss curves that they have always had."""
+"""Small fixed runs have their golden loss curves."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""How a run went can be read back, by us and by whoever reads TensorBoard's event files."""
+"""Metrics of a run can be read back, also from TensorBoard's event files."""
 
 import struct
 
@@ -13,7 +13,7 @@ def epoch(number, score=0.5):
 
 
 def events(data: bytes) -> list[Event]:
-    """The events of a file of records: length, check sum, data, check sum."""
+    """Events of a file. Its records are length, checksum, data, checksum."""
     found = []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -50,7 +50,7 @@ def test_tensorboard_finds_each_epoch_once_and_in_order(tmp_path):
     assert scalars[-1][2] == pytest.approx(123.456789)
 
 
-def test_what_another_run_has_left_is_replaced(tmp_path):
+def test_files_of_another_run_are_replaced(tmp_path):
     other, own = [epoch(1, 0.1), epoch(2, 0.2), epoch(3, 0.3)], [epoch(1, 0.7), epoch(2, 0.8)]
     for count in (1, 2, 3):
         write_history(str(tmp_path), other[:count])
@@ -61,7 +61,7 @@ def test_what_another_run_has_left_is_replaced(tmp_path):
     assert [value.simple_value for value in values if value.tag == "score"] == pytest.approx([0.7, 0.8])
 
 
-def test_an_epoch_without_events_gets_them(tmp_path):
+def test_missing_events_are_written_again(tmp_path):
     history = [epoch(1), epoch(2)]
     write_history(str(tmp_path), history)
     repair_history(str(tmp_path), history)
@@ -71,7 +71,7 @@ def test_an_epoch_without_events_gets_them(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in names} == names
 
 
-def test_the_best_is_the_first_of_the_highest_and_patience_counts_from_it():
+def test_the_best_epoch_is_the_first_of_a_tie_and_patience_counts_from_it():
     history = [epoch(1, 0.1), epoch(2, 0.4), epoch(3, 0.4), epoch(4, 0.2)]
     assert best_of(history)["epoch"] == 2
     assert is_over(history, 4, None)

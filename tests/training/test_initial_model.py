@@ -1,4 +1,4 @@
-"""A run starts from a new network, from torchvision's weights or from an artifact; what can't be is told before it."""
+"""A run starts from a new network, torchvision's weights or an artifact; invalid weights are refused before it."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def config(data, **changes):
 
 
 def started(chosen):
-    """The network, and what is told of it."""
+    """The network, and the progress messages about it."""
     told = []
     model = initial_model(make_plan(chosen), lambda progress: told.append(progress.stage))
     return model.state_dict(), told
@@ -45,14 +45,14 @@ def artifact_of(uri, architecture, classes, size=32):
 
 
 @pytest.mark.parametrize("model", ["small_cnn", "small_resnet"])
-def test_an_artifact_with_the_same_classes_is_taken_whole(data, tmp_path, model):
+def test_all_weights_of_an_artifact_with_the_same_classes_are_used(data, tmp_path, model):
     theirs = artifact_of(tmp_path / "earlier", model, make_plan(config(data)).classes)
     state, told = started(config(data, model=model, weights=str(tmp_path / "earlier")))
     assert all(torch.equal(state[name], tensor) for name, tensor in theirs.items())
     assert told == [f"all weights come from {tmp_path / 'earlier'}"]
 
 
-def test_what_starts_anew_is_what_a_run_without_weights_starts_with(data, tmp_path):
+def test_new_layers_start_as_in_a_run_without_weights(data, tmp_path):
     theirs = artifact_of(tmp_path, "small_cnn", ["a", "b"])
     state, (told,) = started(config(data, weights=f"file://{tmp_path}"))
     fresh, _ = started(config(data))
@@ -68,7 +68,7 @@ def test_a_folder_is_found_by_its_bare_name(data, tmp_path, monkeypatch):
 
 
 @pytest.mark.s3
-def test_an_artifact_may_lie_in_a_bucket(data, tmp_path, s3_bucket):
+def test_an_artifact_may_be_in_a_bucket(data, tmp_path, s3_bucket):
     theirs = artifact_of(tmp_path, "small_cnn", make_plan(config(data)).classes)
     for path in tmp_path.iterdir():
         s3_bucket.put(f"models/a/{path.name}", path.read_bytes())
@@ -76,7 +76,7 @@ def test_an_artifact_may_lie_in_a_bucket(data, tmp_path, s3_bucket):
     assert all(torch.equal(state[name], tensor) for name, tensor in theirs.items())
 
 
-def test_a_file_of_torchvision_is_still_one(data, tmp_path):
+def test_weights_may_be_a_file_of_torchvision(data, tmp_path):
     whole = torchvision.models.mobilenet_v3_small()
     torch.save(whole.state_dict(), tmp_path / "weights.pth")
     chosen = config(data, model="localizer/mobilenet_v3_small", input_size=32, weights=str(tmp_path / "weights.pth"))
@@ -86,14 +86,14 @@ def test_a_file_of_torchvision_is_still_one(data, tmp_path):
 
 
 def refused(chosen):
-    """What a training says that ends before any work."""
+    """Message of a training that ends before any work."""
     with pytest.raises(UsageError) as told:
         train(chosen, ignore)
     assert not Path(chosen.output).exists()
     return str(told.value)
 
 
-def test_weights_that_are_none_are_told_before_the_run(data, tmp_path):
+def test_invalid_weights_are_an_error_before_the_run(data, tmp_path):
     (tmp_path / "empty").mkdir()
     message = refused(config(data, weights=str(tmp_path / "empty")))
     assert f"no model at {tmp_path}/empty" in message
@@ -115,13 +115,13 @@ def test_a_wrong_or_damaged_artifact_is_an_error_before_the_run(data, tmp_path):
     assert f"{description} describes no model" in refused(config(data, weights=str(tmp_path)))
 
 
-def test_the_file_of_an_artifact_is_not_taken_for_torchvisions(data, tmp_path):
+def test_the_file_of_an_artifact_is_refused_as_torchvision_weights(data, tmp_path):
     artifact_of(tmp_path, "localizer/mobilenet_v3_small", ["a"])
     chosen = config(data, model="localizer/mobilenet_v3_small", weights=str(tmp_path / "model.safetensors"))
     assert "or the folder of an artifact" in refused(chosen)
 
 
-def test_where_nothing_can_be_frozen_that_is_told(data, tmp_path):
+def test_freezing_a_model_without_a_backbone_is_an_error(data, tmp_path):
     artifact_of(tmp_path, "small_cnn", make_plan(config(data)).classes)
     message = refused(config(data, weights=str(tmp_path), freeze_epochs=1))
     assert "--freeze-epochs freezes the backbone, and small_cnn has none" in message

@@ -1,4 +1,4 @@
-"""A step learns, the state goes on exactly, and metrics are those of the definition."""
+"""Steps lower the loss, a state is resumed exactly, and metrics follow their definition."""
 
 import copy
 import math
@@ -54,7 +54,7 @@ def test_steps_lower_the_loss():
     assert losses[-1] < losses[0] / 2
 
 
-def test_a_learner_that_was_stopped_goes_on_exactly():
+def test_a_learner_resumes_exactly():
     whole, first = learner(), learner()
     for step in range(6):
         train(whole, batch(step + 2), step)
@@ -71,7 +71,7 @@ def test_a_learner_that_was_stopped_goes_on_exactly():
                 torch.testing.assert_close(second.state()[name][key], tensor)
 
 
-def test_unusable_rows_are_neither_learned_from_nor_counted():
+def test_unusable_rows_are_ignored():
     one, two = learner(), learner()
     spoiled = batch(6, unusable=(1, 4))
     spoiled[IMAGES][[1, 4]] = 0
@@ -81,7 +81,7 @@ def test_unusable_rows_are_neither_learned_from_nor_counted():
     assert one.predict(batch(2, unusable=(0, 1))) is None
 
 
-def test_a_batch_without_a_usable_row_moves_only_by_decay():
+def test_a_batch_without_usable_rows_only_decays_weights():
     trained = learner()
     before = copy.deepcopy(trained.state()["model"])
     assert train(trained, batch(3, unusable=(0, 1, 2)), 0) == 0
@@ -89,7 +89,7 @@ def test_a_batch_without_a_usable_row_moves_only_by_decay():
         torch.testing.assert_close(tensor, before[name], rtol=1e-3, atol=1e-6)
 
 
-def test_a_batch_without_a_usable_row_leaves_running_statistics_alone():
+def test_a_batch_without_usable_rows_keeps_running_statistics():
     trained = Learner(build_model("small_resnet", 2), options(), 10, CPU)
     train(trained, batch(), 0)
     before = copy.deepcopy(trained.state()["model"])
@@ -102,14 +102,14 @@ def test_a_batch_without_a_usable_row_leaves_running_statistics_alone():
     assert not torch.equal(trained.state()["model"][statistics[0]], before[statistics[0]])
 
 
-def test_a_diverged_training_is_seen_before_the_step():
+def test_divergence_is_seen_before_the_step():
     trained = learner()
     with torch.no_grad():
         next(iter(trained.state()["model"].values())).fill_(float("nan"))
     assert math.isnan(trained.compute(batch()))
 
 
-def test_gradients_are_clipped_to_the_norm_that_was_asked_for():
+def test_gradients_are_clipped_to_the_given_norm():
     free, clipped = learner(clip_norm=1e9), learner(clip_norm=0.01)
     for trained in (free, clipped):
         trained.compute(batch())
@@ -139,8 +139,8 @@ def test_a_constant_rate_stays_after_its_warm_up():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_one_cycle_is_torchs_own(optimizer):
-    """Against `torch.optim.lr_scheduler.OneCycleLR`, but that its steps are counted from the cycle's first."""
+def test_one_cycle_is_the_schedule_of_torch(optimizer):
+    """Compared with `torch.optim.lr_scheduler.OneCycleLR`, shifted by a step."""
     settings = options(optimizer=optimizer, schedule="one-cycle", warm_up=0.3)
     model = torch.nn.Linear(2, 2)
     ours, theirs = (build_optimizer(model, settings) for _ in range(2))
@@ -188,7 +188,7 @@ def test_a_pretrained_backbone_moves_less():
     assert moved[0][1] == pytest.approx(moved[1][1], rel=0.05)
 
 
-def test_a_frozen_backbone_stays_as_it_is_and_thaws():
+def test_a_frozen_backbone_is_unchanged_until_it_is_unfrozen():
     model, trained = localizer()
     before = copy.deepcopy(model.state_dict())
     trained.freeze(True)
@@ -216,7 +216,7 @@ def test_the_average_forgets_its_start_and_follows():
     assert average.model.weight.item() == pytest.approx(1.0, abs=1e-3)
 
 
-def test_without_memory_the_average_is_the_network_itself():
+def test_an_average_without_memory_is_the_network_itself():
     trained = learner(ema=0.0)
     for step in range(3):
         train(trained, batch(), step)
@@ -253,7 +253,7 @@ def validation_batch(boxes, label_ids, has_box=None, outcomes=None):
     }
 
 
-def test_in_an_image_that_cannot_be_used_nothing_is_found():
+def test_an_unusable_image_has_no_detections():
     predicted = PredictedBoxes(torch.tensor([[[0.0, 0, 10, 10]]]), torch.ones(1, 1), torch.tensor([[1]]))
     boxes = torch.tensor([[[0.0, 0, 10, 10]]]).repeat(2, 1, 1)
     there = validation_batch(boxes, torch.tensor([[0], [1]]), outcomes=[3, 0])
@@ -264,7 +264,7 @@ def test_in_an_image_that_cannot_be_used_nothing_is_found():
     assert [result.labels for result in image_results(None, there, ["a", "b"])] == [(), ()]
 
 
-def test_what_is_found_in_a_crowd_is_no_false_alarm():
+def test_a_detection_in_a_crowd_is_no_false_positive():
     boxes = torch.tensor([[[0.0, 0, 10, 10], [50, 50, 90, 90]]])
     predicted = PredictedBoxes(boxes, torch.tensor([[0.9, 0.95]]), torch.tensor([[0, 0]]))
     crowd, one = (
@@ -275,7 +275,7 @@ def test_what_is_found_in_a_crowd_is_no_false_alarm():
     assert one["map_50"] < 1.0
 
 
-def test_where_no_box_is_known_the_class_alone_counts():
+def test_without_boxes_the_class_alone_counts():
     predicted = PredictedBoxes(torch.zeros(2, 1, 4), torch.ones(2, 1), torch.tensor([[0], [1]]))
     no_boxes = torch.zeros(2, 1, dtype=torch.bool)
     wanted = validation_batch(torch.zeros(2, 1, 4), torch.tensor([[0], [0]]), no_boxes)
@@ -283,7 +283,7 @@ def test_where_no_box_is_known_the_class_alone_counts():
     assert metrics == {"class_accuracy": 0.5, "score": 0.5}
 
 
-def test_the_number_format_is_one_that_autocast_knows():
+def test_the_fastest_dtype_is_one_that_autocast_knows():
     assert fastest_dtype(CPU) in {torch.float32, torch.bfloat16}
 
 

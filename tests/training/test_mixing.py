@@ -1,4 +1,4 @@
-"""Mosaics and pasted objects: whose images they are made of, what they hide, and where their boxes are."""
+"""Mosaics and pasted objects: their images, what they cover, and their boxes."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def pasted(donor, scene, seed, area=AREA):
 
 @settings(max_examples=200)
 @given(scenes(label_id=1, width=120, height=80, rounds=[False]), SEEDS)
-def test_a_pasted_object_is_tightly_bounded(donor, seed):
+def test_the_box_of_a_pasted_object_is_tight(donor, seed):
     seen = pasted(donor, draw(SIDE, SIDE), seed)
     assert len(seen.objects) == 1
     assert np.abs(seen.objects.boxes_xyxy_px[0] - extent_of(seen.image_hwc_u8, 1)).max() <= 1.5
@@ -41,7 +41,7 @@ def test_a_pasted_object_is_tightly_bounded(donor, seed):
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), min_size=3, max_size=3),
     SEEDS,
 )
-def test_pasted_objects_hide_little_of_any_other(scene, corners, seed):
+def test_pasted_objects_cover_little_of_any_other(scene, corners, seed):
     donor = draw(100, 100, *((1 + place, (x, y, x + 25, y + 25), False) for place, (x, y) in enumerate(corners)))
     before = pixels_of(scene.image_hwc_u8, 0).sum()
     seen = pasted(donor, scene, seed)
@@ -51,7 +51,7 @@ def test_pasted_objects_hide_little_of_any_other(scene, corners, seed):
 
 
 @given(scenes(label_id=1), SEEDS)
-def test_what_is_pasted_stays_in_its_area(donor, seed):
+def test_pasted_objects_stay_in_their_area(donor, seed):
     area = (10, 20, 80, 70)
     seen = pasted(donor, draw(SIDE, SIDE), seed, area)
     rows, columns = np.nonzero((seen.image_hwc_u8 != draw(SIDE, SIDE).image_hwc_u8).any(axis=2))
@@ -61,7 +61,7 @@ def test_what_is_pasted_stays_in_its_area(donor, seed):
     assert rows.max() < 70
 
 
-def test_a_neighbour_that_comes_along_is_named():
+def test_a_neighbour_that_is_pasted_along_keeps_its_label():
     donor = draw(100, 100, (1, (10, 10, 60, 60), False), (2, (30, 30, 50, 50), False))
     found = {tuple(pasted(donor, draw(SIDE, SIDE), seed).objects.label_ids.tolist()) for seed in range(30)}
     assert any(label_ids[:2] == (1, 2) for label_ids in found)
@@ -78,12 +78,12 @@ def test_edges_are_hard_in_some_images_and_blended_in_others():
     assert kinds == {False, True}
 
 
-def test_objects_that_would_be_too_small_to_see_are_not_pasted():
+def test_objects_that_would_be_too_small_are_not_pasted():
     tiny = draw(1000, 1000, (1, (10, 10, 20, 20), False))
     assert len(pasted(tiny, draw(SIDE, SIDE), 0).objects) == 0
 
 
-def test_each_corner_of_a_mosaic_has_its_image_and_they_change_places():
+def test_each_corner_of_a_mosaic_has_an_image_in_random_order():
     four = [draw(90, 64, (label_id, (30, 20, 60, 40), True)) for label_id in range(4)]
     corners_of_first = set()
     for seed in range(40):
@@ -96,7 +96,7 @@ def test_each_corner_of_a_mosaic_has_its_image_and_they_change_places():
     assert len(corners_of_first) == 4
 
 
-def test_mixing_happens_to_its_share_of_the_images():
+def test_the_right_share_of_images_is_mixed():
     mixes = [Mix.sample(generator(seed), 50, lambda _: True, 0.25, 0.5) for seed in range(2000)]
     assert 0.22 <= np.mean([bool(mix.tiles) for mix in mixes]) <= 0.28
     assert 0.45 <= np.mean([mix.donor is not None for mix in mixes]) <= 0.55
@@ -104,11 +104,11 @@ def test_mixing_happens_to_its_share_of_the_images():
     assert {row for mix in mixes for row in mix.rows} == set(range(50))
 
 
-def test_nothing_is_mixed_where_no_record_can_be():
+def test_nothing_is_mixed_if_no_record_can_be():
     assert Mix.sample(generator(0), 50, lambda _: False, 1, 1) == Mix()
 
 
-def test_an_image_without_objects_takes_part():
+def test_an_image_without_objects_can_be_mixed():
     empty = Scene(draw(90, 64).image_hwc_u8, Objects.none())
     assert len(pasted(empty, draw(SIDE, SIDE), 0).objects) == 0
     image = np.zeros((SIDE, SIDE, 3), dtype=np.uint8)

@@ -24,8 +24,8 @@ def cluster():
     nodes.shutdown()
 
 
-def test_training_goes_on_when_a_node_is_lost(cluster, tmp_path):
-    """With the one worker that the rest can hold, from the last checkpoint, to the last epoch."""
+def test_training_continues_when_a_node_is_lost(cluster, tmp_path):
+    """One worker remains, and resumes from the last checkpoint to the last epoch."""
     lost = cluster.add_node(num_cpus=1)
     write_dataset(tmp_path, {"train": 60, "val": 15}, seed=0)
     output = tmp_path / "model"

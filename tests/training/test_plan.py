@@ -1,4 +1,4 @@
-"""What a run needs is checked before any work."""
+"""Options and data are checked before any work."""
 
 import json
 
@@ -24,7 +24,7 @@ def config(data, **changes):
     return TrainConfig(**options)
 
 
-def test_a_plan_settles_what_the_options_leave_open(data):
+def test_a_plan_resolves_what_the_options_leave_open(data):
     plan = make_plan(config(data, batch_size=8, epochs=3))
     assert plan.input_size_px == 32
     assert plan.num_steps == 3 * 4
@@ -41,7 +41,7 @@ def test_without_a_validation_split_a_part_is_set_apart(tmp_path):
     assert not set(plan.train.packed.image_uris) & set(plan.val.packed.image_uris)
 
 
-def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
+def test_the_run_name_depends_on_what_changes_the_model(data, tmp_path):
     name = make_plan(config(data)).run_name
     assert make_plan(config(data, output=str(tmp_path), log_level="debug")).run_name == name
     others = [config(data, epochs=3), config(data, seed=1), config(data, train_split="more")]
@@ -62,12 +62,12 @@ def test_the_run_name_follows_from_what_changes_the_model(data, tmp_path):
         ({"train_split": "other", "val_split": "train"}, "has classes that split 'other' doesn't"),
     ],
 )
-def test_wrong_options_are_told(data, changes, message):
+def test_wrong_options_are_errors(data, changes, message):
     with pytest.raises(UsageError, match=message):
         make_plan(config(data, **changes))
 
 
-def test_a_detector_without_a_single_box_to_learn_from_is_told(tmp_path):
+def test_a_detector_without_any_box_to_learn_is_an_error(tmp_path):
     for label in ("cat", "dog"):
         (tmp_path / "train" / label).mkdir(parents=True)
         for number in range(12):
@@ -77,19 +77,19 @@ def test_a_detector_without_a_single_box_to_learn_from_is_told(tmp_path):
         make_plan(chosen)
 
 
-def test_an_output_that_is_a_file_is_told(data, tmp_path):
+def test_an_output_that_is_a_file_is_an_error(data, tmp_path):
     (tmp_path / "model").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"--output .*/model is a file: expected a folder"):
         make_plan(config(data, output=str(tmp_path / "model")))
 
 
-def test_weights_that_are_not_there_are_told_before_the_run(data, tmp_path):
+def test_missing_weights_are_an_error_before_the_run(data, tmp_path):
     chosen = config(data, model="localizer/resnet18", weights=str(tmp_path / "no.pth"))
     with pytest.raises(Exception, match=r"no\.pth does not exist"):
         initial_model(make_plan(chosen))
 
 
-def test_images_of_which_none_can_be_read_are_told(tmp_path):
+def test_only_unusable_images_are_an_error(tmp_path):
     write_dataset(tmp_path, {"train": 12, "val": 4}, seed=0)
     for image in (tmp_path / "images").iterdir():
         image.write_bytes(json.dumps({"not": "an image"}).encode())

@@ -1,4 +1,4 @@
-"""Training on Ray, from the command line: an artifact comes out, and what is killed goes on where it was."""
+"""Training on Ray, from the command line: an artifact is written, and killed runs resume."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def arguments(data: Path | str, output: Path | str, *more: str, epochs: int = 4)
 
 
 LONG = 40
-"""Epochs of a run that must still be under way after three starts: one takes a fraction of a second."""
+"""Epochs of a run that must still be running after three starts: each takes a fraction of a second."""
 
 
 def history(output: Path) -> list[dict[str, float]]:
@@ -48,12 +48,12 @@ def history(output: Path) -> list[dict[str, float]]:
 
 
 def newest(output: Path) -> Path | None:
-    """The newest checkpoint; its name says how far the run was."""
+    """The newest checkpoint; its name has the progress of the run."""
     return max(output.glob("checkpoints/*/epoch-*.pt"), default=None)
 
 
 def wait_for_checkpoint(process, output: Path) -> int:
-    """Until a checkpoint is safe that wasn't there before; the epoch that it was made after."""
+    """Waits for a new checkpoint. Returns its epoch."""
     before = newest(output)
     wait_until(lambda: newest(output) not in {None, before}, process)
     return int(newest(output).name[6:12])
@@ -68,7 +68,7 @@ def wait_until(is_so, process) -> None:
 
 
 def workers_of(output: Path) -> list[int]:
-    """The processes of Ray Train's workers: of the tests' cluster, where there is one, or of the Ray of this run."""
+    """Processes of Ray Train's workers, in the tests' cluster if there is one, else in this run's Ray."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -93,7 +93,7 @@ def trained(data, tmp_path_factory):
     return output, done
 
 
-def test_an_artifact_comes_out_with_its_metrics(trained):
+def test_the_artifact_has_the_metrics_of_its_best_epoch(trained):
     output, done = trained
     facts = json.loads(done.stdout.splitlines()[-1])
     loaded = load_artifact(str(output))
@@ -111,7 +111,7 @@ def test_an_artifact_comes_out_with_its_metrics(trained):
 
 
 def test_validation_sees_every_image_once(trained, data):
-    """The metrics of two workers together are those of one pass over all images."""
+    """The metrics of two workers equal those of one pass over all images."""
     loaded = load_artifact(str(trained[0]))
     records = read_dataset(str(data), "csv", "val").records
     packed = PackedRecords.of(records, tuple(loaded.info.classes))
@@ -127,7 +127,7 @@ def test_validation_sees_every_image_once(trained, data):
     assert metrics["mean_iou"] == pytest.approx(loaded.info.metrics["mean_iou"], abs=0.01)
 
 
-def test_the_same_command_again_does_nothing_and_says_so(trained, data):
+def test_the_same_command_again_says_that_it_is_done(trained, data):
     output, done = trained
     before = {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file()}
     again = locray(*arguments(data, output))
@@ -138,7 +138,7 @@ def test_the_same_command_again_does_nothing_and_says_so(trained, data):
     assert {file: file.stat().st_mtime_ns for file in output.rglob("*") if file.is_file()} == before
 
 
-def test_ray_keeps_quiet(trained):
+def test_ray_prints_nothing(trained):
     _, done = trained
     assert len(done.stdout.splitlines()) == 1
     chatter = [line for line in done.stderr.splitlines() if "ray" in line.lower() or "warn" in line.lower()]
@@ -146,8 +146,8 @@ def test_ray_keeps_quiet(trained):
 
 
 @pytest.mark.timeout(1200)  # three times Ray's start, and that of the workers
-def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, tmp_path):
-    """A worker is killed, it is asked to stop, its driver killed, its newest checkpoint damaged: it is whole."""
+def test_a_run_survives_its_workers_and_drivers_and_resumes(data, tmp_path):
+    """A worker is killed, the run is asked to stop, its driver is killed, and its newest checkpoint damaged."""
     output = tmp_path / "model"
     command = arguments(data, output, epochs=LONG)
     with start_locray(*command, TEST_RUN=str(output)) as driver:
@@ -179,7 +179,7 @@ def test_a_run_outlives_its_workers_and_drivers_and_goes_on_where_it_was(data, t
 
 
 def asked_to_stop(driver, output, before):
-    """Ends a run by SIGTERM; what it has saved begins with the epochs that were there before."""
+    """Ends a run by SIGTERM. Its history begins with the earlier epochs."""
     driver.send_signal(signal.SIGTERM)
     stdout, stderr = driver.communicate(timeout=120)
     assert driver.returncode == 1
@@ -202,7 +202,7 @@ def test_a_non_finite_loss_ends_the_run_and_names_the_images(data, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_a_run_name_is_not_taken_up_with_other_options(data, tmp_path):
+def test_a_run_name_is_refused_with_other_options(data, tmp_path):
     output = tmp_path / "model"
     (output / "checkpoints").mkdir(parents=True)
     (output / "checkpoints" / "mine.json").write_text('{"run_identity": "0123456789ab"}')
@@ -211,7 +211,7 @@ def test_a_run_name_is_not_taken_up_with_other_options(data, tmp_path):
     assert "Choose another --run-name" in done.stderr
 
 
-def test_a_run_that_was_killed_before_its_artifact_only_writes_it(trained, data):
+def test_a_run_killed_before_its_artifact_only_writes_it(trained, data):
     output, done = trained
     before = history(output)
     (output / "model.json").unlink()
@@ -222,7 +222,7 @@ def test_a_run_that_was_killed_before_its_artifact_only_writes_it(trained, data)
 
 
 @pytest.mark.s3
-def test_data_checkpoints_and_artifact_may_lie_in_a_bucket(data, s3_bucket):
+def test_data_checkpoints_and_artifact_may_be_in_a_bucket(data, s3_bucket):
     for file in data.rglob("*.*"):
         s3_bucket.put(f"data/{file.relative_to(data)}", file.read_bytes())
     output = f"{s3_bucket.uri}/models/first"

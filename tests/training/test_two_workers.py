@@ -1,4 +1,4 @@
-"""Two processes that learn together, over gloo and without Ray: they stay one network."""
+"""Two processes that train together, over gloo and without Ray, have the same network."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from locray.training.process_group import ProcessGroup
 pytestmark = pytest.mark.slow
 
 SIZE = 2
-IMAGES_A_STEP = 8
+IMAGES_PER_STEP = 8
 FROZEN_STEPS, STEPS = 2, 4
 SGD = {
     "optimizer": "sgd",
@@ -42,11 +42,11 @@ def learner(architecture, wrap, accumulate):
 def batch(step, rows):
     random = torch.Generator().manual_seed(step)
     whole = {
-        IMAGES: torch.randint(0, 256, (IMAGES_A_STEP, 32, 32, 3), dtype=torch.uint8, generator=random),
-        BOXES: torch.tensor([[[4.0, 6, 20, 28]]]).repeat(IMAGES_A_STEP, 1, 1),
-        LABEL_IDS: torch.arange(IMAGES_A_STEP)[:, None] % 2,
-        HAS_BOX: torch.ones(IMAGES_A_STEP, 1, dtype=torch.bool),
-        OUTCOMES: torch.zeros(IMAGES_A_STEP, dtype=torch.int64),
+        IMAGES: torch.randint(0, 256, (IMAGES_PER_STEP, 32, 32, 3), dtype=torch.uint8, generator=random),
+        BOXES: torch.tensor([[[4.0, 6, 20, 28]]]).repeat(IMAGES_PER_STEP, 1, 1),
+        LABEL_IDS: torch.arange(IMAGES_PER_STEP)[:, None] % 2,
+        HAS_BOX: torch.ones(IMAGES_PER_STEP, 1, dtype=torch.bool),
+        OUTCOMES: torch.zeros(IMAGES_PER_STEP, dtype=torch.int64),
     }
     return {name: part[rows] for name, part in whole.items()}
 
@@ -64,10 +64,10 @@ def weights(model):
 
 
 def work(rank, folder):
-    """One worker: both networks, and what became of their weights, in a file."""
+    """One worker: trains both networks and writes their weights to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=SIZE)
-    share = IMAGES_A_STEP // SIZE
+    share = IMAGES_PER_STEP // SIZE
     rows = slice(rank * share, (rank + 1) * share)
     plain, plain_learner = learner("small_cnn", DistributedDataParallel, accumulate=2)
     for step in range(STEPS):
@@ -98,7 +98,7 @@ def same(some, others):
     return [name for name in some if torch.equal(some[name], others[name])]
 
 
-def test_a_batch_shared_and_in_parts_teaches_what_the_whole_batch_teaches(both):
+def test_a_split_batch_gives_the_weights_of_the_whole_batch(both):
     alone, alone_learner = learner("small_cnn", lambda module: module, accumulate=1)
     for step in range(STEPS):
         alone_learner.compute(batch(step, slice(None)))
@@ -108,7 +108,7 @@ def test_a_batch_shared_and_in_parts_teaches_what_the_whole_batch_teaches(both):
         torch.testing.assert_close(both[1]["plain"][name], both[0]["plain"][name], rtol=0, atol=0)
 
 
-def test_a_frozen_backbone_learns_later_and_is_equal_on_both_workers(both):
+def test_an_unfrozen_backbone_is_equal_on_both_workers(both):
     stages, others = (worker["frozen"] for worker in both)
     backbone = {name for name in stages[0] if name.startswith("backbone")}
     assert set(same(stages[0], stages[FROZEN_STEPS])) == backbone
@@ -117,7 +117,7 @@ def test_a_frozen_backbone_learns_later_and_is_equal_on_both_workers(both):
         assert len(same(one, other)) == len(one)
 
 
-def test_both_have_the_mean_of_their_statistics(both):
+def test_both_workers_have_the_mean_of_their_statistics(both):
     one, other = both
     assert not same(one["before"], other["before"]), "each has seen images of its own"
     for name, after in one["after"].items():

@@ -1,4 +1,4 @@
-"""A worker's run without Ray: what was cut off goes on exactly, and ends when it should."""
+"""A worker's run without Ray: it resumes exactly, and ends when it should."""
 
 import csv
 from pathlib import Path
@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
 
 
 class Rehearsal:
-    """A run of one worker, its batches made as they are needed."""
+    """A run of one worker, whose batches are made on demand."""
 
     def __init__(self, data: Path, output: Path, **options: object) -> None:
         usual = {"format": "csv", "model": "small_cnn", "epochs": 3, "batch_size": 8, "precision": "fp32"}
@@ -88,13 +88,13 @@ class Rehearsal:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A worker asks after every step whether it is to stop, not every few seconds."""
+    """Makes a worker check after every step whether to stop, not every few seconds."""
     monkeypatch.setattr("locray.training.worker._PROGRESS_INTERVAL_S", 0)
 
 
 @pytest.mark.parametrize("stop_after", [2, 3, 4, 7])
 @pytest.mark.usefixtures("impatient")
-def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_after):
+def test_a_run_that_was_stopped_anywhere_resumes_exactly(data, tmp_path, stop_after):
     whole = Rehearsal(data, tmp_path / "whole")
     assert whole.run() == Place(3, 0)
     first = Rehearsal(data, tmp_path / "parts")
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_exactly(data, tmp_path, stop_af
     assert timeless[0] == timeless[1]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path):
+def test_weights_depend_on_the_seed_alone(data, tmp_path):
     runs = [Rehearsal(data, tmp_path / name, seed=seed) for name, seed in (("a", 0), ("b", 0), ("c", 1))]
     for run in runs:
         run.run()
@@ -166,7 +166,7 @@ def test_a_run_whose_epochs_have_a_single_step_can_be_stopped(data, tmp_path):
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_validation_that_was_stopped_is_done_again(data, tmp_path):
+def test_a_validation_that_was_stopped_is_repeated(data, tmp_path):
     whole, first = Rehearsal(data, tmp_path / "whole", batch_size=2), Rehearsal(data, tmp_path / "parts", batch_size=2)
     whole.run()
     first.validated_until_stop = first.plan.val.order.num_steps + 2
@@ -189,7 +189,7 @@ def test_validation_images_that_cannot_be_used_are_counted(tmp_path):
 
 @pytest.fixture
 def unframed(tmp_path):
-    """A data set whose annotations don't say how large the images are; one box is no part of its image."""
+    """A data set whose annotations don't give the size of images; one box is outside its image."""
     write_dataset(tmp_path, {"train": 24, "val": 8}, seed=0)
     for split in ("train", "val"):
         with (tmp_path / f"{split}.csv").open(newline="") as file:
@@ -204,14 +204,14 @@ def unframed(tmp_path):
     return tmp_path
 
 
-def test_boxes_beside_images_of_unknown_size_are_counted_once_an_epoch(unframed, tmp_path):
+def test_boxes_outside_their_image_are_counted_once_per_epoch(unframed, tmp_path):
     run = Rehearsal(unframed, tmp_path / "run", epochs=2)
     run.run()
     assert run.store.latest().state["unusable"] == {"outside_box": 1}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_an_image_that_cannot_be_used_ends_a_strict_run_and_is_named(tmp_path, split):
+def test_an_unusable_image_ends_a_strict_run_and_is_named(tmp_path, split):
     write_dataset(tmp_path, {"train": 24, "val": 8}, seed=0)
     (tmp_path / "images" / f"{split}-00003.jpg").write_bytes(b"<html>")
     run = Rehearsal(tmp_path, tmp_path / "run", strict=True)
@@ -221,14 +221,14 @@ def test_an_image_that_cannot_be_used_ends_a_strict_run_and_is_named(tmp_path, s
     assert run.epochs == []
 
 
-def test_a_box_beside_its_image_ends_a_strict_run(unframed, tmp_path):
+def test_a_box_outside_its_image_ends_a_strict_run(unframed, tmp_path):
     run = Rehearsal(unframed, tmp_path / "run", strict=True)
     run.run()
     (message,) = run.failures
     assert "images/train-00000.jpg: outside_box. Expected" in message
 
 
-def test_gradients_that_are_not_finite_end_the_run_before_the_step(data, tmp_path):
+def test_non_finite_gradients_end_the_run_before_the_step(data, tmp_path):
     run = Rehearsal(data, tmp_path)
     parameter = next(run.model.parameters())
     parameter.register_hook(lambda gradient: gradient * float("inf") if run.taken == 6 else gradient)
@@ -239,7 +239,7 @@ def test_gradients_that_are_not_finite_end_the_run_before_the_step(data, tmp_pat
     assert torch.isfinite(parameter).all()
 
 
-def test_each_step_takes_the_same_images_whatever_the_number_of_workers(data, tmp_path):
+def test_the_images_of_a_step_do_not_depend_on_the_workers(data, tmp_path):
     plan = Rehearsal(data, tmp_path).plan
     for step in range(plan.train.order.num_steps):
         seen = [
@@ -249,7 +249,7 @@ def test_each_step_takes_the_same_images_whatever_the_number_of_workers(data, tm
         assert seen[0] == seen[1] == seen[2]
 
 
-def test_a_batch_in_parts_gives_the_gradients_of_the_whole(data, tmp_path):
+def test_accumulated_gradients_are_those_of_the_whole_batch(data, tmp_path):
     runs = [Rehearsal(data, tmp_path / str(parts), accumulate=parts, optimizer="sgd") for parts in (1, 3)]
     batch = next(runs[0].batches(Place(0, 0)))
     losses = [run.learner.compute(batch) for run in runs]

@@ -1,4 +1,4 @@
-"""Runs of one worker without Ray, of every kind that the options and the data make."""
+"""Runs of one worker without Ray: frozen backbones, classes without boxes, detectors, bfloat16."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ BACKBONE = "mobilenet_v3_small"
 
 @pytest.fixture
 def frozen(data, tmp_path):
-    """Makes a run of two steps an epoch whose backbone stays as it is in all epochs but the last."""
+    """Makes a run of two steps per epoch whose backbone is frozen in all epochs but the last."""
     torch.manual_seed(3)
     torch.save(torchvision.models.get_model(BACKBONE, weights=None).state_dict(), tmp_path / "weights.pth")
     options = {"model": f"localizer/{BACKBONE}", "input_size": 32, "batch_size": 12, "ema": 0.0}
@@ -29,7 +29,7 @@ def frozen(data, tmp_path):
 
 
 def backbone_of(state):
-    """Weights and statistics of the backbone."""
+    """Weights and running statistics of the backbone."""
     return {name: tensor.clone() for name, tensor in state.items() if name.startswith("backbone.")}
 
 
@@ -51,7 +51,7 @@ def test_a_backbone_is_frozen_for_the_frozen_epochs_only(frozen):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
-def test_a_run_that_was_stopped_after_the_thaw_goes_on_exactly(frozen):
+def test_a_run_stopped_after_unfreezing_resumes_exactly(frozen):
     whole, first, second = frozen("whole", 2), frozen("parts", 2), frozen("parts", 2)
     whole.run()
     first.batches_until_stop = 3
@@ -60,7 +60,7 @@ def test_a_run_that_was_stopped_after_the_thaw_goes_on_exactly(frozen):
     assert same(second.weights[-1], whole.weights[-1])
 
 
-def test_classes_alone_are_learned(tmp_path):
+def test_classes_without_boxes_are_learned(tmp_path):
     for number, colour in enumerate(["red", "blue"] * 12):
         folder = tmp_path / ("train" if number < 16 else "val") / colour
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def test_classes_alone_are_learned(tmp_path):
     assert not {"mean_iou", "localization_accuracy", "map_50_95"} & run.epochs[-1].keys()
 
 
-def test_a_detector_is_judged_by_its_mean_average_precision(data, tmp_path):
+def test_the_score_of_a_detector_is_its_map(data, tmp_path):
     run = Rehearsal(data, tmp_path, model=f"detector/fcos/{BACKBONE}", input_size=64, epochs=2)
     assert run.run() == Place(2, 0)
     for epoch in run.epochs:
@@ -83,7 +83,7 @@ def test_a_detector_is_judged_by_its_mean_average_precision(data, tmp_path):
     assert [epoch["map_50"] for epoch in read_history(str(tmp_path))] == pytest.approx(found, rel=1e-4)
 
 
-def test_a_run_in_bfloat16_learns_and_keeps_its_weights_in_float32(data, tmp_path):
+def test_a_run_in_bfloat16_keeps_its_weights_in_float32(data, tmp_path):
     whole, half = (Rehearsal(data, tmp_path / precision, precision=precision) for precision in ("fp32", "bf16"))
     for run in (whole, half):
         assert run.run() == Place(3, 0)
