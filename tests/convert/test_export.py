@@ -15,9 +15,9 @@ from torchvision.ops import nms
 from locray.cli.main import main
 from locray.config import ExportModelConfig
 from locray.convert.comparison import check_images
-from locray.convert.export import compare, export, export_network
-from locray.convert.export_check import Difference, largest_difference
-from locray.convert.export_forms import FORMS, Form
+from locray.convert.export import export
+from locray.convert.export_check import DetectionDiff, compare_with_artifact, detection_diff
+from locray.convert.export_formats import FORMATS, ExportFormat, export_network
 from locray.errors import ExportError, UsageError
 from locray.models.architectures import build_model
 from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
@@ -99,11 +99,11 @@ def test_torch_gives_the_artifacts_answers_for_any_number_of_images(trained: str
         assert_the_same(program(images), expected_of(trained, images))
 
 
-@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("to", FORMATS)
 def test_a_batch_size_that_was_asked_for_is_fixed(artifact: str, tmp_path: Path, to: str) -> None:
     exit_code, stdout, _ = export_model(artifact, to, tmp_path / "model", "--batch-size", "3")
     assert (exit_code, json.loads(stdout)["batch_size"]) == (0, 3)
-    run = FORMS[to].open((tmp_path / "model").read_bytes())
+    run = FORMATS[to].open((tmp_path / "model").read_bytes())
     assert run(random_images(3, 32)).scores.shape == (3, 1)
     with pytest.raises(Exception, match="3"):
         run(random_images(2, 32))
@@ -120,7 +120,7 @@ def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("to", FORMATS)
 def test_a_detector_finds_the_same_objects_in_every_form(detector: str, tmp_path: Path, to: str) -> None:
     exit_code, stdout, stderr = export_model(detector, to, tmp_path / "model", "--batch-size", "1")
     assert exit_code == 0, stderr
@@ -160,7 +160,7 @@ def loaded(network: nn.Module) -> LoadedArtifact:
     return LoadedArtifact(network.eval(), info, "test@0")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("to", FORMATS)
 def test_a_network_with_suppression_whatever_an_image_shows(to: str) -> None:
     blobs = loaded(Blobs())
     exported = export_network(blobs, to)
@@ -170,9 +170,9 @@ def test_a_network_with_suppression_whatever_an_image_shows(to: str) -> None:
     images[2, 4:12, 8:16] = 255
     images[2, 20:28, 16:24] = 200
     images[3] = random_images(1, 32)
-    found = [int((exported.run(images[index : index + 1]).scores > 0).sum()) for index in range(4)]
+    found = [int((exported.predict(images[index : index + 1]).scores > 0).sum()) for index in range(4)]
     assert found[:3] == [0, 1, 2]
-    assert compare(blobs, exported, images).is_within_bounds
+    assert compare_with_artifact(blobs, exported, images).is_within_bounds
 
 
 def test_where_nothing_could_be_compared_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +185,7 @@ def test_where_nothing_could_be_compared_that_is_told(tmp_path: Path, monkeypatc
         summary = export(config, lambda progress: told.append(progress.stage))
         assert any("finds nothing" in stage for stage in told) == (summary.compared_detections == 0)
     assert summary.compared_detections == 0
-    assert "compare the two on images of yours" in told[-1]
+    assert "compare the two on your own images" in told[-1]
 
 
 class ByPixels(nn.Module):
@@ -199,7 +199,7 @@ class ByPixels(nn.Module):
         return PredictedBoxes(torch.ones(*size, 4), torch.ones(size), torch.ones(size, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("to", FORMS)
+@pytest.mark.parametrize("to", FORMATS)
 def test_a_network_that_is_no_graph_is_refused_in_one_line(to: str) -> None:
     with pytest.raises(UsageError, match=f"torch can't export test to {to}") as told:
         export_network(loaded(ByPixels()), to)
@@ -220,7 +220,7 @@ class TwoFaced(nn.Module):
 
 def test_a_network_whose_graph_is_not_what_it_does_is_found_out() -> None:
     network = loaded(TwoFaced())
-    difference = compare(network, export_network(network, "torch-export"), check_images(32))
+    difference = compare_with_artifact(network, export_network(network, "torch-export"), check_images(32))
     assert not difference.is_within_bounds
     assert (difference.box_px, difference.unmatched) == (2, 0)
 
@@ -228,13 +228,13 @@ def test_a_network_whose_graph_is_not_what_it_does_is_found_out() -> None:
 def test_a_wrong_export_leaves_no_file_and_says_by_how_much(
     artifact: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = FORMS["torch-export"]
+    right = FORMATS["torch-export"]
 
     def open_shifted(data: bytes):
         run = right.open(data)
         return lambda images: run(images)._replace(boxes_xyxy_px=run(images).boxes_xyxy_px + 0.5)
 
-    monkeypatch.setitem(FORMS, "torch-export", Form((), right.write, open_shifted))
+    monkeypatch.setitem(FORMATS, "torch-export", ExportFormat((), right.write, open_shifted))
     exit_code, _, stderr = export_model(artifact, "torch-export", tmp_path / "out" / "model.pt2")
     assert exit_code == 1
     assert "boxes differ by up to 0.5 px (allowed: 0.05)" in stderr
@@ -271,7 +271,7 @@ def test_from_and_to_a_bucket(artifact: str, s3_bucket: S3Bucket) -> None:
     assert torch.export.load(io.BytesIO(data)).module()(random_images(2, 32))["scores"].shape == (2, 1)
 
 
-def answer(*places: tuple[float, int, float]) -> PredictedBoxes:
+def detections(*places: tuple[float, int, float]) -> PredictedBoxes:
     """One image's detections: score, label id, left edge."""
     scores, label_ids, lefts = zip(*places, strict=True)
     boxes = torch.tensor([[left, 0.0, left + 5, 5.0] for left in lefts])
@@ -281,31 +281,31 @@ def answer(*places: tuple[float, int, float]) -> PredictedBoxes:
 @pytest.mark.parametrize(
     ("found", "is_the_same"),
     [
-        (answer((0.9, 1, 3.04), (0.5, 0, 7.0), (0.0, 0, 0.0)), True),
-        (answer((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 1, 99.0)), True),  # an unused place says nothing
-        (answer((0.9, 1, 3.06), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
-        (answer((0.9, 0, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
-        (answer((0.902, 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
-        (answer((0.9, 1, 3.0), (0.0, 0, 7.0), (0.0, 0, 0.0)), False),
-        (answer((0.9, 1, 3.0), (0.5, 0, 7.0), (0.4, 0, 0.0)), False),
-        (answer((0.9, 1, float("nan")), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
-        (answer((float("nan"), 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((0.9, 1, 3.04), (0.5, 0, 7.0), (0.0, 0, 0.0)), True),
+        (detections((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 1, 99.0)), True),  # an unused place says nothing
+        (detections((0.9, 1, 3.06), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((0.9, 0, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((0.902, 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((0.9, 1, 3.0), (0.0, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((0.9, 1, 3.0), (0.5, 0, 7.0), (0.4, 0, 0.0)), False),
+        (detections((0.9, 1, float("nan")), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
+        (detections((float("nan"), 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
     ],
 )
-def test_what_counts_as_the_same_answer(found: PredictedBoxes, is_the_same: bool) -> None:
-    expected = answer((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0))
-    assert largest_difference(expected, found).is_within_bounds == is_the_same
+def test_what_counts_as_the_same_detections(found: PredictedBoxes, is_the_same: bool) -> None:
+    expected = detections((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0))
+    assert detection_diff(expected, found).is_within_bounds == is_the_same
 
 
 def test_tied_detections_may_stand_in_any_order_and_at_the_end_be_others() -> None:
-    expected = answer((0.9, 1, 3.0), (0.9, 0, 7.0), (0.4, 0, 1.0))
-    found = answer((0.9, 0, 7.0), (0.9, 1, 3.0), (0.4, 1, 30.0))
-    assert largest_difference(expected, found) == Difference(box_px=0, score=0, compared=2, unmatched=0)
-    others = answer((0.9, 0, 7.0), (0.9, 0, 3.0), (0.4, 0, 1.0))
-    assert largest_difference(expected, others).unmatched == 1
+    expected = detections((0.9, 1, 3.0), (0.9, 0, 7.0), (0.4, 0, 1.0))
+    found = detections((0.9, 0, 7.0), (0.9, 1, 3.0), (0.4, 1, 30.0))
+    assert detection_diff(expected, found) == DetectionDiff(box_px=0, score=0, matched=2, unmatched=0)
+    others = detections((0.9, 0, 7.0), (0.9, 0, 3.0), (0.4, 0, 1.0))
+    assert detection_diff(expected, others).unmatched == 1
 
 
 def test_an_answer_of_another_form_is_refused() -> None:
-    expected = answer((0.9, 1, 3.0))
+    expected = detections((0.9, 1, 3.0))
     with pytest.raises(ExportError, match=r"scores as torch\.float64"):
-        largest_difference(expected, expected._replace(scores=expected.scores.double()))
+        detection_diff(expected, expected._replace(scores=expected.scores.double()))
