@@ -126,6 +126,10 @@ class PackageSource:
             return cls(storage.join(model_uri, FOLDER), _compiled_here())
         return cls(storage.normalise(compiled), None)
 
+    def trusts(self, record: PackageRecord) -> bool:
+        """Whether the user has asked for this package."""
+        return self.trusted is None or record.sha256 in self.trusted
+
 
 NO_PACKAGES = PackageSource(None, frozenset())
 
@@ -179,7 +183,7 @@ def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> tuple[st
         raise _NotUsableError("--compiled never was given")
     record = _fitting_record(source.folder, key)
     uri = storage.join(source.folder, f"{key.name}.pt2")
-    if source.trusted is not None and record.sha256 not in source.trusted:
+    if not source.trusts(record):
         raise _NotUsableError(
             f"{uri} fits, but this user did not compile it here, and it is code; --compiled {source.folder} runs it"
         )
@@ -190,16 +194,47 @@ def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> tuple[st
         run = open_package(package)
         run(example)
     except RuntimeError as error:
-        raise _NotUsableError(f"{uri} does not run here ({str(error).splitlines()[0]})") from error
+        message = next(iter(str(error).splitlines()), type(error).__name__)
+        raise _NotUsableError(f"{uri} does not run here ({message})") from error
     return uri, run
 
 
-def _fitting_record(folder: str, key: CompileKey) -> PackageRecord:
+def log_packages(source: PackageSource, model_id: str) -> None:
+    """Says in one line of the driver's log whether a run has compiled networks to choose from."""
+    if source.folder is None:
+        return
+    try:
+        records = [record for record in _read_records(source.folder) if record.key.model_id == model_id]
+    except StoreError as error:
+        _log.info("no compiled network is used: %s", error)
+        return
+    trusted = sum(source.trusts(record) for record in records)
+    if not records:
+        _log.info("%s holds no compiled network of the model; `locray compile` makes one", source.folder)
+    elif not trusted:
+        _log.info(
+            "%s holds %d compiled networks of the model, but this user did not compile them here, and they are code; "
+            "--compiled %s runs them",
+            *(source.folder, len(records), source.folder),
+        )
+    else:
+        _log.info(
+            "%s holds %d compiled networks of the model; the log of each worker says whether one fits it",
+            *(source.folder, trusted),
+        )
+
+
+def _read_records(folder: str) -> list[PackageRecord]:
     records = []
     for uri in storage.list_uris(folder):
         if uri.endswith(".json"):
             with suppress(ValidationError):
                 records.append(PackageRecord.model_validate_json(storage.read_bytes(uri)))
+    return records
+
+
+def _fitting_record(folder: str, key: CompileKey) -> PackageRecord:
+    records = _read_records(folder)
     if not records:
         raise _NotUsableError(f"{folder} holds no compiled network; `locray compile` makes one")
     nearest = min(records, key=lambda record: len(record.key.differences(key)))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from locray import schema, storage
 from locray.config import LabelConfig
 from locray.errors import DeferralCause, StoreError
+from locray.inference.packages import log_packages
 from locray.labelling.abort_policy import AbortPolicy, why_none
 from locray.labelling.canary import CanaryImages
 from locray.labelling.committer import Committer
@@ -54,6 +55,7 @@ def label(
     check_apart(source, table_uri)
     source.check(may_be_empty=holds_rows(open_table(table_uri)))
     identity = Identity.of(config.model, config)
+    log_packages(identity.predict.packages, identity.model_id)
     if config.deferred_list is not None:
         begin_deferred(config.deferred_list, source, table_uri)
 

@@ -7,7 +7,14 @@ import torch
 
 from locray import storage
 from locray.inference import packages
-from locray.inference.packages import CompileKey, PackageRecord, PackageSource, load_fitting, write_package
+from locray.inference.packages import (
+    CompileKey,
+    PackageRecord,
+    PackageSource,
+    load_fitting,
+    log_packages,
+    write_package,
+)
 from locray.labelling.identity import PredictorSettings
 
 PACKAGE = b"no package, though its hash is right"
@@ -108,3 +115,21 @@ def test_names_of_files_tell_keys_apart(key):
 
 def test_no_package_is_used_unless_a_run_says_so():
     assert PredictorSettings("model", 0.5, 8).packages == PackageSource.of("never", "model")
+
+
+def test_a_run_says_what_it_has_to_choose_from(tmp_path, key, caplog):
+    caplog.set_level("INFO", packages.__name__)
+    auto, named = (PackageSource.of(compiled, str(tmp_path)) for compiled in ("auto", f"{tmp_path}/compiled"))
+    log_packages(PackageSource.of("never", str(tmp_path)), key.model_id)
+    assert not caplog.messages
+    log_packages(auto, key.model_id)
+    write(tmp_path / "compiled", key)
+    log_packages(auto, "small_cnn@ffffffffffff")
+    log_packages(auto, key.model_id)
+    log_packages(named, key.model_id)
+    write(tmp_path / "compiled", key.model_copy(update={"num_threads": 9}), trust=True)
+    log_packages(PackageSource.of("auto", str(tmp_path)), key.model_id)
+    parts = ("holds no", "holds no", "they are code; --compiled", "holds 1 compiled", "holds 2 compiled")
+    assert len(caplog.messages) == len(parts)
+    for message, part in zip(caplog.messages, parts, strict=True):
+        assert part in message
