@@ -50,7 +50,7 @@ def test_letterbox_centres_the_image(width, height, side):
 
 
 @given(ANY_BOXES, SIDES, SIDES)
-def test_clipped_boxes_lie_inside_and_clipping_again_changes_nothing(boxes, width, height):
+def test_clipped_boxes_lie_inside_and_clipping_is_idempotent(boxes, width, height):
     untouched = boxes.copy()
     clipped = clip(boxes, np.array(width), np.array(height))
 
@@ -71,7 +71,7 @@ def test_every_box_is_clipped_to_its_own_image():
 
 
 @given(ANY_BOXES)
-def test_proper_boxes_are_those_with_an_area(boxes):
+def test_valid_boxes_are_those_with_an_area(boxes):
     with_sides = (boxes[:, 2] - boxes[:, 0] > 0) & (boxes[:, 3] - boxes[:, 1] > 0)
 
     assert np.array_equal(is_valid(boxes), with_sides)
@@ -79,7 +79,7 @@ def test_proper_boxes_are_those_with_an_area(boxes):
 
 
 @given(st.integers(0, 3), st.sampled_from([np.nan, np.inf, -np.inf]))
-def test_a_box_that_is_not_finite_is_not_proper(position, value):
+def test_a_box_that_is_not_finite_is_not_valid(position, value):
     boxes = np.array([[1.0, 1.0, 2.0, 2.0], [1.0, 1.0, 2.0, 2.0]])
     boxes[0, position] = value
 
@@ -87,7 +87,7 @@ def test_a_box_that_is_not_finite_is_not_proper(position, value):
 
 
 @given(ANY_BOXES, ANY_BOXES)
-def test_iou_is_symmetric_and_between_nought_and_one(a, b):
+def test_iou_is_symmetric_and_between_0_and_1(a, b):
     iou = iou_matrix(a, b)
 
     assert iou.shape == (len(a), len(b))
@@ -121,7 +121,7 @@ def test_iou_does_not_change_when_all_boxes_are_moved_or_scaled(boxes, shift, sc
 
 
 @given(st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 5000)), max_size=6), st.integers(1, 1024))
-def test_boxes_of_many_images_are_those_of_each(frames, side):
+def test_to_images_equals_to_image_of_each(frames, side):
     widths, heights = np.array(frames, dtype=np.int64).reshape(-1, 2).T
     boxes = np.random.default_rng(0).uniform(-1, side + 1, (len(frames), 3, 4))
     wanted = [

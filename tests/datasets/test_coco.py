@@ -23,7 +23,7 @@ def document(images=({"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
 
 
 HUGE = "huge"
-"""Stands for a whole number of more digits than Python reads or writes."""
+"""Placeholder of an integer with more digits than Python parses."""
 
 
 def huge(text):
@@ -35,7 +35,7 @@ def parsed(text):
 
 
 @given(images(annotations(corners | st.none(), st.booleans())))
-def test_what_is_written_is_read_back(described):
+def test_writer_and_parser_are_inverse(described):
     found = parse_coco(write_coco(described), "train.json")
     assert close(found.images, described)
     assert found.skipped == []
@@ -56,7 +56,7 @@ def test_numbers_need_not_be_dense_and_crowds_are_kept():
     )
 
 
-def test_what_belongs_to_no_image_is_left_out_with_its_place():
+def test_entries_that_belong_to_no_image_are_skipped():
     two = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}, {"id": "x", "file_name": "c.jpg"}]
     objects = [entry(1), entry(1), entry(2, image_id=9), entry(3, category_id=8), entry(4, image_id="x")]
     found = parsed(document(two, objects))
@@ -100,12 +100,12 @@ def test_annotations_without_an_id_are_taken():
         (document([{"id": 1, "file_name": "a", "height": 1e300}]), r"image 1, field height: found 1e\+300, expected a"),
     ],
 )  # fmt: skip
-def test_an_entry_that_cannot_be_read_is_named_with_its_field(text, message):
+def test_errors_name_entry_and_field(text, message):
     with pytest.raises(UsageError, match=message):
         parsed(text)
 
 
-def test_a_huge_number_in_a_field_that_is_not_read_does_no_harm():
+def test_huge_numbers_in_unused_fields_are_ignored():
     text = huge(document(objects=[entry(3, area=HUGE), entry(10**30)], info={"year": HUGE}))
     assert len(parsed(text).images[0].objects) == 2
 
@@ -120,13 +120,13 @@ def test_a_huge_number_in_a_field_that_is_not_read_does_no_harm():
         ("train/_annotations.coco.json", "train/a.jpg", "train"),
     ],
 )
-def test_the_layouts_that_are_in_use(tmp_path, file, image, split):
+def test_supported_layouts(tmp_path, file, image, split):
     write(tmp_path, {file: document(), image: "", "annotations/captions_train2017.json": "{}", "._train.json": ""})
     assert list_splits(str(tmp_path), "coco") == [split]
     assert names_below(tmp_path, read_dataset(str(tmp_path), "coco", split)) == [image]
 
 
-def test_real_troubles_are_counted(tmp_path):
+def test_skipped_entries_are_counted(tmp_path):
     objects = [
         entry(10, bbox=(5, 5, 0, 9)),
         entry(11, bbox=(5, 5, -4, 9)),

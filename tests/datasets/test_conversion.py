@@ -1,4 +1,4 @@
-"""`convert`: real data sets in every format and back, and what a format can't hold."""
+"""`convert`: real data sets in every format and back, and data that a format can't hold."""
 
 import io
 import json
@@ -29,7 +29,7 @@ def converted(data, format_name, to, output, **options):
 
 
 def voc_subset(source, folder, splits):
-    """A part of a VOC data set, its files linked: the first images of each split."""
+    """A VOC data set with links to the first images of each split."""
     for split, count in splits.items():
         ids = (source / "ImageSets/Main" / f"{split}.txt").read_text().split()[:count]
         write(folder, {f"ImageSets/Main/{split}.txt": "\n".join(ids)})
@@ -73,7 +73,7 @@ def read(uri):
 
 
 def assert_same_objects(one, other):
-    """But for the rounding of what formats derive from corners."""
+    """Compares labels and boxes, with a tolerance for rounding."""
     one, other = objects_by_image(one), objects_by_image(other)
     assert one.keys() == other.keys()
     for name, objects in one.items():
@@ -188,7 +188,7 @@ def test_relative_boxes_become_pixels_and_unknown_sizes_known(tmp_path):
         assert (record.width_px, record.height_px, record.objects[0].box_xyxy_px) == (40, 20, box)
 
 
-def test_images_of_one_name_get_names_of_their_own():
+def test_images_with_the_same_name_get_unique_names():
     uris = ["/x/a.jpg", "/y/a.png", "/y/A.jpg", "/z/a-2.jpg", "s3://b/.a\n", "s3://b/x.v2", "/z/ü b.JPEG"]
     assert list(unique_names([*uris, "/x/a.jpg"]).values()) == [
         *("a.jpg", "a-2.png", "A-3.jpg", "a-2-2.jpg", "a_.jpg", "x.v2.jpg", "ü b.JPEG")
@@ -214,7 +214,7 @@ def test_crowds_are_skipped_where_a_format_has_none(tmp_path):
         ([], "folders", "can't hold images without objects"),
     ],
 )
-def test_what_a_format_cannot_hold_is_one_message(tmp_path, annotations, to, message):
+def test_data_that_a_format_cannot_hold_is_an_error(tmp_path, annotations, to, message):
     write(tmp_path / "data", {**coco_files(annotations), "a.jpg": image_bytes()})
     with pytest.raises(UsageError, match=message):
         converted(tmp_path / "data", "coco", to, tmp_path / "out")

@@ -27,11 +27,11 @@ images = st.builds(
 
 
 @given(st.lists(images, unique_by=lambda image: image.filename, max_size=6))
-def test_what_is_written_is_read_back(described):
+def test_writer_and_parser_are_inverse(described):
     assert parse_csv(write_csv(described), "labels.csv") == described
 
 
-def test_the_written_text_is_plain():
+def test_the_written_text():
     described = [
         ImageAnnotations("a, b.jpg", (Annotation("cow", (1.0, 2.5, 30.0, 40.0)),), 64, 48),
         ImageAnnotations("empty.jpg", ()),
@@ -43,7 +43,7 @@ def test_the_written_text_is_plain():
     )  # fmt: skip
 
 
-def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
+def test_columns_in_any_order_and_rows_grouped_by_image():
     text = (
         "\ufeffymax, xmax ,confidence,filename,xmin,ymin,class\r\n"
         "40,30,0.9,a.jpg,10,20, cow \r\n"
@@ -76,12 +76,12 @@ def test_columns_are_found_by_name_and_the_rows_of_an_image_gathered():
         (f'{HEADER}\n"a.jpg"x,cow,1,2,3,4\n', "line 2: not a CSV row"),
     ],
 )
-def test_a_row_that_cannot_be_read_is_named_by_line_and_field(text, message):
+def test_errors_name_line_and_field(text, message):
     with pytest.raises(UsageError, match=message):
         parse_csv(text, "labels.csv")
 
 
-def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
+def test_folders_in_which_images_are_found(tmp_path):
     names = ["beside.jpg", "images/one.jpg", "train/two.jpg", "images/train/three.jpg", "images/ü #1 %.JPG"]
     for name in names:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ def test_images_are_looked_for_in_the_folders_that_are_in_use(tmp_path):
     assert dataset.name == tmp_path.name
 
 
-def test_splits_are_the_files_of_the_root_and_the_label_files_of_images(tmp_path):
+def test_splits_by_file_names(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ["train.csv", "train_labels.csv", "val_labels.csv", "images/test_labels.csv", "images/notes.csv"]:
         (tmp_path / name).write_text(f"{HEADER}\n{name}.jpg,cow,1,2,3,4\n")
@@ -107,7 +107,7 @@ def test_splits_are_the_files_of_the_root_and_the_label_files_of_images(tmp_path
     assert read_dataset(str(tmp_path), "csv", "train").records[0].image_uri == str(tmp_path / "train.csv.jpg")
 
 
-def test_a_folder_without_splits_says_what_was_expected(tmp_path):
+def test_a_folder_without_splits_names_the_expected_files(tmp_path):
     with pytest.raises(UsageError, match=r"Found no splits in .*Expected: <split>.csv"):
         read_dataset(str(tmp_path), "csv", "train")
 
@@ -130,14 +130,14 @@ def test_the_boards_are_read(real_data):
     assert (first.width_px, first.height_px) == (800, 600)
 
 
-def test_a_class_may_be_known_without_its_box():
+def test_objects_without_a_box():
     described = [ImageAnnotations("a.jpg", (Annotation("cow", None), Annotation("ant", (1, 2, 3, 4))), None, 48)]
     text = write_csv(described)
     assert text.splitlines()[1] == "a.jpg,,48,cow,,,,"
     assert parse_csv(text, "labels.csv") == described
 
 
-def test_files_are_found_by_names_of_another_system(tmp_path):
+def test_file_names_written_on_windows_are_found(tmp_path):
     (tmp_path / "images").mkdir()
     for name in ("a.JPG", "b.jpeg"):
         (tmp_path / "images" / name).write_bytes(b"")
@@ -151,7 +151,7 @@ def test_files_are_found_by_names_of_another_system(tmp_path):
     assert dataset.skipped == {"duplicate_id": 1}, "the same image under another name"
 
 
-def test_places_name_lines(tmp_path):
+def test_skip_examples_name_lines(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     (tmp_path / "train.csv").write_text(f"{HEADER}\na.jpg,cow,1,2,3,4\na.jpg,cow,5,2,3,4\ngone.jpg,cow,1,2,3,4\n")
     dataset = read_dataset(str(tmp_path), "csv", "train")
@@ -162,7 +162,7 @@ def test_places_name_lines(tmp_path):
     )
 
 
-def test_boxes_beside_the_frame_are_left_out_where_it_is_known(tmp_path):
+def test_boxes_outside_a_known_frame_are_skipped(tmp_path):
     for name in ("a.jpg", "b.jpg"):
         (tmp_path / name).write_bytes(b"")
     rows = ["a.jpg,cow,100,0,120,50,100,50", "a.jpg,ant,-9,5,0.5,60,100,50", "a.jpg,cow,5,-9,9,-1,100,50"]

@@ -32,7 +32,7 @@ NUMBERED = [f"{number:04}.jpg" for number in range(1000)]
         ("?", "Expected one of: coco, csv, .*, yolo$"),
     ],
 )
-def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
+def test_an_unknown_format_lists_the_known_ones(tmp_path, format_name, message):
     with pytest.raises(UsageError, match=message):
         read_dataset(str(tmp_path), format_name, "train")
     with pytest.raises(UsageError, match=message):
@@ -41,7 +41,7 @@ def test_an_unknown_format_names_the_known_ones(tmp_path, format_name, message):
 
 @pytest.mark.parametrize("format_name", FORMATS)
 @pytest.mark.parametrize("name", ["absent", "absent.zip"])
-def test_data_that_is_not_there_is_told_as_such(tmp_path, format_name, name):
+def test_missing_data_is_an_error(tmp_path, format_name, name):
     with pytest.raises(UsageError, match=f"{name} does not exist"):
         read_dataset(str(tmp_path / name), format_name, "train")
     with pytest.raises(UsageError, match=f"{name} does not exist"):
@@ -49,13 +49,13 @@ def test_data_that_is_not_there_is_told_as_such(tmp_path, format_name, name):
 
 
 @pytest.mark.s3
-def test_a_prefix_that_is_not_there_is_told_as_such(s3_bucket):
+def test_a_missing_prefix_is_an_error(s3_bucket):
     for name in ("absent", "absent.zip"):
         with pytest.raises(UsageError, match=f"{name} does not exist"):
             read_dataset(f"{s3_bucket.uri}/{name}", "voc", "train")
 
 
-def test_an_unknown_split_names_those_there_are(real_data):
+def test_an_unknown_split_lists_the_existing_ones(real_data):
     with pytest.raises(UsageError, match=r"no split 'vall' in .*It has: test, train, val; did you mean 'val'\?"):
         read_dataset(str(real_data / "runway"), "voc", "vall")
 
@@ -68,7 +68,7 @@ def test_paths_are_normalised(real_data, monkeypatch):
 
 
 @given(st.lists(st.text(min_size=1), min_size=2, max_size=30, unique=True), st.floats(0.01, 0.99))
-def test_the_two_parts_are_the_whole_in_order_and_none_is_empty(names, fraction):
+def test_both_parts_together_are_the_whole_and_neither_is_empty(names, fraction):
     whole = dataset_of(names)
     training, validation = split_for_validation(whole, fraction)
     assert training.records
@@ -78,7 +78,7 @@ def test_the_two_parts_are_the_whole_in_order_and_none_is_empty(names, fraction)
     assert set(training.records) | chosen == set(whole.records)
 
 
-def test_the_validation_part_has_about_its_share_and_its_name():
+def test_the_validation_part_has_the_expected_share():
     training, validation = split_for_validation(dataset_of(NUMBERED), 0.2)
     assert 150 < len(validation.records) < 250
     assert (training.split, validation.split) == ("train", "val")
@@ -87,13 +87,13 @@ def test_the_validation_part_has_about_its_share_and_its_name():
     assert (validation.skipped, validation.num_clipped_boxes) == ({}, 0), "counted once, with the training part"
 
 
-def test_an_image_keeps_its_part_when_the_data_grows_or_moves():
+def test_images_keep_their_part_when_the_data_grows_or_moves():
     _, before = split_for_validation(dataset_of(NUMBERED[:300]), 0.2)
     _, after = split_for_validation(dataset_of(reversed(NUMBERED), folder="s3://bucket/moved"), 0.2)
     assert file_names(before) == file_names(after) & set(NUMBERED[:300])
 
 
-def test_the_choice_never_changes():
+def test_the_validation_part_is_pinned():
     _, validation = split_for_validation(dataset_of(NUMBERED[:10]), 0.2)
     assert file_names(validation) == {"0001.jpg", "0006.jpg"}
 
@@ -104,8 +104,8 @@ def test_one_image_cannot_be_split():
 
 
 @pytest.mark.s3
-def test_a_bucket_is_read_as_a_folder_is(s3_bucket, real_data):
-    """Odd names included; the images themselves are never fetched."""
+def test_a_bucket_is_read_like_a_folder(s3_bucket, real_data):
+    """Also with unusual names; the images themselves are never fetched."""
     name = "boards of 100%/#1 ü"
     for path in sorted((real_data / "boards/images").rglob("*")):
         if path.suffix in {".csv", ".xml", ".jpg"} and path.parent.name != "train":
@@ -123,7 +123,7 @@ def test_a_bucket_is_read_as_a_folder_is(s3_bucket, real_data):
         assert [record.objects for record in remote.records] == [record.objects for record in local.records]
 
 
-def test_strict_names_the_first_offender_and_counts_them_all(tmp_path):
+def test_strict_names_the_first_place_and_counts_all(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     rows = ["filename,class,xmin,ymin,xmax,ymax", "a.jpg,cow,1,2,3,4", "a.jpg,cow,5,2,3,4", "a.jpg,ant,5,2,5,4"]
     (tmp_path / "train.csv").write_text("\n".join([*rows, "gone.jpg,cow,1,2,3,4", "gone too.jpg,cow,1,2,3,4"]))
@@ -136,7 +136,7 @@ def test_strict_names_the_first_offender_and_counts_them_all(tmp_path):
     )
 
 
-def test_strict_takes_what_is_sound_and_boxes_that_are_only_cut(tmp_path):
+def test_strict_accepts_clipped_boxes(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"")
     header = "filename,width,height,class,xmin,ymin,xmax,ymax"
     (tmp_path / "train.csv").write_text(f"{header}\na.jpg,10,10,cow,1,2,30,4\n")
@@ -144,7 +144,7 @@ def test_strict_takes_what_is_sound_and_boxes_that_are_only_cut(tmp_path):
     assert (dataset.skipped, dataset.num_clipped_boxes) == ({}, 1)
 
 
-def test_splits_that_other_tools_name_otherwise_are_found(tmp_path):
+def test_aliases_of_split_names(tmp_path):
     for split in ("training", "valid", "test"):
         (tmp_path / split / "cow").mkdir(parents=True)
         (tmp_path / split / "cow" / f"{split}.jpg").write_bytes(b"")
@@ -161,7 +161,7 @@ def test_splits_that_other_tools_name_otherwise_are_found(tmp_path):
 
 
 @pytest.mark.s3
-def test_an_archive_in_a_bucket_is_read_as_a_folder_is(s3_bucket, tmp_path):
+def test_an_archive_in_a_bucket_is_read_like_a_folder(s3_bucket, tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         for name in ("pets/train/cow/1.jpg", "pets/train/ant/2.jpg", "pets/test/cow/3.jpg"):
             archive.writestr(name, b"x")
@@ -176,7 +176,7 @@ WRITERS["parquet"] = (write_parquet, ".parquet")
 
 
 def write_naming(folder, format_name, *names):
-    """Annotations of images by these names."""
+    """Annotations of images with these names."""
     writer, ending = WRITERS[format_name]
     folder.mkdir()
     cow = Annotation("cow", (1, 2, 3, 4))
@@ -185,8 +185,8 @@ def write_naming(folder, format_name, *names):
 
 @pytest.mark.s3
 @pytest.mark.parametrize("format_name", WRITERS)
-def test_annotations_on_a_disk_name_images_in_a_bucket(s3_bucket, tmp_path, format_name):
-    """Which is not asked for each of them: what is not there is found when the images are fetched."""
+def test_local_annotations_of_images_in_a_bucket(s3_bucket, tmp_path, format_name):
+    """Whether they exist is only found when they are fetched."""
     names = [f"{s3_bucket.uri}/100%/#1 ü.JPG", f"{s3_bucket.uri}/gone.jpg"]
     s3_bucket.put("100%/#1 ü.JPG", b"x")
     write_naming(tmp_path / "data", format_name, *names)
@@ -197,8 +197,8 @@ def test_annotations_on_a_disk_name_images_in_a_bucket(s3_bucket, tmp_path, form
 
 
 @pytest.mark.parametrize("format_name", ["coco", "csv"])
-def test_annotations_name_images_by_absolute_paths(tmp_path, format_name):
-    """Those of another machine lead nowhere."""
+def test_annotations_of_images_by_absolute_path(tmp_path, format_name):
+    """Paths of another machine are missing images."""
     elsewhere = tmp_path / "elsewhere" / "1.jpg"
     elsewhere.parent.mkdir()
     elsewhere.write_bytes(b"x")

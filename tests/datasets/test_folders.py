@@ -31,11 +31,11 @@ def places(*paths):
         ([], {}),
     ],
 )  # fmt: skip
-def test_split_and_class_are_read_off_the_folders(paths, expected):
+def test_split_and_class_from_folder_names(paths, expected):
     assert places(*paths) == expected
 
 
-def test_images_are_known_by_their_ending_in_any_case(tmp_path):
+def test_image_extensions_in_any_case(tmp_path):
     names = ["train/cow/1.JPG", "train/cow/2.webp", "train/ant/3.jpeg", "test/cow/4.png"]
     others = [
         "train/cow/Thumbs.db",
@@ -56,7 +56,7 @@ def test_images_are_known_by_their_ending_in_any_case(tmp_path):
         read_dataset(str(tmp_path), "folders", "tset")
 
 
-def test_images_beside_the_folders_of_the_classes_are_counted(tmp_path):
+def test_images_beside_the_class_folders_are_counted(tmp_path):
     write(tmp_path, dict.fromkeys(["cow/1.jpg", "ant/1.jpg", "cover.png", "README.md"], ""))
     dataset = read_dataset(str(tmp_path), "folders", "train")
     assert names_below(tmp_path, dataset) == ["ant/1.jpg", "cow/1.jpg"]
@@ -65,7 +65,7 @@ def test_images_beside_the_folders_of_the_classes_are_counted(tmp_path):
     assert dataset.skip_examples == {"no_annotation": (place,)}
 
 
-def test_images_without_any_folder_are_no_data_set(tmp_path):
+def test_images_without_folders_are_no_data_set(tmp_path):
     write(tmp_path, dict.fromkeys(["1.jpg", "2.jpg"], ""))
     assert list_splits(str(tmp_path), "folders") == []
     with pytest.raises(UsageError, match=r"Found no splits in .*Expected: images in <split>/<class>/ or in <class>/"):

@@ -19,7 +19,7 @@ def parsed(columns):
 
 
 @given(images(annotations(corners | st.none(), st.booleans())))
-def test_what_is_written_is_read_back(described):
+def test_writer_and_parser_are_inverse(described):
     for table in (to_table(described), pq.read_table(pa.BufferReader(write_parquet(described)))):
         found = parse_table(table, "train.parquet")
         assert found.images == described
@@ -27,15 +27,15 @@ def test_what_is_written_is_read_back(described):
 
 
 @given(images(), st.integers(0, 5), st.integers(0, 5))
-def test_a_part_of_a_table_holds_its_own_rows(described, start, length):
+def test_a_slice_of_a_table_has_its_own_rows(described, start, length):
     table = to_table([*described, *described]).slice(start, length)
     chunked = pa.concat_tables([table, table])
     rows = [*described, *described][start : start + length]
     assert parse_table(chunked, "train.parquet").images == [*rows, *rows]
 
 
-def test_other_types_fewer_columns_and_nulls():
-    """Half of what tools write: dictionaries, small numbers, no frame, no crowds; null is not the same as nothing."""
+def test_other_types_missing_columns_and_nulls():
+    """As other tools write: dictionaries, small numbers, no frame, no crowds. Null is not the same as empty."""
     kind = pa.struct([("label", pa.string()), *((name, pa.int16()) for name in ("xmin", "ymin", "xmax", "ymax"))])
     box = {"label": "cow", "xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
     objects = pa.array([[box], None, [], [box, box]], pa.large_list(kind))
@@ -77,18 +77,18 @@ BOX = {"label": "cow", "xmin": 1.0, "ymin": 2.0, "xmax": 3.0, "ymax": 4.0}
         ({"image_uri": ["a"], "objects": [[BOX]], "width": ["wide"]}, "column width: found string, expected int64"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_named_with_its_column(columns, message):
+def test_errors_name_the_column(columns, message):
     with pytest.raises(UsageError, match=message):
         parsed(columns)
 
 
-def test_what_is_no_parquet_file(tmp_path):
+def test_a_file_that_is_not_parquet(tmp_path):
     write(tmp_path, {"train.parquet": "no table"})
     with pytest.raises(UsageError, match=r"train.parquet: no Parquet file that can be read"):
         read_table(str(tmp_path / "train.parquet"))
 
 
-def test_splits_are_files_folders_and_shards_and_images_lie_anywhere(tmp_path):
+def test_splits_are_files_folders_or_shards(tmp_path):
     def table(*names):
         return write_parquet([ImageAnnotations(name, (COW,), 10, 10) for name in names])
 
@@ -107,7 +107,7 @@ def test_splits_are_files_folders_and_shards_and_images_lie_anywhere(tmp_path):
     assert names_below(tmp_path, read_dataset(str(tmp_path), "parquet", "val")) == ["val/c.jpg", "images/a.jpg"]
 
 
-def test_real_troubles_are_counted(tmp_path):
+def test_skipped_entries_are_counted(tmp_path):
     boxes = [(1, 1, 1, 5), (5, 5, 4, 6), (20, 1, 30, 5), (5, 5, 20, 6)]
     objects = tuple(Annotation("cow", box) for box in boxes)
     rows = [ImageAnnotations("a.jpg", objects, 10, 10), ImageAnnotations("a.jpg", ()), ImageAnnotations("b.jpg", ())]

@@ -53,7 +53,7 @@ def labels(dataset):
     }
 
 
-def test_detections_that_score_enough_are_annotations(tmp_path):
+def test_detections_above_the_minimum_score_are_annotations(tmp_path):
     rows = [
         row("some", [detection(0.9), detection(0.5, "ant"), detection(0.49, "bee")]),
         row("none", []),
@@ -88,7 +88,7 @@ def test_the_newest_row_of_an_image_counts(tmp_path):
     assert dataset.skipped == {"failed_image": 1}
 
 
-def test_each_of_several_models_is_a_split_too(tmp_path):
+def test_each_of_several_models_is_a_split(tmp_path):
     uri = make_table(
         tmp_path / "table",
         row("a", [detection(0.9, "old")], day=1),
@@ -103,7 +103,7 @@ def test_each_of_several_models_is_a_split_too(tmp_path):
         read_dataset(uri, "predictions", "net@0")
 
 
-def test_strict_minds_failures_and_not_the_score_that_was_asked_for(tmp_path):
+def test_strict_refuses_failures_but_not_low_scores(tmp_path):
     doubtful = [row("a", [detection(0.9)]), row("b", [detection(0.4)])]
     uri = make_table(tmp_path / "table", *doubtful)
     assert labels(read_dataset(uri, "predictions", "train", strict=True)) == {"a": ["cow"]}
@@ -114,7 +114,7 @@ def test_strict_minds_failures_and_not_the_score_that_was_asked_for(tmp_path):
         read_dataset(uri, "predictions", "train", strict=True)
 
 
-def test_what_is_no_predictions_table(tmp_path):
+def test_tables_that_hold_no_predictions(tmp_path):
     with pytest.raises(UsageError, match=r"Found no splits in .*Expected: a predictions table"):
         read_dataset(str(tmp_path), "predictions", "train")
     write_deltalake(str(tmp_path / "other"), pa.table({schema.IMAGE_URI: ["a"]}))

@@ -24,11 +24,11 @@ sides = st.none() | st.integers(1, 1000)
         ((-20, 10, 0, 20), SkipReason.OUTSIDE_BOX),
     ],
 )
-def test_a_box_that_nothing_can_be_made_of_is_left_out_with_its_reason(box, reason):
+def test_unusable_boxes_have_a_reason(box, reason):
     assert clip_to_frame(box, 100, 80) == (reason, box)
 
 
-def test_a_box_that_reaches_over_its_frame_is_cut_to_it():
+def test_a_box_that_exceeds_its_frame_is_clipped():
     assert clip_to_frame((-5, 10, 130, 90), 100, 80) == (None, (0, 10, 100, 80))
 
 
@@ -84,7 +84,7 @@ def test_the_builder_counts_boxes_and_images_by_reason():
     assert dataset.num_clipped_boxes == 1
 
 
-def test_a_split_without_a_usable_image_is_the_users_mistake():
+def test_a_split_without_a_usable_image_is_an_error():
     builder = DatasetBuilder("/data/cows", "train")
     builder.skip(SkipReason.NO_IMAGE, "labels.csv, image 'a.jpg'")
     with pytest.raises(UsageError, match=r"'train' of /data/cows.*1 x no_image. The first: labels.csv, image 'a.jpg'"):
@@ -92,7 +92,7 @@ def test_a_split_without_a_usable_image_is_the_users_mistake():
 
 
 @pytest.mark.parametrize("text", [None, "", "  ", "twelve", "nan", "inf", "1e999"])
-def test_what_is_not_a_finite_number_is_named_with_its_place(text):
+def test_errors_name_the_place_of_a_number(text):
     with pytest.raises(UsageError, match=r"labels.csv, line 3, field xmin: found"):
         parse_number(text, "labels.csv, line 3, field xmin")
 

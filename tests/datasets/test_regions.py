@@ -12,7 +12,7 @@ from tests.helpers.annotated import images, names_below, write
 
 
 @given(images(sides=st.integers(1, 5000), min_objects=1))
-def test_what_is_written_is_read_back_as_shares_of_the_sides(described):
+def test_written_boxes_are_read_back_relative_to_the_sides(described):
     found = {image.filename: image for image in parse_regions(write_regions(described), "regions.json")}
     assert set(found) == {image.filename for image in described}
     for image in described:
@@ -31,12 +31,12 @@ def test_what_is_written_is_read_back_as_shares_of_the_sides(described):
                 assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_the_written_text_is_plain():
+def test_the_written_text():
     image = ImageAnnotations("a", (Annotation("fork", (10, 20, 30, 60)),), 100, 80)
     assert json.loads(write_regions([image])) == {"fork": {"a": [0.1, 0.25, 0.2, 0.5]}}
 
 
-def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
+def test_images_are_found_by_name_and_class(tmp_path):
     content = {
         "fork": {"1": [0, 0, 0.5, 0.5], "2.JPG": [[0, 0, 0.5, 0.5], [0.5, 0.5, 0.5, 0.5]], "gone": [0, 0, 1, 1]},
         "spoon": {"1": [0.1, 0, 0.5, 0.5], "3": [0, 0, 0, 1]},
@@ -51,7 +51,7 @@ def test_images_are_found_by_name_and_where_it_is_not_enough_by_class(tmp_path):
     assert dataset.skipped == {"empty_box": 1, "no_image": 1}
 
 
-def test_real_troubles_are_counted(tmp_path):
+def test_skipped_entries_are_counted(tmp_path):
     boxes = [[0.5, 0.5, 0, 0.2], [0.5, 0.5, -0.1, 0.2], [1.2, 0, 0.5, 0.5], [-0.5, 0, 0.5, 0.5], [0.75, 0.5, 0.5, 0.25]]
     content = {"fork": {"a": boxes, "A.jpg": [0, 0, 0.5, 0.5], "1": [0, 0, 1, 1]}, "spoon": {"2.png": [0, 0, 1, 1]}}
     files = ["a.jpg", "x/1.jpg", "y/1.jpg", "x/spoon/2.png", "y/spoon/2.png"]
@@ -91,7 +91,7 @@ def test_real_troubles_are_counted(tmp_path):
         ('{"fork": {"a": null}}', "class 'fork', image 'a': found nothing, expected 4 numbers"),
     ],
 )
-def test_an_entry_that_cannot_be_read_is_named(text, message):
+def test_errors_name_the_entry(text, message):
     with pytest.raises(UsageError, match=message):
         parse_regions(text.encode(), "regions.json")
 

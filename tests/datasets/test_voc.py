@@ -39,7 +39,7 @@ def test_an_annotation_with_everything():
     assert parse_voc(xml, "a.xml") == ImageAnnotations("a.jpg", expected, 100, 80)
 
 
-def test_an_annotation_with_next_to_nothing():
+def test_an_annotation_without_optional_fields():
     assert parse_voc("<annotation/>", "a.xml") == ImageAnnotations(None, ())
     no_size = annotation("<size><width>0</width><height></height></size>")
     assert parse_voc(no_size, "a.xml") == ImageAnnotations(None, ())
@@ -64,7 +64,7 @@ def test_bytes_are_decoded_as_they_declare():
         (b'<?xml version="1.0" encoding="gb2312"?><annotation/>', "a.xml: not well-formed XML"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_the_place(xml, message):
+def test_errors_name_the_place(xml, message):
     with pytest.raises(UsageError, match=message):
         parse_voc(xml, "a.xml")
 
@@ -77,13 +77,13 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(xml, message):
         "",
     ],
 )
-def test_no_entity_is_ever_declared(subset):
+def test_entity_declarations_are_refused(subset):
     xml = f"<!DOCTYPE annotation [{subset}]>" + annotation("<filename>&b;&a;</filename>")
     with pytest.raises(UsageError, match=r"a.xml: found a document type declaration"):
         parse_voc(xml, "a.xml")
 
 
-def test_the_devkit_layout_with_what_goes_wrong_in_it(tmp_path):
+def test_the_devkit_layout_and_its_skipped_entries(tmp_path):
     out_of_frame = COW.replace("<xmax>3.5", "<xmax>350").replace("cow", "ant")
     empty = COW.replace("<xmax>3.5", "<xmax>1")
     write(
@@ -144,13 +144,13 @@ def test_annotations_beside_their_images(tmp_path, folder):
         read_dataset(str(tmp_path), "voc", "lonely")
 
 
-def test_a_malformed_file_stops_the_reading_and_is_named(tmp_path):
+def test_a_malformed_file_is_an_error(tmp_path):
     write(tmp_path, {"train/a.xml": annotation(COW), "train/b.xml": "<annotation>", "train/b.jpg": ""})
     with pytest.raises(UsageError, match=r"/train/b.xml: not well-formed XML \(.*line 1, column 12\)"):
         read_dataset(str(tmp_path), "voc", "train")
 
 
-def test_annotations_whose_images_were_not_copied(tmp_path):
+def test_annotations_without_images(tmp_path):
     write(tmp_path, {"ImageSets/Main/train.txt": "a\nb", "Annotations/a.xml": annotation(COW)})
     with pytest.raises(UsageError, match=r"no usable image\. Found: 1 x no_annotation, 1 x no_image"):
         read_dataset(str(tmp_path), "voc", "train")
@@ -178,7 +178,7 @@ def test_the_two_boxes_of_blood_without_area_are_counted(real_data):
     assert num_objects == 4888 - 2
 
 
-def test_boards_say_the_same_in_both_formats(real_data):
+def test_boards_are_the_same_in_both_formats(real_data):
     for split in ("train", "test"):
         from_xml = read_dataset(str(real_data / "boards"), "voc", split)
         from_csv = read_dataset(str(real_data / "boards"), "csv", split)
@@ -188,12 +188,12 @@ def test_boards_say_the_same_in_both_formats(real_data):
 
 
 @given(images())
-def test_what_is_written_is_read_back(described):
+def test_writer_and_parser_are_inverse(described):
     for image in described:
         assert parse_voc(write_voc(image), "a.xml") == image
 
 
-def test_endings_of_any_case_and_what_systems_leave_behind(tmp_path):
+def test_extensions_in_any_case_and_system_files(tmp_path):
     write(
         tmp_path,
         {

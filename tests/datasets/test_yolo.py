@@ -15,7 +15,7 @@ sides = st.integers(1, 5000)
 
 
 @given(st.lists(annotations(), max_size=5), sides, sides)
-def test_what_is_written_is_read_back_as_shares_of_the_sides(objects, width, height):
+def test_written_boxes_are_read_back_relative_to_the_sides(objects, width, height):
     classes = sorted({annotation.label for annotation in objects})
     text = write_yolo(ImageAnnotations("a.jpg", tuple(objects), width, height), classes)
 
@@ -53,7 +53,7 @@ def test_boxes_polygons_and_unknown_classes():
         ("0", "a.txt, line 1: found 1 fields, expected"),
     ],
 )
-def test_a_line_that_cannot_be_read_is_named_with_its_field(text, message):
+def test_errors_name_line_and_field(text, message):
     with pytest.raises(UsageError, match=message):
         parse_yolo(text, CLASSES, "a.txt")
 
@@ -69,7 +69,7 @@ LAYOUTS = [
 
 
 @pytest.mark.parametrize(("image", "label"), LAYOUTS)
-def test_the_layouts_that_are_in_use(tmp_path, image, label):
+def test_supported_layouts(tmp_path, image, label):
     write(tmp_path, {image: "", label: LINE, "data.yaml": write_data_yaml(CLASSES)})
     assert list_splits(str(tmp_path), "yolo") == ["train"]
     dataset = read_dataset(str(tmp_path), "yolo", "train")
@@ -88,7 +88,7 @@ def test_the_layouts_that_are_in_use(tmp_path, image, label):
         ("obj.names", "cow\nant\n"),
     ],
 )
-def test_names_of_classes(tmp_path, file, content):
+def test_sources_of_class_names(tmp_path, file, content):
     write(tmp_path, {"images/train/a.jpg": "", "labels/train/a.txt": LINE, file: content})
     dataset = read_dataset(str(tmp_path), "yolo", "train")
     assert dataset.records[0].objects == IN_FRAME
@@ -108,13 +108,13 @@ def test_names_of_classes(tmp_path, file, content):
         ({"data.yaml": "names: [cow]\nkpt_shape: [17, 3]"}, "field kpt_shape: found a data set of key points"),
     ],
 )
-def test_classes_that_are_not_named(tmp_path, files, message):
+def test_missing_or_invalid_class_names(tmp_path, files, message):
     write(tmp_path, {"images/train/a.jpg": "", "labels/train/a.txt": LINE, **files})
     with pytest.raises(UsageError, match=message):
         read_dataset(str(tmp_path), "yolo", "train")
 
 
-def test_the_yaml_file_names_splits_by_folders_and_by_lists(tmp_path):
+def test_the_yaml_file_defines_splits_by_folders_and_lists(tmp_path):
     content = (
         "path: /somewhere/else\ntrain: /somewhere/else/first/images\nval: ../valid/images\n"
         "test: [lists/test.txt, gone]\nnames: [cow, ant]"
@@ -129,7 +129,7 @@ def test_the_yaml_file_names_splits_by_folders_and_by_lists(tmp_path):
         assert dataset.records[0].objects == (IN_FRAME if split == "val" else ())
 
 
-def test_real_troubles_are_counted(tmp_path):
+def test_skipped_entries_are_counted(tmp_path):
     lines = "0 .5 .5 0 .1\n0 .5 .5 -.1 .1\n0 1.5 .5 .2 .2\n0 1 .5 .5 .5\n9 .5 .5 .1 .1\n1 .95 .5 .1000005 .1\n"
     files = {"images/val/a.JPG": "", "images/val/b.png": "", "images/val/c.jpg": "", "images/val/notes.md": ""}
     labels = {"labels/val/a.txt": lines, "labels/val/b.txt": "", "labels/val/gone.txt": LINE}

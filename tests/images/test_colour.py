@@ -65,7 +65,7 @@ def test_one_colour_in_every_mode(mode, pixel, expected):
     assert np.abs(np.asarray(rgb).astype(int) - expected).max() <= 1
 
 
-def test_the_table_holds_every_mode_that_pillow_knows():
+def test_every_mode_of_pillow_has_a_converter():
     assert sorted(CONVERTERS) == sorted(Image.MODES)
 
 
@@ -116,7 +116,7 @@ def test_a_colour_declared_transparent_shows_the_background(mode, key, other):
 
 
 def grey_values(mode: str, values: list[float]) -> list[int]:
-    """The grey levels that values of a wide mode become."""
+    """Grey levels of the values of a wide mode."""
     dtype = {"I": np.int32, "F": np.float32}[mode]
     image = Image.fromarray(np.array([values], dtype=dtype))
     assert image.mode == mode
@@ -137,7 +137,7 @@ def test_floats_keep_the_unit_scale_or_are_stretched():
     assert grey_values("F", [-3e38, -1.5e38, 3e38]) == [0, 64, 255]
 
 
-def test_floats_that_are_no_numbers_are_black_or_the_end_of_the_range():
+def test_nan_and_infinite_floats():
     assert grey_values("F", [np.nan, np.inf, -np.inf, 0.4]) == [0, 255, 0, 102]
     assert grey_values("F", [np.nan, np.inf, -np.inf, 2.0, 4.0]) == [0, 255, 0, 0, 255]
     assert grey_values("F", [np.nan, np.nan]) == [0, 0]
@@ -180,7 +180,7 @@ def test_colours_survive_a_file(image_format, mode, pixel, expected):
     assert np.abs(decoded.image_hwc_u8.astype(int) - expected).max() <= 3
 
 
-def test_adobe_ycck_is_the_same_picture_as_its_rgb_twin(real_data):
+def test_adobe_ycck_equals_the_same_image_in_rgb(real_data):
     ycck, rgb = (
         decode_image((real_data / "broken/pillow" / name).read_bytes(), LIMITS)
         for name in ("pil_sample_cmyk.jpg", "pil_sample_rgb.jpg")
@@ -199,7 +199,7 @@ def test_lab_files(real_data, name, channel):
     assert decoded.image_hwc_u8.reshape(-1, 3).mean(axis=0).argmax() == channel
 
 
-def test_a_mode_that_is_not_in_the_table_is_unsupported(monkeypatch):
+def test_a_mode_without_a_converter_is_unsupported(monkeypatch):
     monkeypatch.delitem(CONVERTERS, "CMYK")
 
     failure = decode_image(saved(Image.new("CMYK", (16, 8)), "JPEG"), LIMITS)

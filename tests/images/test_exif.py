@@ -32,7 +32,7 @@ def decoded(data: bytes, **options) -> DecodedImage:
 
 @pytest.mark.parametrize("orientation", ALL)
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_every_format_comes_upright(image_format, orientation):
+def test_every_format_is_turned_upright(image_format, orientation):
     buffer = io.BytesIO()
     options = {"quality": 95, "subsampling": 0} if image_format == "JPEG" else {}
     stored(orientation).save(buffer, image_format, exif=exif_block(orientation), **options)
@@ -141,14 +141,14 @@ TIFF_LIKE = st.builds(
 
 
 @given(TIFF_LIKE)
-def test_exif_that_is_noise_never_costs_an_image(exif):
+def test_invalid_exif_never_fails_an_image(exif):
     assert all(isinstance(value, int) for values in first_ifd(exif).values() for value in values)
     assert orientation_of_exif(exif) in ALL
     assert sorted(decoded(jpeg_with_exif(exif)).image_hwc_u8.shape[:2]) == [32, 64]
 
 
 @given(st.binary(max_size=200))
-def test_the_walk_through_segments_takes_any_bytes(data):
+def test_jpeg_segments_accept_any_bytes(data):
     assert orientation_of_jpeg(b"\xff\xd8" + data) in ALL
 
 
@@ -170,8 +170,8 @@ def test_boxes_turn_with_their_pixels(orientation, rectangle):
 
 
 @pytest.mark.parametrize("orientation", ALL)
-def test_boxes_of_the_stored_picture_are_known_by_their_frame(orientation):
-    """Annotated as stored, at half the size; and annotated upright; the same box comes out."""
+def test_boxes_of_the_stored_image_are_recognised_by_frame(orientation):
+    """A box annotated as stored at half the size, and one annotated upright, give the same result."""
     upright = np.array([[8.0, 4, 40, 30], [0, 0, 64, 32]])
     stored_frame = stored(orientation).size
     corners = np.zeros((32, 64, 3), dtype=np.uint8)
@@ -193,7 +193,7 @@ def test_boxes_of_the_stored_picture_are_known_by_their_frame(orientation):
 
 @pytest.mark.parametrize("orientation", ALL)
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_the_files_orientation_is_told(image_format, orientation):
+def test_the_orientation_of_a_file_is_reported(image_format, orientation):
     buffer = io.BytesIO()
     stored(orientation).save(buffer, image_format, exif=exif_block(orientation))
     assert decoded(buffer.getvalue()).orientation == orientation
@@ -201,6 +201,6 @@ def test_the_files_orientation_is_told(image_format, orientation):
 
 @pytest.mark.parametrize("name", ["landscape", "portrait"])
 @pytest.mark.parametrize("orientation", ALL)
-def test_cameras_orientation_is_told(real_data, name, orientation):
+def test_the_orientation_of_a_camera_file_is_reported(real_data, name, orientation):
     image = decoded((real_data / "exif/orientation" / f"{name}_{orientation}.jpg").read_bytes())
     assert image.orientation == orientation

@@ -41,11 +41,11 @@ def decode() -> Iterator[IsolatedDecoder]:
 
 
 def children_of(pid: int | str) -> set[int]:
-    """Processes, the dead that nobody has waited for among them."""
+    """Child processes, including zombies."""
     return {int(child) for file in Path(f"/proc/{pid}/task").glob("*/children") for child in file.read_text().split()}
 
 
-def test_a_child_says_what_the_process_itself_would(decode: IsolatedDecoder, real_data: Path) -> None:
+def test_a_child_returns_what_the_process_itself_would(decode: IsolatedDecoder, real_data: Path) -> None:
     files = [next((real_data / "exif" / "orientation").glob("*_6.jpg")), *(real_data / "broken/pillow").glob("h*")]
     images = [b"", b"no image", poison("nothing"), *(file.read_bytes() for file in files)]
     assert len(images) > 10
@@ -72,7 +72,7 @@ def test_a_child_says_what_the_process_itself_would(decode: IsolatedDecoder, rea
         ("be killed", "the decoder died of SIGKILL"),
     ],
 )
-def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message: str) -> None:
+def test_a_crash_is_an_outcome_of_the_image(decode: IsolatedDecoder, deed: str, message: str) -> None:
     for _ in range(2):
         failure = decode(poison(deed))
         assert isinstance(failure, ImageFailure)
@@ -80,7 +80,7 @@ def test_a_crash_is_the_image_s_own(decode: IsolatedDecoder, deed: str, message:
         assert isinstance(decode(poison("nothing")), DecodedImage)
 
 
-def test_a_decoder_that_somebody_killed_is_asked_again(
+def test_a_killed_decoder_is_replaced_and_retried(
     decode: IsolatedDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -100,12 +100,12 @@ def test_a_hang_ends_at_the_deadline(deed: str) -> None:
     assert failure.message == "the decoder was not done after 0.5 s"
 
 
-def test_an_image_is_not_blamed_for_what_another_did(decode: IsolatedDecoder) -> None:
+def test_a_crash_does_not_affect_the_next_image(decode: IsolatedDecoder) -> None:
     assert isinstance(decode(poison("spoil")), DecodedImage)
     assert isinstance(decode(poison("nothing")), DecodedImage)
 
 
-def test_memory_has_a_limit(decode: IsolatedDecoder) -> None:
+def test_memory_is_limited(decode: IsolatedDecoder) -> None:
     failure = decode(poison("hog"))
     assert isinstance(failure, ImageFailure)
     assert (failure.code, failure.message) == ("too_many_pixels", "MemoryError: ")
@@ -122,7 +122,7 @@ def test_the_largest_allowed_images_fit_in_the_memory_limit() -> None:
         assert isinstance(decode(data), DecodedImage)
 
 
-def test_a_child_has_no_secrets_and_no_files(decode: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_inherits_no_secrets_and_no_files(decode: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("ANYTHING_ELSE", "secret")
     reading, writing = os.pipe()
@@ -140,9 +140,7 @@ def test_a_child_has_no_secrets_and_no_files(decode: IsolatedDecoder, monkeypatc
     assert told["limits"]["RLIMIT_CORE"] == [0, 0]
 
 
-def test_a_child_that_can_not_start_is_not_the_image_s_fault(
-    decode: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_child_that_cannot_start_is_an_os_error(decode: IsolatedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ChildProcessError, match="the decoder ended with code 1 before it was ready"):

@@ -11,7 +11,7 @@ SIDES = st.integers(min_value=1, max_value=600)
 
 
 def inner(out, letterbox: Letterbox):
-    """The part of the input that the image takes."""
+    """The part of the input that the image covers."""
     top, left = letterbox.pad_top_px, letterbox.pad_left_px
     return out[top : top + letterbox.scaled_height_px, left : left + letterbox.scaled_width_px]
 
@@ -32,7 +32,7 @@ def test_the_image_is_inside_and_padding_around_it(width, height, side):
 
 @st.composite
 def rectangles(draw):
-    """An image's size and a rectangle in it that is at least a tenth as long as the image on both sides."""
+    """Size of an image, and a rectangle in it with sides of at least a tenth of the image's."""
     width, height = draw(st.integers(100, 900)), draw(st.integers(100, 900))
     xmin = draw(st.integers(0, width * 8 // 10))
     ymin = draw(st.integers(0, height * 8 // 10))
@@ -42,7 +42,7 @@ def rectangles(draw):
 
 
 def covered_box(out, letterbox: Letterbox):
-    """The box that white takes on black, to fractions of a pixel: a half covered pixel is half white."""
+    """Box of a white rectangle on black, to fractions of a pixel: a half covered pixel is half white."""
     white = np.zeros(out.shape[:2])
     inner(white, letterbox)[...] = inner(out, letterbox)[..., 0] / 255
     columns, rows = white.max(axis=0), white.max(axis=1)
@@ -70,7 +70,7 @@ def test_a_rectangle_lands_where_the_letterbox_says(scene, side, reduced_by):
     assert np.abs(covered_box(out, letterbox) - expected).max() < 0.75
 
 
-def test_it_writes_into_a_row_of_a_batch_and_leaves_the_others_alone():
+def test_it_writes_into_a_row_of_a_batch():
     batch = np.full((3, 32, 32, 3), 7, dtype=np.uint8)
     image = np.zeros((20, 10, 3), dtype=np.uint8)
 
@@ -97,13 +97,13 @@ def test_shrinking_is_antialiased():
 
 
 @pytest.mark.parametrize("out", [np.zeros((32, 31, 3), np.uint8), np.zeros((32, 32, 3), np.float32)])
-def test_a_buffer_of_another_kind_is_a_programmers_mistake(out):
+def test_a_buffer_of_another_shape_or_type_is_an_assertion(out):
     with pytest.raises(AssertionError):
         letterbox_image(np.zeros((8, 8, 3), np.uint8), Letterbox.fit(8, 8, 32), out)
 
 
 @given(width=SIDES, height=SIDES, side=st.integers(min_value=16, max_value=256))
-def test_it_resizes_as_pillow_does_to_one_grey_level_but_for_a_few_pixels(width, height, side):
+def test_it_resizes_like_pillow_to_one_grey_level(width, height, side):
     letterbox = Letterbox.fit(width, height, side)
     image = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     size = (letterbox.scaled_width_px, letterbox.scaled_height_px)

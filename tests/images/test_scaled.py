@@ -1,4 +1,4 @@
-"""A JPEG decoded at a fraction of its size, as labelling does it, against the same file decoded whole."""
+"""JPEGs decoded at a fraction of their size, as in labelling, compared with a decode at full size."""
 
 import io
 from pathlib import Path
@@ -25,7 +25,7 @@ KINDS = {
 
 
 def jpeg(width: int, height: int, mode: str = "RGB", orientation: int = 1, **options: object) -> bytes:
-    """A picture with structure of several sizes."""
+    """An image with structures of several sizes."""
     random = np.random.default_rng(3)
     picture = np.zeros((height, width, 3))
     for cell_px in (32, 96, 288):
@@ -51,7 +51,7 @@ def network_input(data: bytes, min_longer_side_px: int | None) -> tuple[np.ndarr
     ("size", "orientation"),
     [((701, 523), 1), ((523, 701), 6), ((1027, 333), 3), ((256, 256), 8), ((1999, 77), 5), ((300, 301), 2)],
 )
-def test_the_networks_input_hardly_differs(kind: str, size: tuple[int, int], orientation: int) -> None:
+def test_the_network_input_hardly_differs(kind: str, size: tuple[int, int], orientation: int) -> None:
     mode, options = KINDS[kind]
     data = jpeg(*size, mode, orientation, **options)
 
@@ -66,7 +66,7 @@ def test_the_networks_input_hardly_differs(kind: str, size: tuple[int, int], ori
     assert np.quantile(difference, 0.99) <= 12
 
 
-def test_what_is_small_already_is_decoded_whole() -> None:
+def test_small_images_are_decoded_at_full_size() -> None:
     data = jpeg(2 * decoded_side_px(INPUT_PX) - 1, 200)
     whole, _ = network_input(data, None)
     scaled, _ = network_input(data, decoded_side_px(INPUT_PX))
@@ -74,7 +74,7 @@ def test_what_is_small_already_is_decoded_whole() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_missing_pixels_are_noticed_at_any_scale(kind: str) -> None:
+def test_missing_pixels_are_found_at_any_scale(kind: str) -> None:
     mode, options = KINDS[kind]
     data = jpeg(640, 480, mode, **options)
     cuts = [*range(700, len(data), len(data) // 20), *range(len(data) - 40, len(data))]
@@ -88,7 +88,7 @@ def test_missing_pixels_are_noticed_at_any_scale(kind: str) -> None:
                 assert scaled.code == whole.code
 
 
-def test_broken_files_fail_at_any_scale_if_they_fail_whole(real_data: Path) -> None:
+def test_broken_files_fail_at_any_scale(real_data: Path) -> None:
     files = [path for path in (real_data / "broken").rglob("*") if path.is_file()]
     outcomes = []
     for path in files:

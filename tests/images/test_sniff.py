@@ -15,11 +15,11 @@ def saved(image_format: str, **options) -> bytes:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_known_by_its_bytes(name):
+def test_formats_are_recognised_by_content(name):
     assert sniff_format(saved(name.upper())) == name
 
 
-def test_a_picture_of_several_jpegs_counts_as_jpeg():
+def test_mpo_counts_as_jpeg():
     other = Image.new("RGB", (16, 8), "blue")
 
     assert sniff_format(saved("MPO", save_all=True, append_images=[other])) == "jpeg"
@@ -52,12 +52,12 @@ def test_everything_else_is_none(data):
     assert sniff_format(data) is None
 
 
-def test_avif_may_stand_among_the_compatible_brands():
+def test_avif_among_the_compatible_brands():
     assert sniff_format(b"\0\0\0\x1cftypmif1\0\0\0\0miafavifmif1") == "avif"
 
 
 @pytest.mark.parametrize("name", ["jpeg", "webp", "tiff", "avif"])
-def test_a_whole_file_does_not_end_early_and_its_first_bytes_do(name):
+def test_a_complete_file_does_not_end_early_but_its_start_does(name):
     data = saved(name.upper())
 
     assert not FORMATS[name].ends_early(data)
@@ -65,7 +65,7 @@ def test_a_whole_file_does_not_end_early_and_its_first_bytes_do(name):
 
 
 @given(st.sampled_from([b"", b"RIFF", b"BM", b"\0\0\0\x20ftyp", b"II*\0", b"\xff\xd8\xff", b"GIF89a"]), st.binary())
-def test_any_bytes_have_an_answer(prefix, rest):
+def test_any_bytes_are_accepted(prefix, rest):
     name = sniff_format(prefix + rest)
 
     assert name is None or name in FORMATS

@@ -31,7 +31,7 @@ def test_a_score_of_one_lies_in_the_last_bin() -> None:
     assert (one.high, one.mean_score, one.accuracy) == (1, 1, 1)
 
 
-def test_the_best_cut_by_hand() -> None:
+def test_the_best_threshold_by_hand() -> None:
     judged = ScoredDetections(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
     cut = best_threshold(judged)
     assert cut is not None

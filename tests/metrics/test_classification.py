@@ -1,4 +1,4 @@
-"""The table of classes and the confusion matrix, on cases whose answers are known by hand."""
+"""Metrics per class and the confusion matrix, on cases computed by hand."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def table(results: list[ImageResult]) -> dict[str, tuple[float | None, ...]]:
     }
 
 
-def test_with_one_object_each_an_image_counts_once_by_its_class() -> None:
+def test_single_objects_count_once_per_image() -> None:
     matrix = confusion_matrix(
         [
             result([("a", BOX)], [("a", 0.9, FAR)]),
@@ -32,7 +32,7 @@ def test_with_one_object_each_an_image_counts_once_by_its_class() -> None:
     np.testing.assert_array_equal(matrix.counts, [[1, 1, 0], [0, 0, 1], [0, 1, 1]])
 
 
-def test_with_many_objects_each_object_and_each_detection_counts() -> None:
+def test_many_objects_count_one_by_one() -> None:
     matrix = confusion_matrix(
         [
             result([("a", BOX), ("b", FAR)], [("b", 0.9, BOX), ("c", 0.8, (80, 80, 90, 90))]),
@@ -57,7 +57,7 @@ def test_the_table_by_hand() -> None:
     assert rows["c"] == (0, None, 0, None, None)
 
 
-def test_without_any_box_the_best_detection_decides() -> None:
+def test_without_boxes_the_best_detection_decides() -> None:
     many = [("a", 0.9, BOX), ("b", 0.8, BOX)]
     rows = table([result([("a", None)], many), result([("b", None)], many), result([("b", None), ("a", None)], many)])
     assert rows["a"] == (2, None, 2 / 3, 1, 1)

@@ -29,24 +29,24 @@ def test_a_perfect_and_a_useless_detector() -> None:
 
 
 def test_the_thresholds_that_a_box_passes_count() -> None:
-    """IoU 0.5 passes the first of the ten thresholds only."""
+    """An IoU of 0.5 reaches only the first of the ten thresholds."""
     precision, at_half = mean_average_precision([result([("a", BOX)], [("a", 0.9, HALF)])])
     assert at_half == pytest.approx(1.0)
     assert precision == pytest.approx(0.1)
 
 
-def test_a_false_alarm_above_a_hit_halves_precision() -> None:
+def test_a_false_positive_above_a_hit_halves_precision() -> None:
     _, at_half = mean_average_precision([result([("a", BOX)], [("a", 0.9, FAR), ("a", 0.8, BOX)])])
     assert at_half == pytest.approx(0.5)
 
 
-def test_a_false_alarm_in_an_image_without_objects_does_too() -> None:
+def test_a_false_positive_in_an_image_without_objects() -> None:
     hit = result([("a", BOX)], [("a", 0.8, BOX)])
     assert mean_average_precision([hit, result([], [("a", 0.9, BOX)])])[1] == pytest.approx(0.5)
     assert mean_average_precision([hit, result([("b", BOX)], [("a", 0.9, BOX)])])[1] == pytest.approx(0.25)
 
 
-def test_what_is_found_in_a_crowd_is_neither_right_nor_wrong() -> None:
+def test_detections_in_a_crowd_are_ignored() -> None:
     truth = [("a", FAR), ("a", BOX)]
     found = [("a", 0.9, BOX), ("a", 0.8, HALF), ("a", 0.7, FAR)]
     assert mean_average_precision([result(truth, found, crowds={1})]) == pytest.approx((1.0, 1.0))
@@ -70,7 +70,7 @@ def test_each_class_and_its_curve() -> None:
 
 
 @pytest.mark.parametrize("found", [[], [("a", 0.9, FAR)]])
-def test_sizes_that_no_object_has_have_no_figure(found: list[tuple[str, float, tuple[float, ...]]]) -> None:
+def test_sizes_without_objects_have_no_average_precision(found: list[tuple[str, float, tuple[float, ...]]]) -> None:
     metrics = detection_metrics(
         [result([("a", (0, 0, 5, 5)), ("a", (100, 100, 300, 300)), ("b", (0, 0, 50, 50))], found, {2})]
     )
@@ -79,7 +79,7 @@ def test_sizes_that_no_object_has_have_no_figure(found: list[tuple[str, float, t
 
 
 def pycocotools_precision(results: list[ImageResult], folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The reference's `stats` and its average precision of each of LABELS, through files in COCO's own format."""
+    """`stats` of pycocotools and its average precision for each of LABELS."""
 
     def xywh(box: np.ndarray) -> list[float]:
         return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
@@ -114,7 +114,7 @@ def pycocotools_precision(results: list[ImageResult], folder: Path) -> tuple[np.
 @pytest.mark.slow
 @given(seed=st.integers(0, 2**32))
 @hypothesis_settings(max_examples=15)
-def test_the_reference_gives_the_same(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_pycocotools_gives_the_same(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     random = np.random.default_rng(seed)
     results = [random_image(random) for _ in range(int(random.integers(20, 60)))]
     stats, of_class = pycocotools_precision(results, tmp_path_factory.mktemp("coco"))

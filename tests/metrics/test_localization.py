@@ -1,4 +1,4 @@
-"""Localization on cases whose answers are known by hand."""
+"""Localization metrics on cases computed by hand."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_a_hit_needs_the_class_of_the_object_that_it_overlaps() -> None:
     assert (metrics.class_accuracy, metrics.mean_iou, metrics.localization_accuracy) == (1.0, 1.0, 0.0)
 
 
-def test_an_object_without_a_box_counts_for_its_class_alone() -> None:
+def test_an_object_without_a_box_counts_for_its_class_only() -> None:
     metrics = localization_metrics(
         [
             result([("a", None)], [("a", 0.9, BOX)]),

@@ -1,4 +1,4 @@
-"""Detections and objects, matched by hand and compared with COCO's matching."""
+"""Matching of detections and objects, by hand and compared with COCO's."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_an_object_is_found_once_by_the_best_score_of_its_class() -> None:
     assert not matching.is_ignored.any()
 
 
-def test_what_is_left_over_is_a_confusion() -> None:
+def test_remaining_matches_are_confusions() -> None:
     matching = match(result([("a", BOX), ("b", FAR)], [("b", 0.9, BOX), ("b", 0.8, FAR)]))
     assert matching.matched_object.tolist() == [0, 1]
     assert matching.is_true_positive.tolist() == [False, True]
@@ -34,7 +34,7 @@ def test_detections_in_crowds_or_of_boxless_classes_are_ignored() -> None:
     assert not matching.is_ground_truth.any()
 
 
-def test_one_object_each() -> None:
+def test_single_objects() -> None:
     one, two = result([("a", BOX)], [("a", 0.9, BOX)]), result([("a", BOX), ("a", FAR)], [])
     many = [("a", 0.9, BOX), ("a", 0.8, BOX)]
     assert is_single_object([one, result([], [])])
@@ -46,7 +46,7 @@ def test_one_object_each() -> None:
 @given(seed=st.integers(0, 2**32))
 @hypothesis_settings(max_examples=10)
 def test_curve_ends_at_recall_and_matrix_holds_the_hits(seed: int) -> None:
-    """COCO's recall, from faster-coco-eval, and the recall of our own matching are one number."""
+    """The recall of faster-coco-eval equals the recall of our matching."""
     random = np.random.default_rng(seed)
     results = [random_image(random, num_detections=12) for _ in range(30)]
     average_precision = detection_metrics(results).classes
