@@ -59,5 +59,5 @@ def test_the_last_night_of_each_model(table: str) -> None:
     record = Path(records_uri(table, PredictionKey(OTHER, "c0ffee"))) / "1.json"
     for content in ("half of", "[]"):
         record.write_text(content)
-        with pytest.raises(StoreError, match=f"{record} is no record"):
+        with pytest.raises(StoreError, match=f"{record} is not the record"):
             status_of(table)
