@@ -1,4 +1,4 @@
-"""`locray evaluate` as a Ray job: `ray job submit --working-dir . -- python jobs/evaluate.py --help`. Same options."""
+"""`locray evaluate` as a Ray job, same options: ray job submit --working-dir . -- python jobs/evaluate.py ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`locray label` as a Ray job: `ray job submit --working-dir . -- python jobs/label.py --help`. The same options."""
+"""`locray label` as a Ray job, with the same options: ray job submit --working-dir . -- python jobs/label.py ..."""
 
 import sys
 

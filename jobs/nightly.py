@@ -1,4 +1,4 @@
-"""`locray nightly` as a Ray job: `ray job submit --working-dir . -- python jobs/nightly.py --help`. Same options."""
+"""`locray nightly` as a Ray job, with the same options: ray job submit --working-dir . -- python jobs/nightly.py ..."""
 
 import sys
 

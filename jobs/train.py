@@ -1,4 +1,4 @@
-"""`locray train` as a Ray job: `ray job submit --working-dir . -- python jobs/train.py --help`. The same options."""
+"""`locray train` as a Ray job, with the same options: ray job submit --working-dir . -- python jobs/train.py ..."""
 
 import sys
 

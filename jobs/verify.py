@@ -1,4 +1,4 @@
-"""`locray verify` as a Ray job: `ray job submit --working-dir . -- python jobs/verify.py`. The same options."""
+"""`locray verify` as a Ray job, with the same options: ray job submit --working-dir . -- python jobs/verify.py ..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The configuration of every command: each option is defined here, once. Used by the command line, jobs and runs."""
+"""The configuration of every command. Each option is defined here, once."""
 
 from locray.config.commands import COMMANDS, option_names
 from locray.config.common import (

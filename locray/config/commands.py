@@ -1,4 +1,4 @@
-"""The commands by their verb. Used by the command line, and to read the options of all of them."""
+"""The verbs of the command line with their options."""
 
 from collections.abc import Mapping
 
@@ -33,5 +33,5 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
 
 
 def option_names(config_class: type[CommandConfig]) -> dict[str, str]:
-    """Option name (as in YAML, with underscores) -> field name."""
+    """Maps names of options, as in YAML with underscores, to names of fields."""
     return {field.alias or name: name for name, field in config_class.model_fields.items()}

@@ -1,4 +1,4 @@
-"""What the options of several commands share. Used by the commands' own configuration classes."""
+"""Options that several commands share."""
 
 import hashlib
 import json
@@ -11,29 +11,30 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
 Precision = Literal["auto", "bf16", "fp32"]
-"""Of a network's arithmetic."""
+"""Number format of a network's arithmetic."""
 Device = Literal["auto", "cpu", "gpu"]
-"""What a network runs on."""
+"""Where a network runs."""
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True)
 class BareFlagValue:
-    """Of an option whose flag may stand without a value: what it then says."""
+    """Marks an option whose flag may be given without a value: the value that it then has."""
 
     value: str
 
 
 class CommandConfig(BaseModel):
-    """What every command takes."""
+    """Options of every command."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     json_output: bool = Field(False, alias="json", description="Print one JSON object as the last line of stdout.")
     log_level: LogLevel = Field(
         "info",
-        description="Least severe messages to show; debug adds those of Ray and the traceback of an unexpected error.",
+        description="Minimum level of the messages on stderr; debug adds those of Ray and tracebacks of unexpected "
+        "errors.",
     )
     log_format: LogFormat = Field(
         "text", description="Form of the messages on stderr: text, or json for one JSON object per line."
@@ -46,39 +47,49 @@ class CommandConfig(BaseModel):
 
 
 class ImageLimits(CommandConfig):
-    """What an image may cost before it is refused."""
+    """Limits above which an image is not decoded."""
 
-    max_bytes: Positive = Field(256 * 2**20, description="Largest image file, in bytes.")
-    max_pixels: Positive = Field(178_956_970, description="Largest image, in pixels, by what its header declares.")
+    max_bytes: Positive = Field(256 * 2**20, description="Maximum size of an image file, in bytes. Larger ones fail.")
+    max_pixels: Positive = Field(
+        178_956_970, description="Maximum width times height that an image's header may declare. Larger images fail."
+    )
 
 
 class DeviceOptions(CommandConfig):
-    """What runs a network."""
+    """Where a network runs."""
 
     device: Device = Field(
         "auto",
-        description="Where the network runs; auto takes GPUs where the cluster has some, gpu waits for them.",
+        description="Where the network runs. auto: on GPUs if the cluster has any; gpu: waits until GPUs are "
+        "available.",
     )
 
 
 class ResultOptions(ImageLimits):
-    """What changes a model's answers."""
+    """Options that change the predictions of a model."""
 
     score_threshold: Fraction | None = Field(
         None,
-        description="Keep detections that score at least this. Default: what the artifact says; `evaluate` keeps all.",
+        description="Minimum score of a detection. Default: that of the artifact; `evaluate` keeps all detections.",
     )
 
     precision: Precision = Field(
-        "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
+        "auto",
+        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, else fp32.",
     )
 
     def config_hash(self, input_size_px: int, score_threshold: float) -> str:
-        """The `config_hash`: what changes a prediction beside the model, as 12 hex digits.
+        """Returns the column `config_hash`: a hash, 12 hex digits, of what changes predictions besides the model.
 
-        Not the precision: it moves a box or a score by what rounding may, and no machine shall label again what
-        another one has labelled.
+        Images whose rows have another hash are labelled again. The precision is no part of it: it changes boxes and
+        scores by rounding only, and each machine of a cluster may choose another one.
+
+        Args:
+            input_size_px: Side of the network's square input.
+            score_threshold: The threshold in effect, also where it is the artifact's.
         """
+        # Whatever changes the result of these lines makes every bucket be labelled again, in each table that there is.
+        # See docs/compatibility.md before you change the golden hashes of tests/config/test_config_hash.py.
         settings = {
             "decode": "scaled",
             "input_size_px": input_size_px,
@@ -90,42 +101,43 @@ class ResultOptions(ImageLimits):
 
 
 class InferenceOptions(ResultOptions, DeviceOptions):
-    """How a model is run over images."""
+    """How a model runs over images."""
 
-    unit_size: Positive = Field(256, description="Images in a unit of work: one task fetches and decodes them.")
-    batch_size: Positive = Field(32, description="Images in a batch of the network.")
+    unit_size: Positive = Field(256, description="Images per unit of work. One task fetches and decodes a unit.")
+    batch_size: Positive = Field(32, description="Images per batch of the network.")
     compiled: str = Field(
         "auto",
         description="Where to take the network in compiled form from, as `locray compile` makes it. auto: from the "
         "model's folder, if this user compiled it on this machine; never; or a folder or s3:// prefix whose packages "
         "are trusted: they are code.",
     )
-    concurrent_gets: Positive = Field(64, description="Requests that one task keeps in flight to the store.")
+    concurrent_gets: Positive = Field(64, description="Concurrent requests of one task to the store.")
     decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        60, description="Seconds after which the decoder of an image counts as hanging."
+        60, description="Timeout for decoding one image, in seconds."
     )
     predictors: Positive | None = Field(
-        None, description="Workers that hold the model. Default: one a GPU, or one on a machine without."
+        None,
+        description="Number of processes that hold the model. Default: one per GPU, or one per machine without GPUs.",
     )
 
 
 class ModelOptions(InferenceOptions):
-    """Which model is run over images."""
+    """A model, and how it runs over images."""
 
-    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+    model: str = Field(description="Folder or s3:// prefix of the model.")
 
 
 class DatasetOptions(CommandConfig):
-    """Which annotated data a command reads."""
+    """A data set with annotations."""
 
     data: str = Field(description="Folder, .zip file or s3:// prefix of the data set.")
     format: str = Field(
-        description="How the annotations are written: voc, coco, yolo, csv, folders, regions, parquet or predictions."
+        description="Format of the annotations: voc, coco, yolo, csv, folders, regions, parquet or predictions."
     )
     strict: bool = Field(
         False,
-        description="Stop where annotations or images can't be used, instead of leaving them out.",
+        description="Stop at annotations or images that can't be used, instead of skipping them.",
     )
     min_score: Fraction = Field(
-        0.5, description="Least score of a detection that is taken for an annotation, with --format predictions."
+        0.5, description="Minimum score of a detection that counts as an annotation, with --format predictions."
     )

@@ -1,4 +1,4 @@
-"""From file, environment and flags to one validated configuration. Called by the command line.
+"""From file, environment and flags to one validated configuration.
 
 Values come from a YAML file, then the environment (`LOCRAY_<OPTION>`), then flags, later ones winning.
 """
@@ -18,7 +18,7 @@ ENVIRONMENT_PREFIX = "LOCRAY_"
 NOT_OPTIONS = frozenset({"LOCRAY_TEST_DATA"})
 
 _OUR_OWN = "Value error, "
-"""What pydantic puts before the message of a validator of ours."""
+"""Pydantic's prefix for the messages of our own validators."""
 
 Config = TypeVar("Config", bound=CommandConfig)
 
@@ -52,7 +52,7 @@ def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"the configuration file {path} can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"the configuration file {path} is no YAML: {error}") from None
+        raise UsageError(f"the configuration file {path} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -66,9 +66,9 @@ def _read_yaml(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 def _from_environment(environment: Mapping[str, str], known: set[str]) -> dict[str, Any]:
-    """Options of this command. A variable near to a known option, but none of any command, is taken for a slip.
+    """Returns the options of this command. A variable that resembles an option but is none is an error.
 
-    Others pass: a Kubernetes service called locray sets variables such as LOCRAY_SERVICE_HOST.
+    Other variables are ignored: a Kubernetes service named locray sets some such as LOCRAY_SERVICE_HOST.
     """
     all_known = {name for config_class in COMMANDS.values() for name in option_names(config_class)}
     values = {}

@@ -1,4 +1,4 @@
-"""The options of the commands around training and evaluation. Re-exported by `locray.config`."""
+"""Options of the commands that train, evaluate and transform models, and that handle data sets."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -24,17 +24,19 @@ class AugmentationOptions(ImageLimits):
     """Random changes of training images, drawn anew for every epoch; boxes move with their pixels."""
 
     input_size: InputSize | None = Field(
-        None, description="Side of the network's square input in pixels. Default: what suits the model."
+        None, description="Side of the network's square input, in pixels. Default: that of the architecture."
     )
-    crop: Fraction = Field(0.7, description="Share of the images that are zoomed into.")
+    crop: Fraction = Field(0.7, description="Share of the training images that are cropped at random.")
     rotation: Annotated[float, Field(ge=0, le=180)] = Field(
         10, description="Largest random rotation to either side, in degrees."
     )
-    flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="Random flips.")
+    flip: Literal["none", "horizontal", "both"] = Field("horizontal", description="Directions of random flips.")
     colour: Fraction = Field(0.3, description="Largest random change of brightness, contrast and saturation.")
-    mosaic: Fraction = Field(0, description="Share of the images that are put together from four.")
-    copy_paste: Fraction = Field(0, description="Share of the images that get objects of other images pasted in.")
-    seed: NotNegative = Field(0, description="Seed of weights, order and augmentation.")
+    mosaic: Fraction = Field(0, description="Share of the training images that are composed of four.")
+    copy_paste: Fraction = Field(
+        0, description="Share of the training images into which objects of other images are pasted."
+    )
+    seed: NotNegative = Field(0, description="Seed of the initial weights, the order of images and the augmentation.")
 
 
 class LearningOptions(CommandConfig):
@@ -46,12 +48,13 @@ class LearningOptions(CommandConfig):
     )
     batch_size: Positive = Field(32, description="Images per optimizer step, over all workers.")
     accumulate: Positive = Field(
-        1, description="Parts in which each worker computes its share of a batch: a larger batch in the same memory."
+        1, description="Number of parts in which a worker computes its share of a batch, to save memory."
     )
     precision: Precision = Field(
-        "auto", description="Arithmetic; auto takes bf16 where a quick measurement on the machine finds it faster."
+        "auto",
+        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, else fp32.",
     )
-    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimizer.")
+    optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimization algorithm.")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
         None,
         description="Peak of the learning-rate schedule. Default: 0.002 with adamw, 0.001 with adam, 0.01 with sgd.",
@@ -63,18 +66,22 @@ class LearningOptions(CommandConfig):
     weight_decay: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Weight decay of the optimizer. Default: 0.05 with adamw, 0 with adam, 0.0001 with sgd."
     )
-    clip_norm: Annotated[float, Field(gt=0)] = Field(5.0, description="Largest norm of the gradients of a step.")
+    clip_norm: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Norm to which the gradients of a step are clipped."
+    )
     ema: Fraction = Field(
-        0.04, description="Memory of the averaged weights, as a share of all steps; 0 uses the weights as they are."
+        0.04, description="Time constant of the moving average of the weights, as a share of all steps; 0: no average."
     )
     weights: str | None = Field(
         None,
-        description="Weights to start from: the folder of an artifact, a .pth or .safetensors file of torchvision's "
-        "network, or a torchvision name.",
+        description="Weights to start from: the folder of a model, a .pth or .safetensors file of torchvision's "
+        "network, or the name of torchvision weights.",
     )
-    freeze_epochs: NotNegative = Field(0, description="Epochs in which pretrained layers stay as they are.")
+    freeze_epochs: NotNegative = Field(
+        0, description="Number of first epochs in which pretrained layers are not trained."
+    )
     pretrained_rate: Fraction = Field(
-        0.25, description="Learning rate of pretrained layers, relative to that of the new ones."
+        0.25, description="Learning rate of pretrained layers, relative to that of new layers."
     )
     layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="Learning rate of each pretrained stage, relative to the stage after it."
@@ -95,9 +102,7 @@ class LearningOptions(CommandConfig):
     @model_validator(mode="after")
     def _only_pretrained_layers_are_frozen(self) -> Self:
         if self.freeze_epochs and self.weights is None:
-            raise ValueError(
-                "--freeze-epochs needs --weights: layers that have learned nothing yet can't stay as they are"
-            )
+            raise ValueError("--freeze-epochs needs --weights: only pretrained layers can be frozen")
         return self
 
 
@@ -112,28 +117,30 @@ class WorkerOptions(DeviceOptions):
 
 
 class TrainConfig(WorkerOptions, AugmentationOptions, LearningOptions, DatasetOptions):
-    """`locray train`: from a data set to an artifact, on Ray Train."""
+    """`locray train`: trains a model on a data set."""
 
     model: str = Field(
         "localizer/mobilenet_v2",
         description="Architecture: small_cnn, small_resnet, localizer/<backbone> or detector/<name>[/<backbone>].",
     )
-    output: str = Field(description="Folder or s3:// prefix for the artifact, its checkpoints and metrics.")
-    train_split: str = Field("train", description="Split to learn from.")
+    output: str = Field(description="Folder or s3:// prefix to write the model, its checkpoints and its metrics to.")
+    train_split: str = Field("train", description="Split to train on.")
     val_split: str = Field(
-        "val", description="Split to choose the best epoch by; where the data has none, a tenth of the training split."
+        "val", description="Split to choose the best epoch on. If the data has none: a tenth of the training split."
     )
-    run_name: str | None = Field(None, description="Name to resume a run under. Default: derived from the options.")
+    run_name: str | None = Field(
+        None, description="Name of the run, under which it can be resumed. Default: derived from the options."
+    )
     score_threshold: Fraction | None = Field(
-        None, description="Score threshold that the artifact carries. Default: a detector's best on validation, else 0."
+        None, description="Score threshold of the model. Default: a detector's best on the validation split, else 0."
     )
 
 
 class PreviewConfig(DatasetOptions, AugmentationOptions):
-    """`locray preview`: a page of training images as a network would see them, with their boxes."""
+    """`locray preview`: writes a page of training images as the network sees them, with their boxes."""
 
     split: str = Field("train", description="Split to show.")
-    count: Positive = Field(24, description="Images to show, each as it is and several times changed.")
+    count: Positive = Field(24, description="Number of images to show, each as it is and with several random changes.")
     output: str = Field(description="HTML file to write.")
 
 
@@ -149,49 +156,52 @@ class ConvertConfig(DatasetOptions, ImageLimits):
 
 
 class EvaluateConfig(DatasetOptions, InferenceOptions):
-    """`locray evaluate`: the metrics of an artifact, or of a predictions table, on an annotated data set."""
+    """`locray evaluate`: measures a model, or the rows of a predictions table, on a data set."""
 
     split: str = Field("test", description="Split to evaluate on.")
-    model: str | None = Field(None, description="Folder or s3:// prefix of the model's artifact.")
+    model: str | None = Field(None, description="Folder or s3:// prefix of the model.")
     table: str | None = Field(
-        None, description="Folder or s3:// prefix of a predictions table to evaluate instead of running a model."
+        None,
+        description="Folder or s3:// prefix of a predictions table, to evaluate its rows instead of running a model.",
     )
     output: str | None = Field(None, description="JSON file to write the metrics to.")
-    page: str | None = Field(None, description="HTML file to show the metrics and the worst images in.")
+    page: str | None = Field(None, description="HTML file to write, with the metrics and the worst images.")
 
     @model_validator(mode="after")
     def _one_origin_of_predictions(self) -> Self:
         if self.model is None and self.table is None:
-            raise ValueError("--model or --table is required: a model to run, or a table that holds its predictions")
+            raise ValueError("--model or --table is required: a model to run, or a table with its predictions")
         return self
 
 
 class ExportModelConfig(CommandConfig):
-    """`locray export-model`: an artifact in the form of another runtime."""
+    """`locray export-model`: writes a model as a file for another runtime."""
 
-    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
-    to: Literal["onnx", "torch-export"] = Field(description="Form to write: onnx, or torch-export (.pt2).")
+    model: str = Field(description="Folder or s3:// prefix of the model.")
+    to: Literal["onnx", "torch-export"] = Field(description="Format to write: onnx, or torch-export (.pt2).")
     output: str = Field(description="File to write.")
     batch_size: Positive | None = Field(
         None,
-        description="Images in every batch of the exported network. Default: any number, or one where the network "
-        "can't take any.",
+        description="Fixed number of images per batch of the exported network. Default: any number, or one if the "
+        "network supports no other.",
     )
 
 
 class QuantizeConfig(DatasetOptions, ImageLimits):
-    """`locray quantize`: an artifact whose backbone computes in 8-bit integers, made of another one."""
+    """`locray quantize`: makes a model whose backbone computes in 8-bit integers from another one."""
 
-    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
-    output: str = Field(description="Folder or s3:// prefix to write the new artifact to.")
-    split: str = Field("train", description="Split whose images say which numbers the network meets.")
-    sample: Positive = Field(256, description="Images to learn from, and as many more to compare the two models on.")
+    model: str = Field(description="Folder or s3:// prefix of the model.")
+    output: str = Field(description="Folder or s3:// prefix to write the new model to.")
+    split: str = Field("train", description="Split whose images calibrate the ranges of the integers.")
+    sample: Positive = Field(
+        256, description="Number of images for the calibration, and of others to compare the two models on."
+    )
 
 
 class CompileConfig(CommandConfig):
     """`locray compile`: the network of an artifact, compiled for processors such as this machine's."""
 
-    model: str = Field(description="Folder or s3:// prefix of the model's artifact.")
+    model: str = Field(description="Folder or s3:// prefix of the model.")
     output: str | None = Field(
         None, description="Folder or s3:// prefix for the package. Default: compiled/ in the model's folder."
     )
@@ -209,13 +219,15 @@ class CompileConfig(CommandConfig):
 
 
 class DemoConfig(CommandConfig):
-    """`locray demo`: makes data, trains, evaluates, labels and shows the result, on one machine."""
+    """`locray demo`: draws a data set, trains on it, evaluates, labels a folder and shows the result."""
 
-    output: Path = Field(description="Folder for everything that the demo makes.")
-    seed: NotNegative = Field(0, description="Seed of the pictures and of the training.")
+    output: Path = Field(description="Folder to write everything to.")
+    seed: NotNegative = Field(0, description="Seed of the drawings and of the training.")
 
     @model_validator(mode="after")
     def _output_is_no_file(self) -> Self:
         if self.output.is_file():
-            raise ValueError(f"the output is a file: {self.output}; give a folder, which is made when it is not there")
+            raise ValueError(
+                f"the output is a file: {self.output}. Expected a folder; it is created if it does not exist"
+            )
         return self
