@@ -38,6 +38,9 @@ STATUS_FAILED = "failed"
 STATUS_DEFERRED = "deferred"
 """Between stages only: a deferred image is never written to the table."""
 
+MAX_SIDE_PX = 2**31 - 1
+"""Largest width or height that a column holds."""
+
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 DETECTION = pa.struct(

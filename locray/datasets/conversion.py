@@ -18,6 +18,8 @@ from locray.images.decode import DecodeLimits, ImageFailure, decode_image
 from locray.images.exif import boxes_in_upright_frame
 from locray.images.fetch import Deferred, FetchRequest, fetch_images
 from locray.progress import Progress, Report
+from locray.storage.files import list_objects
+from locray.storage.uris import split_s3
 
 _NUM_WRITERS = 16
 
@@ -101,10 +103,18 @@ def convert(config: ConvertConfig, report: Report) -> ConversionSummary:
 def _check_output(output_uri: str, data_uri: str) -> None:
     if f"{output_uri}/".startswith(f"{data_uri}/"):
         raise UsageError(f"The output {output_uri} lies in the data set. Expected a folder outside of it.")
-    is_file = storage.exists(output_uri) and not storage.folder_exists(output_uri)
-    if is_file or (storage.folder_exists(output_uri) and storage.list_uris(output_uri)):
-        found = "is a file" if is_file else "is not empty"
-        raise UsageError(f"The output {output_uri} {found}. Expected a new or an empty folder.")
+    if storage.folder_exists(output_uri):
+        if _holds_files(output_uri):
+            raise UsageError(f"The output {output_uri} is not empty. Expected a new or an empty folder.")
+    elif storage.exists(output_uri):
+        raise UsageError(f"The output {output_uri} is a file. Expected a new or an empty folder.")
+
+
+def _holds_files(folder_uri: str) -> bool:
+    if not storage.is_remote(folder_uri):
+        return bool(storage.list_uris(folder_uri))
+    bucket, key = split_s3(folder_uri)
+    return any(list_objects(bucket, f"{key}/".lstrip("/")))  # stops at the first of possibly very many
 
 
 def _check_content(datasets: Iterable[Dataset], to: str) -> None:

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from locray.errors import UsageError
+from locray.schema import MAX_SIDE_PX
 
 _MAX_SHOWN_CHARACTERS = 60
-_MAX_SIDE_PX = 2**31 - 1
-"""More than any image format allows."""
 
 
 def parse_number(text: str | None, what: str) -> float:
@@ -55,8 +54,8 @@ def json_side_px(value: object, what: str) -> int | None:
 
 
 def _side(value: float, what: str) -> int | None:
-    if value > _MAX_SIDE_PX:
-        raise UsageError(f"{what}: found {value:g}, expected a side in pixels, at most {_MAX_SIDE_PX}.")
+    if value > MAX_SIDE_PX:
+        raise UsageError(f"{what}: found {value:g}, expected a side in pixels, at most {MAX_SIDE_PX}.")
     rounded = round(value)
     return rounded if rounded > 0 else None
 

@@ -27,6 +27,7 @@ from locray.images.exif import (
     to_upright,
 )
 from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
+from locray.schema import MAX_SIDE_PX
 
 if TYPE_CHECKING:
     # The process that decodes a single image starts quicker without pydantic.
@@ -38,9 +39,6 @@ _SCALE_FACTORS = (8, 4, 2)
 _PNG_TEXT_EXIF = "Raw profile type exif"
 
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
-
-_MAX_SIDE_PX = 2**31 - 1
-"""Largest value of the table's columns. If a broken header declares more, the size is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +191,7 @@ def _upright_size(width: int, height: int, orientation: int) -> tuple[int, int]:
 
 def _too_many_pixels(name: str, width: int, height: int, limits: DecodeLimits) -> ImageFailure:
     message = f"{width} x {height} pixels, more than the limit of {limits.max_pixels}"
-    if max(width, height) > _MAX_SIDE_PX:
+    if max(width, height) > MAX_SIDE_PX:  # by a broken header
         return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name)
     return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name, width, height)
 

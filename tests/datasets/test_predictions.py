@@ -5,8 +5,11 @@ import pytest
 from deltalake import write_deltalake
 
 from locray import schema, storage
+from locray.config import ConvertConfig
 from locray.datasets import Annotation, list_splits, read_dataset
+from locray.datasets.conversion import convert
 from locray.errors import UsageError
+from locray.progress import ignore
 
 OLD, NEW = "net@0123456789ab", "net@ba9876543210"
 
@@ -72,6 +75,14 @@ def test_detections_above_the_minimum_score_are_annotations(tmp_path):
     assert dataset.skipped == {"failed_image": 1, "low_score": 1}
     assert labels(read_dataset(uri, "predictions", "train", min_score=0.95)) == {"none": []}
     assert labels(read_dataset(uri, "predictions", "train", min_score=0))["doubtful"] == ["cow", "cow"]
+
+
+def test_a_table_is_converted_without_opening_its_images(tmp_path):
+    uri = make_table(tmp_path / "table", row("some", [detection(0.9), detection(0.1)]), row("failed", None))
+    config = ConvertConfig(data=uri, format="predictions", to="coco", output=str(tmp_path / "out"), min_score=0.5)
+    assert convert(config, ignore).skipped == {"failed_image": 1}
+    (record,) = read_dataset(str(tmp_path / "out"), "coco", "train").records
+    assert (record.image_uri, record.objects) == ("s3://bucket/some.jpg", (Annotation("cow", (1, 2, 3.5, 4)),))
 
 
 def test_the_newest_row_of_an_image_counts(tmp_path):
