@@ -136,7 +136,12 @@ class WorkerRun:
                 if signal is Signal.STOP:
                     return signal
         self._sums[2:] += counts
-        results = self._group.gather(results)
+        self._finish_epoch(epoch, results)
+        return Signal.CONTINUE
+
+    def _finish_epoch(self, epoch: int, own_results: list[ImageResult]) -> None:
+        """Computes the metrics of an epoch from the results of all workers, and saves."""
+        results = self._group.gather(own_results)
         sums = self._group.all_reduce_sum(self._sums)
         metrics: Metrics = {}
         if self._group.is_first:
@@ -159,7 +164,6 @@ class WorkerRun:
         self._save(Place(epoch + 1, 0), sums)
         self._report_progress(epoch, self._plan.train.order.num_images, finished=True)
         self._end_epoch(self._history[-1])
-        return Signal.CONTINUE
 
     def _save(self, place: Place, sums: Tensor | None = None) -> None:
         """Writes a checkpoint. `sums` are those of an epoch that has just ended; None within an epoch."""

@@ -38,7 +38,7 @@ class Rehearsal:
         config = TrainConfig(**{"data": str(data), "output": str(output), **usual, **options})
         self.plan = make_plan(config)
         self.posted: list[Progress] = []
-        self.model = initial_model(config, self.plan, self.posted.append)
+        self.model = initial_model(self.plan, self.posted.append)
         self.store = CheckpointStore(f"{output}/checkpoints/run")
         self.failures: list[str] = []
         self.epochs: list[dict[str, float]] = []
