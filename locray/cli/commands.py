@@ -37,7 +37,7 @@ def demo(config: DemoConfig, console: Console) -> ExitCode:
 
     summary = run(config, console.report)
     console.result(summary.to_dict(), results.demo_lines(summary))
-    _log.info(f"\nQuery the table from Python:\n\n{summary.query}\n")
+    _log.info(f"Query the table from Python:\n\n{summary.query}\n")
     return ExitCode.DONE
 
 

@@ -199,7 +199,7 @@ class QuantizeConfig(DatasetOptions, ImageLimits):
 
 
 class CompileConfig(CommandConfig):
-    """`locray compile`: the network of an artifact, compiled for processors such as this machine's."""
+    """`locray compile`: compiles the network of a model for processors like those of this machine."""
 
     model: str = Field(description="Folder or s3:// prefix of the model.")
     output: str | None = Field(

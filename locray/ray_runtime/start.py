@@ -62,8 +62,8 @@ def start_ray(*, verbose: bool) -> None:
     _import_libraries()
     if not verbose:
         _quiet_loggers()
-        _quiet_messages()
         _quiet_stderr()
+    _log_messages(verbose=verbose)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = verbose
     context.print_on_execution_start = verbose
@@ -159,8 +159,8 @@ def _is_not_raised(record: logging.LogRecord) -> bool:
     return not (record.name.startswith("ray.data") and (record.exc_info or record.name.endswith("exceptions")))
 
 
-def _quiet_messages() -> None:
-    """Logs what Ray's nodes tell the driver, and drops what concerns no user.
+def _log_messages(*, verbose: bool) -> None:
+    """Logs what Ray's nodes and workers tell the driver; unless `verbose`, drops what concerns no user.
 
     Ray prints it to stdout, which is for the command's result, and knows no setting against that. What a node says
     again and again, such as that it finds no space, is said once.
@@ -171,6 +171,10 @@ def _quiet_messages() -> None:
 
     def pass_on(data: dict[str, Any], **_: Any) -> None:
         nonlocal last
+        if verbose:
+            for line in data["lines"]:
+                _log.debug("(%s, pid %s) %s", data.get("actor_name") or data.get("task_name"), data.get("pid"), line)
+            return
         for message in map(_without_traceback, data["lines"]):
             if message != last and not any(harmless in message.encode() for harmless in _HARMLESS):
                 _log.warning(message)

@@ -1,5 +1,6 @@
 """Where the log lines of workers are found."""
 
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -19,10 +20,16 @@ def test_info_lines_of_workers_are_in_rays_log_folder(tmp_path: Path, artifact: 
         arguments = ("--images", f"{tmp_path}/images", "--model", artifact, "--table", f"{tmp_path}/table")
         done = locray("label", *arguments, "--device", "cpu", RAY_TMPDIR=folder)
         assert done.returncode == 0, done
+        debug = locray(
+            "label", *arguments[:-1], f"{tmp_path}/debug", "--device", "cpu", "--log-level", "debug", "--json"
+        )
         logs = list(Path(folder).glob("ray/session_2*/logs/worker-*.err"))
         lines = [line for log in logs for line in log.read_text().splitlines() if f" {PACKAGE}." in line]
     assert any(f"INFO locray.labelling.pipeline: loaded the model {artifact} on cpu" in line for line in lines), lines
     assert "loaded the model" not in done.stdout + done.stderr
+    assert debug.returncode == 0, debug
+    assert "locray.labelling.pipeline: loaded the model" in debug.stderr
+    assert json.loads(debug.stdout)["ok"] == 1
 
 
 def test_a_second_call_and_other_handlers_add_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
