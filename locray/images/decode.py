@@ -38,6 +38,9 @@ _SCALE_FACTORS = (8, 4, 2)
 
 _PNG_TEXT_EXIF = "Raw profile type exif"
 
+_SIGNS_OF_A_CUT_FILE = ("truncated", "requires a buffer of")
+"""In Pillow's messages; the second is from `struct`, about a header."""
+
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 
 
@@ -200,7 +203,7 @@ def _failure(error: Exception, data: bytes, name: str) -> ImageFailure:
     message = f"{type(error).__name__}: {error}"
     if isinstance(error, Image.DecompressionBombError | MemoryError):
         return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name)
-    if "truncated" in message.lower() or FORMATS[name].ends_early(data):
+    if FORMATS[name].ends_early(data) or any(sign in message.lower() for sign in _SIGNS_OF_A_CUT_FILE):
         return ImageFailure(ErrorCode.TRUNCATED, message, name)
     return ImageFailure(ErrorCode.CORRUPT, message, name)
 

@@ -159,6 +159,10 @@ def test_a_file_that_was_cut_off_is_truncated(name, share):
     assert failure.format in name
 
 
+def test_a_signature_alone_is_truncated():
+    assert failure_of(FILES["png"][:8]).code == ErrorCode.TRUNCATED
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_jpeg_with_zeros_at_the_end_is_truncated(share):
     whole = FILES["jpeg"]
