@@ -3,7 +3,7 @@
 A network is split by running its layers in order and watching the size of the map, so no network needs code of its own.
 """
 
-import warnings as python_warnings
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -69,9 +69,9 @@ def build_backbone(name: str, weights: str | None, strides: Sequence[int] = (16,
             f"no backbone named {name!r} in torchvision.models{did_you_mean(name, known)}. "
             "Good ones to start with: mobilenet_v2, resnet18, resnet50"
         )
-    with python_warnings.catch_warnings():
+    with warnings.catch_warnings():
         # GoogLeNet warns that its initialisation will change.
-        python_warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         model = torchvision.models.get_model(name, weights=None)
     if weights is not None:
         choices = torchvision.models.get_model_weights(name).__members__

@@ -89,8 +89,8 @@ class DenseDetector(nn.Module, ABC):
         outputs = self.torchvision_model.head(self.neck(self.backbone(self.normalise(images_u8))))
         return {name: output.float() for name, output in outputs.items()}
 
-    def candidates(self, images_u8: Tensor) -> Candidates:
-        """Candidates of (B, 3, S, S) uint8 RGB images: one static graph."""
+    def network(self, images_u8: Tensor) -> Candidates:
+        """See `LabelModel.network`."""
         outputs = self(images_u8)
         best = top_scores(self._scores(outputs), self.score_floor)
         anchors = self.get_buffer("anchors_xyxy_px")[best.anchors]
@@ -100,10 +100,6 @@ class DenseDetector(nn.Module, ABC):
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
         return self.postprocess(self.network(images_u8))
-
-    def network(self, images_u8: Tensor) -> Candidates:
-        """See `LabelModel.network`."""
-        return self.candidates(images_u8)
 
     def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
         """See `LabelModel.postprocess`."""

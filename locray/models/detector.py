@@ -1,7 +1,7 @@
 """`detector/<name>[/<backbone>]`: finds many objects per image.
 
 Without a backbone the name stands for torchvision's own network, which takes torchvision's COCO weights; with one, for
-a smaller network on that backbone. A new detector is one line in `DETECTORS`.
+a smaller network on that backbone. A new detector is one entry of `DETECTORS`.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,23 +63,58 @@ class Detector:
 
 DETECTORS = {
     "fcos": Detector(
-        Fcos, "fcos_resnet50_fpn", "resnet50", (8, 16, 32), 2, "head.classification_head.cls_logits.", False,
-        512, 0.05, small_fcos, STRIDES,
+        network=Fcos,
+        torchvision_name="fcos_resnet50_fpn",
+        backbone="resnet50",
+        strides=(8, 16, 32),
+        num_coarser=2,
+        class_tensors="head.classification_head.cls_logits.",
+        has_background=False,
+        default_input_size_px=512,
+        score_floor=0.05,
+        build_small=small_fcos,
+        small_strides=STRIDES,
     ),
     "retinanet": Detector(
-        RetinaNet, "retinanet_resnet50_fpn", "resnet50", (8, 16, 32), 2, "head.classification_head.cls_logits.", False,
-        512, 0.05, small_retinanet, STRIDES,
+        network=RetinaNet,
+        torchvision_name="retinanet_resnet50_fpn",
+        backbone="resnet50",
+        strides=(8, 16, 32),
+        num_coarser=2,
+        class_tensors="head.classification_head.cls_logits.",
+        has_background=False,
+        default_input_size_px=512,
+        score_floor=0.05,
+        build_small=small_retinanet,
+        small_strides=STRIDES,
     ),
     "ssdlite320": Detector(
-        SsdLite, "ssdlite320_mobilenet_v3_large", "mobilenet_v3_large", (16, 32), 4,
-        "head.classification_head.module_list.", True,
-        320, 0.01, small_ssdlite, SSDLITE_STRIDES,
+        network=SsdLite,
+        torchvision_name="ssdlite320_mobilenet_v3_large",
+        backbone="mobilenet_v3_large",
+        strides=(16, 32),
+        num_coarser=4,
+        class_tensors="head.classification_head.module_list.",
+        has_background=True,
+        default_input_size_px=320,
+        score_floor=0.01,
+        build_small=small_ssdlite,
+        small_strides=SSDLITE_STRIDES,
     ),
     "faster_rcnn": Detector(
-        FasterRcnn, "fasterrcnn_resnet50_fpn", "resnet50", (4, 8, 16, 32), 1, "roi_heads.box_predictor.", True,
-        512, 0.05, small_faster_rcnn, STRIDES,
+        network=FasterRcnn,
+        torchvision_name="fasterrcnn_resnet50_fpn",
+        backbone="resnet50",
+        strides=(4, 8, 16, 32),
+        num_coarser=1,
+        class_tensors="roi_heads.box_predictor.",
+        has_background=True,
+        default_input_size_px=512,
+        score_floor=0.05,
+        build_small=small_faster_rcnn,
+        small_strides=STRIDES,
     ),
-}  # fmt: skip
+}
 """Detectors by name."""
 
 _WITHOUT_EPSILON = ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "retinanet_resnet50_fpn_coco-eeacb38b.pth")

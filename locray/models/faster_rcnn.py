@@ -101,34 +101,27 @@ class FasterRcnn(nn.Module):
         self.rpn.head = _InFloat32(self.rpn.head)
         self.roi_heads.box_predictor = _InFloat32(self.roi_heads.box_predictor)
 
-    def maps(self, images_u8: Tensor) -> list[Tensor]:
+    def _maps(self, images_u8: Tensor) -> list[Tensor]:
         """Maps of the pyramid, finest first."""
         maps: list[Tensor] = self.neck(self.backbone(self.normalise(images_u8)))
         return maps
-
-    def candidates(self, images_u8: Tensor) -> Candidates:
-        """Proposals for (B, 3, S, S) uint8 RGB images, with their level as label id: one static graph."""
-        return self._proposals(self.maps(images_u8))
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
         """See `LabelModel.predict`."""
         return self.postprocess(self.network(images_u8))
 
     def network(self, images_u8: Tensor) -> tuple[Tensor, ...]:
-        """See `LabelModel.network`: proposals before suppression, and the maps of the pyramid."""
-        maps = self.maps(images_u8)
+        """See `LabelModel.network`: proposals before suppression, with their level as label id, and the maps."""
+        maps = self._maps(images_u8)
         return (*self._proposals(maps), *maps)
 
     def postprocess(self, outputs: Sequence[Tensor]) -> PredictedBoxes:
         """See `LabelModel.postprocess`."""
-        found = self._second_stage(outputs)
+        found = self.second_stage(outputs)
         return suppress(found, self.roi_heads.nms_thresh, self.max_detections, self.input_size_px)
 
-    def last_candidates(self, images_u8: Tensor) -> Candidates:
-        """Candidates of the second stage, before its suppression."""
-        return self._second_stage(self.network(images_u8))
-
-    def _second_stage(self, outputs: Sequence[Tensor]) -> Candidates:
+    def second_stage(self, outputs: Sequence[Tensor]) -> Candidates:
+        """Candidates of the second stage, before their suppression, from the outputs of `network`."""
         boxes, scores, levels, *maps = outputs
         num_proposals = self.rpn.post_nms_top_n()
         proposed = suppress(Candidates(boxes, scores, levels), self.rpn.nms_thresh, num_proposals, self.input_size_px)
@@ -138,7 +131,7 @@ class FasterRcnn(nn.Module):
         """See `LabelModel.loss`. Objects without a box are ignored."""
         lists = target_lists(targets, first_label=1)
         frames = [(self.input_size_px, self.input_size_px)] * len(images_u8)
-        maps = self._named(self.maps(images_u8))
+        maps = self._named(self._maps(images_u8))
         proposals, first = self.rpn(ImageList(images_u8, frames), maps, lists)
         _, second = self.roi_heads(maps, proposals, frames, lists)
         parts = {_LOSS_NAMES[name]: part for name, part in {**second, **first}.items()}

@@ -152,24 +152,20 @@ def _loss(model, batch, targets):
 
 @pytest.mark.slow
 def test_what_leads_to_the_candidates_is_one_static_graph(detector):
-    exported = torch.export.export(_Candidates(detector.eval()), (images(2).contiguous(),))
+    exported = torch.export.export(_StaticPart(detector.eval()), (images(2).contiguous(),))
     batch = images(2, seed=1).contiguous()
     with torch.no_grad():
-        for one, two in zip(exported.module()(batch), detector.candidates(batch), strict=True):
+        for one, two in zip(exported.module()(batch), detector.network(batch), strict=True):
             torch.testing.assert_close(one, two)
 
 
-class _Candidates(nn.Module):
+class _StaticPart(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
 
     def forward(self, batch):
-        return tuple(self.model.candidates(batch))
-
-
-def last(model):
-    return getattr(model, "last_candidates", model.candidates)
+        return tuple(self.model.network(batch))
 
 
 @pytest.mark.slow
@@ -187,7 +183,9 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
     ours = build_model(f"detector/{name}", 3, size, str(tmp_path / "weights.pth")).eval()
     with torch.no_grad():
         # A floor that leaves fewer than either keeps: what is beyond that, each leaves out in its own way.
-        ours.score_floor = floor = float(last(ours)(batch).scores.sort(descending=True).values[:, 250].max())
+        outputs = ours.network(batch)
+        last = ours.second_stage(outputs) if name == "faster_rcnn" else outputs
+        ours.score_floor = floor = float(last.scores.sort(descending=True).values[:, 250].max())
         rules = own.roi_heads if name == "faster_rcnn" else own
         rules.score_thresh, rules.detections_per_img = floor, ours.max_detections
         wanted = own(list(batch.float() / 255))
