@@ -90,8 +90,9 @@ def compile(config: CompileConfig, console: Console) -> ExitCode:  # noqa: A001 
     summary = compile_model(config, console.report)
     console.result(summary.to_dict())
     if summary.package is None:
-        _log.info(f"Nothing was written: {summary.reason}")
-    return ExitCode.DONE if summary.agrees else ExitCode.UNEXPECTED
+        log = _log.info if summary.diff.agrees else _log.error
+        log(f"Nothing was written: {summary.reason}")
+    return ExitCode.DONE if summary.diff.agrees else ExitCode.UNEXPECTED
 
 
 def label(config: LabelConfig, console: Console) -> ExitCode:

@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,36 +36,46 @@ from locray.sources import open_source
 COMPARED_BATCHES = 2
 ROUNDS = 5
 
+_SHOWN_OF_KEY = {schema.MODEL_ID, "precision", "batch_size", "num_threads", "processor"}
 _INDUCTOR: dict[str, Any] = {"freezing": True, "compile_threads": 1, "aot_inductor.precompile_headers": False}
 _LIMITS = DecodeLimits(max_bytes=256 * 2**20, max_pixels=178_956_970)
 
 
 @dataclass(frozen=True, slots=True)
 class CompileSummary:
-    """The compiled network beside the eager one, as `--json` prints it."""
+    """The compiled network compared with the eager one."""
 
-    model_id: str
     package: str | None
     """URI of the package; None if none was written."""
     reason: str | None
     """Why none was written."""
-    agrees: bool
-    precision: str
-    batch_size: int
-    threads: int
-    processor: str
+    key: CompileKey
     compile_s: float
     compared_images: int
-    same_class: float
-    same_box: float
-    score_difference: float
+    diff: OutputDiff
     eager_images_per_s: float
     compiled_images_per_s: float
-    speedup: float
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast the compiled network is."""
+        return self.compiled_images_per_s / self.eager_images_per_s
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, rounded for reading."""
-        return {name: round(value, 4) if isinstance(value, float) else value for name, value in asdict(self).items()}
+        """Plain values, rounded for reading, as `--json` prints them."""
+        values = {
+            "package": self.package,
+            "reason": self.reason,
+            "agrees": self.diff.agrees,
+            **self.key.model_dump(include=_SHOWN_OF_KEY),
+            "compile_s": self.compile_s,
+            "compared_images": self.compared_images,
+            **self.diff._asdict(),
+            "eager_images_per_s": self.eager_images_per_s,
+            "compiled_images_per_s": self.compiled_images_per_s,
+            "speedup": self.speedup,
+        }
+        return {name: round(value, 4) if isinstance(value, float) else value for name, value in values.items()}
 
 
 def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
@@ -85,16 +95,16 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
     _check_writable(output)
     artifact = load_artifact(model_uri)
     if artifact.info.int8_ranges is not None:
-        raise UsageError(f"{model_uri} computes in 8-bit integers, which are not compiled. It labels as fast without")
-    size_px = artifact.info.input_size
+        raise UsageError(f"{model_uri} computes in 8-bit integers: compile the model that it was made of")
     num_threads = config.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(num_threads)
     keep_freed_memory()
     cpu = torch.device("cpu")
     dtype = dtype_for(config.precision, cpu)
-    precision = str(dtype).removeprefix("torch.")
-    key = CompileKey.for_this_machine(artifact.model_id, precision, config.batch_size, num_threads)
-    batches = _batches(config, size_px)
+    key = CompileKey.for_this_machine(
+        artifact.model_id, str(dtype).removeprefix("torch."), config.batch_size, num_threads
+    )
+    batches = _batches(config, artifact.info.input_size)
     eager = Network(artifact.model, cpu, dtype)
 
     report(Progress("compiling"))
@@ -104,33 +114,22 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
 
     report(Progress("comparing"))
     compiled = eager.with_compiled(open_package(package))
-    diff = OutputDiff.of(*(_predictions(network, batches) for network in (eager, compiled)))
     eager_s, compiled_s = _batch_seconds([eager, compiled], batches[0])
-    speedup = eager_s / compiled_s
-    reason = _reason_against(diff, speedup, config.min_speedup)
-    written = None
-    if reason is None:
-        report(Progress("writing"))
-        record = PackageRecord.of(key, package, speedup)
-        written = write_package(output, record, package, trust=config.output is None)
-    return CompileSummary(
-        model_id=artifact.model_id,
-        package=written,
-        reason=reason,
-        agrees=diff.agrees,
-        precision=precision,
-        batch_size=config.batch_size,
-        threads=num_threads,
-        processor=key.processor,
+    summary = CompileSummary(
+        package=None,
+        reason=None,
+        key=key,
         compile_s=compile_s,
         compared_images=sum(map(len, batches)),
-        same_class=diff.same_class,
-        same_box=diff.same_box,
-        score_difference=diff.score_difference,
+        diff=OutputDiff.of(*(_predictions(network, batches) for network in (eager, compiled))),
         eager_images_per_s=config.batch_size / eager_s,
         compiled_images_per_s=config.batch_size / compiled_s,
-        speedup=speedup,
     )
+    reason = _reason_against(summary.diff, summary.speedup, config.min_speedup)
+    if reason is not None:
+        return replace(summary, reason=reason)
+    record = PackageRecord.of(key, package, summary.speedup)
+    return replace(summary, package=write_package(output, record, package, trust=config.output is None))
 
 
 def _check_compiler() -> None:
