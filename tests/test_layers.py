@@ -44,7 +44,8 @@ ROOMS = {
         *("training", "evaluation", "report"),
     },
     "cli": {
-        *("config", "ray_runtime", "convert", "labelling", "verification", "nightly", "report", "demo", "api"),
+        *("config", "ray_runtime", "datasets", "convert", "labelling", "verification", "nightly", "report", "demo"),
+        "api",
     },
     "__main__": {"cli"},
 }

@@ -10,6 +10,7 @@ from locray.cli import results
 from locray.cli.console import Console, format_value, format_values
 from locray.config import (
     CompileConfig,
+    ConvertConfig,
     DemoConfig,
     EvaluateConfig,
     ExportModelConfig,
@@ -44,6 +45,14 @@ def demo(config: DemoConfig, console: Console) -> ExitCode:
 def preview(config: PreviewConfig, console: Console) -> ExitCode:
     """`locray preview`."""
     from locray.report.preview import preview as run
+
+    console.result(run(config, console.report).to_dict())
+    return ExitCode.DONE
+
+
+def convert(config: ConvertConfig, console: Console) -> ExitCode:
+    """`locray convert`."""
+    from locray.datasets.conversion import convert as run
 
     console.result(run(config, console.report).to_dict())
     return ExitCode.DONE

@@ -172,7 +172,7 @@ def test_verify_tells_by_its_exit_code(folder: Path) -> None:
     assert damaged.returncode == 6, damaged
     assert json.loads(damaged.stdout)["faults"]["schema"]["count"] == 1
     told = " ".join(damaged.stderr.split())
-    assert "schema: the table, or a file, has other columns" in told
+    assert "schema: the table or a file has other columns" in told
     assert f"{folder}/t is damaged or inconsistent: schema" in told
 
 
