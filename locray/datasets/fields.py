@@ -78,32 +78,14 @@ def json_object(data: bytes, where: str) -> dict[str, Any]:
         UsageError: not JSON (the message names line and column), or not an object.
     """
     try:
-        document = _parsed(decode_text(data, where))
+        document = json.loads(decode_text(data, where))
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}).") from None
-    except RecursionError:
-        raise UsageError(f"{where}: nested too deeply to be annotations.") from None
+    except (ValueError, RecursionError) as error:  # a number of too many digits, or nested too deeply
+        raise UsageError(f"{where}: JSON that can't be parsed ({error}).") from None
     if not isinstance(document, dict):
         raise UsageError(f"{where}: found {abbreviate(document)}, expected a JSON object.")
     return document
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise
-    except ValueError:
-        # An integer with more digits than Python parses. A hook makes parsing several times slower, so it comes second.
-        return json.loads(text, parse_int=_integer_or_text)
-
-
-def _integer_or_text(digits: str) -> int | str:
-    """A string if there are too many digits: then the field is reported like any other that is no number."""
-    try:
-        return int(digits)
-    except ValueError:
-        return digits
 
 
 def json_list(document: Mapping[str, Any], key: str, where: str) -> list[Any]:

@@ -22,14 +22,6 @@ def document(images=({"id": 1, "file_name": "a.jpg", "width": 100, "height": 80}
     return json.dumps(content)
 
 
-HUGE = "huge"
-"""Placeholder of an integer with more digits than Python parses."""
-
-
-def huge(text):
-    return text.replace(f'"{HUGE}"', "9" * 5000)
-
-
 def parsed(text):
     return parse_coco(text.encode(), "train.json")
 
@@ -78,7 +70,7 @@ def test_annotations_without_an_id_are_taken():
     ("text", "message"),
     [
         ("{", "train.json, line 1, column 2: not JSON"),
-        ("[" * 100_000, "train.json: nested too deeply"),
+        ("[" * 100_000, "train.json: JSON that can't be parsed"),
         ("[]", r"train.json: found \[\], expected a JSON object"),
         ('{"info": 1}', "train.json: found the fields info; missing categories"),
         ('{"categories": [], "images": {}}', "train.json, field images: found {}, expected a list"),
@@ -93,21 +85,15 @@ def test_annotations_without_an_id_are_taken():
         (document(objects=[entry(3, bbox=(1, 2, 3, float("nan")))]), "annotation 3, field bbox: found NaN"),
         (document(objects=[entry(3, image_id=None)]), "annotation 3, field image_id: found nothing, expected an id"),
         (document(objects=[entry(3, bbox=(1, 2, 3, 10**400))]), r"annotation 3, field bbox: found 10*\.{3}, expected"),
-        (huge(document(objects=[entry(3, bbox=(1, 2, 3, HUGE))])), "annotation 3, field bbox: found '9*', expected a"),
+        (document().replace("100", "9" * 5000), "train.json: JSON that can't be parsed"),
         (document(objects=[entry(3, iscrowd=10**400)]), "annotation 3, field iscrowd: found 1000"),
         (document([{"id": 1, "file_name": "a", "width": 10**400}]), "image 1, field width: found 1000"),
-        (huge(document([{"id": 1, "file_name": "a", "height": HUGE}])), "image 1, field height: found '999"),
         (document([{"id": 1, "file_name": "a", "height": 1e300}]), r"image 1, field height: found 1e\+300, expected a"),
     ],
 )  # fmt: skip
 def test_errors_name_entry_and_field(text, message):
     with pytest.raises(UsageError, match=message):
         parsed(text)
-
-
-def test_huge_numbers_in_unused_fields_are_ignored():
-    text = huge(document(objects=[entry(3, area=HUGE), entry(10**30)], info={"year": HUGE}))
-    assert len(parsed(text).images[0].objects) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from tests.helpers.metric_results import BOX, FAR, result
 
 
 def test_error_by_hand() -> None:
-    judged = ScoredDetections(np.array([0.95, 0.95, 0.6, 0.0]), np.array([True, False, True, False]), 3)
-    found = calibration(judged, num_bins=10)
+    detections = ScoredDetections(np.array([0.95, 0.95, 0.6, 0.0]), np.array([True, False, True, False]), 3)
+    found = calibration(detections, num_bins=10)
     assert [(one.low, one.count, one.accuracy) for one in found.bins] == [
         (0, 1, 0),
         (pytest.approx(0.5), 1, 1),
@@ -32,20 +32,20 @@ def test_a_score_of_one_lies_in_the_last_bin() -> None:
 
 
 def test_the_best_threshold_by_hand() -> None:
-    judged = ScoredDetections(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
-    cut = best_threshold(judged)
-    assert cut is not None
-    assert (cut.score_threshold, cut.f1) == (0.8, pytest.approx(0.8))
-    assert (cut.precision, cut.recall) == (pytest.approx(2 / 3), 1)
+    detections = ScoredDetections(np.array([0.9, 0.8, 0.8, 0.3]), np.array([True, True, False, False]), 2)
+    best = best_threshold(detections)
+    assert best is not None
+    assert (best.score_threshold, best.f1) == (0.8, pytest.approx(0.8))
+    assert (best.precision, best.recall) == (pytest.approx(2 / 3), 1)
     assert best_threshold(ScoredDetections(np.array([0.9]), np.array([False]), 2)) is None
 
 
 def test_which_detections_count() -> None:
-    one_each = score_detections(
+    single = score_detections(
         [result([("a", BOX)], [("a", 0.9, FAR)]), result([], [("a", 0.4, BOX)]), result([("b", BOX)], [])]
     )
-    assert one_each.scores.tolist() == [0.9, 0.4]
-    assert (one_each.is_true_positive.tolist(), one_each.num_ground_truth) == ([True, False], 2)
+    assert single.scores.tolist() == [0.9, 0.4]
+    assert (single.is_true_positive.tolist(), single.num_ground_truth) == ([True, False], 2)
     found = [("a", 0.9, FAR), ("a", 0.8, BOX)]
     many = score_detections([result([("a", BOX)], found), result([("a", BOX)], found[1:], crowds={0})])
     assert many.scores.tolist() == [0.9, 0.8]
