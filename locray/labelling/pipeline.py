@@ -7,11 +7,9 @@ import functools
 import logging
 import os
 import pickle
-import threading
-import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -24,8 +22,10 @@ from locray.labelling.crashes import MAX_CRASHES, defer_unit
 from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
 from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import Worklist, num_units
+from locray.ray_runtime.crashes import CrashCounter
+from locray.ray_runtime.data import closing_execution, map_blocks
 from locray.ray_runtime.logs import log_to_worker_file
-from locray.ray_runtime.start import check_gpus, map_blocks, start_ray
+from locray.ray_runtime.start import check_gpus, start_ray
 
 _log = logging.getLogger(__name__)
 
@@ -34,11 +34,6 @@ UNITS_PER_WAVE = 8192
 
 _NICENESS = 10
 """Of what fetches and decodes: see docs/decisions/inference.md for what it brings."""
-
-_EXECUTION_THREADS = ("iter_threaded", "StreamingExecutor", "ray-data-metadata-prefetch")
-"""What Ray Data calls those threads of an execution that ask Ray for something; the names are private to it."""
-
-_THREADS_END_WITHIN_S = 10.0
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -74,21 +69,22 @@ class Pipeline:
         from ray.exceptions import OutOfDiskError
 
         layout = _Layout.for_cluster(self.num_predictors, self.predict)
+        crash_counter = CrashCounter()
         total = num_units(worklist)
         try:
             for first_unit in range(0, total, self.units_per_wave):
                 units = min(self.units_per_wave, total - first_unit)
-                yield from self._wave(worklist, first_unit, units, layout)
+                yield from self._wave(worklist, first_unit, units, layout, crash_counter)
         except OutOfDiskError as error:
             raise StoreError(
                 "no space is left on a node of the cluster, neither in Ray's object store nor on the disk that it "
                 "spills to. Free some there (`ray memory` shows who holds what), or start Ray with "
                 "--object-spilling-directory on a larger disk"
             ) from error
-        finally:
-            _Attempts.forget_all()
 
-    def _wave(self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout") -> Iterator[pa.Table]:
+    def _wave(
+        self, worklist: Worklist, first_unit: int, wave_units: int, layout: "_Layout", crash_counter: CrashCounter
+    ) -> Iterator[pa.Table]:
         import ray
 
         fetch_decode = FetchDecode(worklist, self.decode.for_run(worklist.num_images, layout.num_cpus))
@@ -96,10 +92,12 @@ class Pipeline:
         def decode_unit(block: dict[str, Any]) -> pa.Table:
             log_to_worker_file()
             _lower_priority()
-            try:
-                return fetch_decode(first_unit + int(block[_UNIT][0]), _crashes())
-            except LocrayError as error:
-                return _block_of(error)
+            unit = first_unit + int(block[_UNIT][0])
+            with crash_counter.task_attempt(f"decode unit {unit}") as crashes:
+                try:
+                    return fetch_decode(unit, crashes)
+                except LocrayError as error:
+                    return _block_of(error)
 
         units = ray.data.range(wave_units, override_num_blocks=wave_units)
         decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
@@ -107,39 +105,18 @@ class Pipeline:
             decoded,
             _PredictStage,
             max_rows_per_block=worklist.unit_size,
-            fn_constructor_args=(self.predict, layout.threads_per_predictor),
+            fn_constructor_args=(self.predict, layout.threads_per_predictor, crash_counter),
             batch_format="pyarrow",
             num_cpus=layout.cpus_per_predictor,
             num_gpus=layout.gpus_per_predictor,
             compute=ray.data.ActorPoolStrategy(size=min(layout.num_predictors, wave_units)),
         )
         blocks = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
-        with _ending_for_good(cast("Generator[pa.Table]", iter(blocks))) as tables:
+        with closing_execution(cast("Generator[pa.Table]", iter(blocks))) as tables:
             for rows in tables:
                 if _ERROR in rows.column_names:
                     raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
                 yield rows
-
-
-@contextmanager
-def _ending_for_good(tables: Generator[pa.Table]) -> Iterator[Generator[pa.Table]]:
-    """Ends an execution of Ray Data with the block, and waits for its threads, which Ray Data leaves to themselves.
-
-    One of them that asks for its next block when Ray has been stopped ends this process, with exit code 1.
-    """
-    before = set(threading.enumerate())
-    try:
-        with closing(tables):
-            yield tables
-    except BaseException as error:
-        # Ray Data's iterators end with their frames, which a traceback keeps.
-        traceback.clear_frames(error.__traceback__)
-        raise
-    finally:
-        until = time.monotonic() + _THREADS_END_WITHIN_S
-        for thread in set(threading.enumerate()) - before:
-            if thread.name.startswith(_EXECUTION_THREADS):
-                thread.join(max(0.0, until - time.monotonic()))
 
 
 @functools.cache
@@ -151,62 +128,12 @@ def _lower_priority() -> None:
     os.nice(_NICENESS)
 
 
-def _crashes() -> int:
-    """How often the task that this is has been begun before: Ray starts it again, without end, when its worker dies."""
-    from ray._private.worker import global_worker
-
-    return int(global_worker.core_worker.get_current_task_attempt_number())  # type: ignore[attr-defined]
-
-
-class _Attempts:
-    """How often something was begun and not finished, as Ray doesn't tell an actor's task how often it was begun.
-
-    The counts lie in Ray's own store of keys: they outlive every worker, and no process has to be started for them.
-    A run never depends on them: where the store doesn't answer, the attempt counts as the first.
-    """
-
-    @staticmethod
-    def _key(what: str) -> str:
-        import ray
-
-        return f"locray-attempts-{ray.get_runtime_context().get_job_id()}-{what}"
-
-    @classmethod
-    def begin(cls, what: str) -> int:
-        """Takes note of one more attempt. Returns how many before it came to no end."""
-        from ray.exceptions import RayError
-        from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-
-        before = 0
-        with suppress(RayError):
-            before = int(_internal_kv_get(cls._key(what)) or 0)
-            _internal_kv_put(cls._key(what), str(before + 1))
-        return before
-
-    @classmethod
-    def finish(cls, what: str) -> None:
-        """Takes note that it is done; were it begun once more, it would be as new."""
-        cls._delete(what)
-
-    @classmethod
-    def forget_all(cls) -> None:
-        """Deletes what this job has counted and not finished."""
-        cls._delete("", del_by_prefix=True)
-
-    @classmethod
-    def _delete(cls, what: str, *, del_by_prefix: bool = False) -> None:
-        from ray.exceptions import RayError
-        from ray.experimental.internal_kv import _internal_kv_del
-
-        with suppress(RayError):
-            _internal_kv_del(cls._key(what), del_by_prefix=del_by_prefix)
-
-
 class _PredictStage:
     """A model worker. What stops it, or stopped the stage before it, goes on to the driver as a block."""
 
-    def __init__(self, settings: PredictorSettings, num_threads: int | None) -> None:
+    def __init__(self, settings: PredictorSettings, num_threads: int | None, crash_counter: CrashCounter) -> None:
         log_to_worker_file()
+        self._crash_counter = crash_counter
         try:
             with _ending_with_the_gpu():
                 self._label: Callable[[pa.Table], pa.Table] = self._load(settings, num_threads)
@@ -217,35 +144,31 @@ class _PredictStage:
     def _load(self, settings: PredictorSettings, num_threads: int | None) -> Callable[[pa.Table], pa.Table]:
         import ray
 
-        me = ray.get_runtime_context().get_actor_id()
-        crashes = _Attempts.begin(f"model-{me}")
-        if crashes >= MAX_CRASHES:
-            raise WorkersFailedError(
-                f"{crashes} processes died over loading the model: too little memory for it, or a crash of its "
-                "libraries. Ray's log folder holds what they said last (`worker-*.err`)"
-            )
-        if num_threads is not None:
-            # Waiting threads of a network sleep. By default they spin, on the cores that decoders need.
-            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        # Here, as the driver has no use for torch.
-        from locray.labelling.predictor import Predictor
+        # The actor's id stays when Ray restarts it.
+        with self._crash_counter.attempt(f"load model {ray.get_runtime_context().get_actor_id()}") as crashes:
+            if crashes >= MAX_CRASHES:
+                raise WorkersFailedError(
+                    f"{crashes} processes died over loading the model: too little memory for it, or a crash of its "
+                    "libraries. Ray's log folder holds what they said last (`worker-*.err`)"
+                )
+            if num_threads is not None:
+                # Waiting threads of a network sleep. By default they spin, on the cores that decoders need.
+                os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            # Here, as the driver has no use for torch.
+            from locray.labelling.predictor import Predictor
 
-        if crashes:  # compiled code that crashes the process here does so when it is loaded and tried
-            settings = replace(settings, packages=NO_PACKAGES)
-        predictor = Predictor(settings, num_threads)
-        _Attempts.finish(f"model-{me}")
+            if crashes:  # compiled code that crashes the process here does so when it is loaded and tried
+                settings = replace(settings, packages=NO_PACKAGES)
+            predictor = Predictor(settings, num_threads)
         _log.info("loaded the model %s on %s", settings.model_uri, predictor.device)
         return predictor
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         if _ERROR in decoded.column_names:
             return decoded.select([_ERROR]).filter(decoded[_ERROR].is_valid()).slice(0, 1)
-        unit = f"unit-{decoded[schema.ORDINAL][0].as_py()}"
-        crashes = _Attempts.begin(unit)
-        with _ending_with_the_gpu():
-            rows = self._label(defer_unit(decoded, crashes) if crashes >= MAX_CRASHES else decoded)
-        _Attempts.finish(unit)
-        return rows
+        unit = f"predict unit from {decoded[schema.ORDINAL][0].as_py()}"
+        with self._crash_counter.attempt(unit) as crashes, _ending_with_the_gpu():
+            return self._label(defer_unit(decoded, crashes) if crashes >= MAX_CRASHES else decoded)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Starting, reaching and quieting Ray: the only place for its private names."""
+"""Ray: starting it, keeping it quiet, and its private names, each with a public fallback."""

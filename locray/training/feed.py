@@ -4,7 +4,6 @@ A task of Ray Data costs several processes some time besides making the batch, s
 """
 
 import os
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,6 @@ from locray.training.plan import TrainPlan
 START, END = "start", "end"
 """Columns of a unit: its first step, and the step after its last."""
 
-_SECONDS_BETWEEN_STEPS = 0.02
 _MAX_UNIT_BYTES = 16 << 20
 _MAX_STEPS_PER_UNIT = 16
 
@@ -113,27 +111,6 @@ class BatchActor:
     def __call__(self, block: Mapping[str, Any]) -> Batch:
         """Makes the batches of one unit."""
         return self._feed.make(range(int(block[START][0]), int(block[END][0])))
-
-
-class ExecutorThrottle:
-    """Lets the executor of Ray Data sleep between its steps.
-
-    With enough batches made, no task is under way, and Ray 2.60's executor then turns without waiting: its thread took
-    half of the processor of the training that it runs beside. This is an `ExecutionCallback`.
-    """
-
-    def before_execution_starts(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def on_execution_step(self, executor: Any) -> None:  # noqa: ARG002
-        """Sleeps."""
-        time.sleep(_SECONDS_BETWEEN_STEPS)
-
-    def after_execution_succeeds(self, executor: Any) -> None:
-        """Nothing to do."""
-
-    def after_execution_fails(self, executor: Any, error: Exception) -> None:
-        """Nothing to do."""
 
 
 def stand_back_here() -> None:

@@ -5,6 +5,7 @@ shares equal, and all workers take the same number of steps.
 """
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -20,9 +21,10 @@ from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFaile
 from locray.models.architectures import build_model
 from locray.models.interface import LabelModel
 from locray.progress import Progress, Report
-from locray.ray_runtime.start import check_gpus, start_ray
+from locray.ray_runtime.data import pause_between_steps
+from locray.ray_runtime.start import check_gpus, start_local_actor, start_ray
 from locray.training.checkpoints import CheckpointStore, Latest, Place
-from locray.training.feed import END, START, BatchActor, ExecutorThrottle, Feed, stand_back_here
+from locray.training.feed import END, START, BatchActor, Feed, stand_back_here
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, use_deterministic_algorithms
 from locray.training.plan import TrainPlan
@@ -39,6 +41,7 @@ _ALLOCATOR = {
 }
 _BYTES_AHEAD = 64 << 20
 _MOST_BATCH_ACTORS = 8
+_SECONDS_BETWEEN_STEPS = 0.02
 _UNITS_AT_ONCE = 4096
 _UNITS_READY = 2
 
@@ -110,7 +113,6 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
     import ray
     from ray import train
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     assert isinstance(model, torch.nn.Module)
     nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
@@ -127,7 +129,7 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
         "on_gpus": on_gpus,
     }
     # On the driver's node: the loss of another node must not end it.
-    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(ProgressActor).remote()
+    actor = start_local_actor(ProgressActor)
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=config | {"progress_actor": actor},
@@ -141,7 +143,7 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
             request_stop=actor.request_stop.remote,
             report=report,
         )
-    except TrainingFailedError as error:
+    except train.TrainingFailedError as error:
         raise _cause(error, plan) from error
     if status.failure is not None:
         raise UsageError(status.failure)
@@ -273,8 +275,14 @@ class _Feeder:
     In the worker's own process the executor's threads hold Python's lock whenever the training wants to go on.
     """
 
-    def units(self, feed: Feed, place: Place, *, stand_back: bool) -> Iterator[dict[str, Any]]:
-        """The batches from a place to the end of the run, unit by unit; made while the network learns."""
+    def __init__(self, feed: Feed, place: Place, *, stand_back: bool) -> None:
+        self._units = self._make_units(feed, place, stand_back=stand_back)
+
+    def next_unit(self) -> dict[str, Any]:
+        """The batches of the next unit, from the run's place on; made while the network learns."""
+        return next(self._units)
+
+    def _make_units(self, feed: Feed, place: Place, *, stand_back: bool) -> Iterator[dict[str, Any]]:
         import ray.data
 
         if stand_back:
@@ -284,7 +292,7 @@ class _Feeder:
         # Batches made far ahead would take the processors from the training that they are for.
         ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
         context.execution_options.resource_limits = ahead
-        context.custom_execution_callback_classes = [ExecutorThrottle]  # type: ignore[list-item]
+        pause_between_steps(_SECONDS_BETWEEN_STEPS)
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         units = feed.units(place)
@@ -305,22 +313,15 @@ def _batches(plan: TrainPlan, place: Place, group: ProcessGroup) -> Iterator[dic
     """What the worker's feeder gives, as tensors; a few units wait ready-made."""
     import ray
 
-    feeder: Any = ray.remote(num_cpus=0, scheduling_strategy=_on_this_node())(_Feeder).remote()
     feed = Feed(plan, group.rank)
-    stream = feeder.units.options(num_returns="streaming", _generator_backpressure_num_objects=_UNITS_READY).remote(
-        feed, place, stand_back=group.device.type == "cpu"
-    )
-    for unit, reference in zip(feed.units(place), stream, strict=True):
-        for batch in feed.split(ray.get(reference), unit):
+    feeder = start_local_actor(_Feeder, feed, place, stand_back=group.device.type == "cpu")
+    to_request = feed.units(place)
+    requested = deque(feeder.next_unit.remote() for _ in islice(to_request, _UNITS_READY))
+    for unit in feed.units(place):
+        requested.extend(feeder.next_unit.remote() for _ in islice(to_request, 1))
+        for batch in feed.split(ray.get(requested.popleft()), unit):
             # Copied: what lies in the object store can't be written to, which torch wants to be able to.
             yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
-
-
-def _on_this_node() -> Any:
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 def _num_batch_actors(num_workers: int) -> int:

@@ -16,7 +16,7 @@ from tests.helpers.commands import PROJECT_ROOT
 
 A_RUN = """
 import logging, os, sys, time
-from locray.ray_runtime import start
+from locray.ray_runtime.quiet import quiet_stderr
 from locray.cli.console import Console
 from locray.progress import Progress
 
@@ -24,7 +24,7 @@ console = Console(log_format=sys.argv[1])
 showing = console.show_log("info")
 showing.__enter__()
 console.report(Progress("starting", 0, 40))
-start._quiet_stderr()
+quiet_stderr()
 os.write(2, b"Actor has constructor arguments in the object store and max_restarts > 0. See the web\\n")
 os.write(2, b"a real trouble\\n")
 time.sleep(0.5)

@@ -115,7 +115,7 @@ def main() -> None:
     open_existing_table(str(TABLE)).create_checkpoint()
     label(ARTIFACT, [6, 7], DATES[1], damaged=False)
     writer = label(ARTIFACT, [TRUNCATED], DATES[1], damaged=False, replace=True)
-    config_hash = Identity.of(str(ARTIFACT), InferenceOptions()).config_hash
+    config_hash = Identity.of(str(ARTIFACT), InferenceOptions()).key.config_hash
     summary = LabelSummary("20260103T000000000-00000000", writer.model_id, "golden", 8, 6, 2, config_hash=config_hash)
     run = NightlyRun(str(TABLE), BUCKET, DATES[1], summary, ExitCode.DONE)
     run.deleted = list_deleted(

@@ -10,29 +10,12 @@ from deltalake import DeltaTable
 from PIL import Image
 
 from locray import schema
-from locray.errors import UsageError
-from locray.ray_runtime.start import check_gpus
 from tests.helpers.commands import PROJECT_ROOT
-
-
-def test_a_machine_alone_that_has_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(UsageError, match=r"--device gpu: Ray finds no GPU on this machine.*RAY_ADDRESS"):
-        check_gpus("gpu", 0)
-    check_gpus("gpu", 1)
-    check_gpus("auto", 0)
-    check_gpus("cpu", 0)
-
-
-def test_a_cluster_may_have_some_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "auto")
-    check_gpus("gpu", 0)
-
 
 LABELS = """
 import sys
 import ray
-from locray.ray_runtime import start
+from locray.ray_runtime import data
 from locray.config import LabelConfig
 from locray.labelling import pipeline
 from locray.labelling.run import label
@@ -40,7 +23,7 @@ from locray.progress import ignore
 
 images, artifact, table, fallback = sys.argv[1:]
 if fallback:
-    start._MAP_WHOLE_BLOCKS = ()
+    data._MAP_WHOLE_BLOCKS = ()
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 config = LabelConfig(images=images, model=artifact, table=table, unit_size=64)
 blocks = []

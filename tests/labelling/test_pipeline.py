@@ -2,13 +2,9 @@
 
 import subprocess
 import sys
-import threading
-from collections.abc import Generator
 
-import pyarrow as pa
 import pytest
 
-from locray.labelling.pipeline import _ending_for_good
 from tests.helpers.commands import PROJECT_ROOT
 
 RUNS = """
@@ -76,19 +72,3 @@ def test_waves_give_each_image_once_and_errors_reach_the_driver(
     assert model.startswith("UsageError no model at /absent/model: ")
     assert closed == "True True []"
     assert done.stderr == ""
-
-
-@pytest.mark.slow
-def test_an_interrupted_execution_ends_its_threads() -> None:
-    from ray.data._internal.block_batching.util import iter_threaded
-
-    def interrupted() -> Generator[pa.Table]:
-        batches = iter_threaded(iter(range(9)), lambda items: items)
-        for item in batches:
-            yield item
-            raise KeyboardInterrupt
-
-    # Who holds the exception holds its frames, and with them whatever is open there.
-    with pytest.raises(KeyboardInterrupt) as held, _ending_for_good(interrupted()) as items:
-        list(items)
-    assert "iter_threaded" not in {thread.name for thread in threading.enumerate()}, held
