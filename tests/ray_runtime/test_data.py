@@ -47,6 +47,7 @@ def test_a_thread_that_never_ends_costs_time_at_most(
     thread.join()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own defaults
 def test_executions_pause_between_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.data import DataContext
 
