@@ -16,8 +16,8 @@ from benchmarks.peers.job import num_cores
 from locray import schema
 from locray.config import LabelConfig
 from locray.labelling.committer import Committer
-from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.fetch_decode import decode_rows, resizer_for
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.table.writer import TableWriter
@@ -38,19 +38,19 @@ def breakdown(folder: Path, model: str, compiled: str, images_per_s_steady: floa
     cores = num_cores()
     with tempfile.TemporaryDirectory() as table:
         config = LabelConfig(images=str(folder), model=model, table=table, compiled=compiled)
-        identity = Identity.of(model, config)
+        spec = ModelSpec.read(model, config)
         files = sorted(map(str, folder.iterdir()))
-        settings = identity.decode.for_run(len(files), cores)
-        predictor = Predictor(identity.predict, cores)
+        resizer = resizer_for(len(files), spec.input_size_px, cores)
+        predictor = Predictor(spec, cores)
         paths = files[:MAX_IMAGES]
         unknown = [pa.nulls(len(paths), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
         listing = pa.table([pa.array(paths), *unknown], schema=schema.LISTING_SCHEMA)
         rows = InlineWorklist.of(listing, len(paths)).read_unit(0)
-        predictor(decode_rows(rows, settings))
+        predictor(decode_rows(rows, spec, resizer=resizer))
 
-        decoding, decoded = _profiled(lambda: decode_rows(rows, settings))
+        decoding, decoded = _profiled(lambda: decode_rows(rows, spec, resizer=resizer))
         predicting, predicted = _profiled(lambda: predictor(decoded))
-        committing, _ = _profiled(lambda: _commit(predicted, table, identity, config))
+        committing, _ = _profiled(lambda: _commit(predicted, table, spec, config))
     count = len(paths)
     decode_s = _seconds(decoding, "decode.py", "decode_image")
     resize_s = _seconds(decoding, "letterbox.py", "letterbox_image")
@@ -72,11 +72,11 @@ def breakdown(folder: Path, model: str, compiled: str, images_per_s_steady: floa
     return found
 
 
-def _commit(predicted: pa.Table, table: str, identity: Identity, config: LabelConfig) -> None:
+def _commit(predicted: pa.Table, table: str, spec: ModelSpec, config: LabelConfig) -> None:
     committer = Committer(
-        TableWriter.claim(table, identity.model_id),
+        TableWriter.claim(table, spec.key.model_id),
         len(predicted),
-        stamp={schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "benchmark"},
+        stamp={schema.CONFIG_HASH: spec.key.config_hash, schema.RUN_ID: "benchmark"},
         run_date=config.run_date,
         commit_rows=config.commit_rows,
     )

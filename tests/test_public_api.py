@@ -19,7 +19,7 @@ import locray
 from locray import schema
 from locray.config import InferenceOptions
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.table.open import create_table
@@ -145,10 +145,10 @@ def test_the_signature_shows_the_options():
 
 def test_a_model_predicts_what_the_stages_of_label_do(model, artifact, images):
     config = InferenceOptions(device="cpu", precision="fp32", score_threshold=0)
-    identity = Identity.of(artifact, config)
-    assert (model.model_id, model.config_hash) == (identity.model_id, identity.config_hash)
+    spec = ModelSpec.read(artifact, config)
+    assert (model.model_id, model.config_hash) == (spec.key.model_id, spec.key.config_hash)
     worklist = InlineWorklist.of_uris([str(path) for path in images], len(images))
-    rows = Predictor(identity.predict)(decode_rows(worklist.read_unit(0), identity.decode)).to_pylist()
+    rows = Predictor(spec)(decode_rows(worklist.read_unit(0), spec)).to_pylist()
     predictions = model.predict(images)
     assert [found.error_code for found in predictions] == [None] * 4 + [locray.ErrorCode.TRUNCATED]
     for row, found in zip(rows, predictions, strict=True):

@@ -23,16 +23,18 @@ def decode(folder: Path, niceness: int) -> None:
     """Decodes until it is killed."""
     import pyarrow as pa
 
-    from locray.images.decode import DecodeLimits
-    from locray.labelling.fetch_decode import DecodeSettings, decode_rows
+    from locray.config import InferenceOptions
+    from locray.labelling.fetch_decode import decode_rows
+    from locray.labelling.model import ModelSpec
     from locray.labelling.worklist import InlineWorklist, num_units
     from locray.sources import open_source
+    from locray.table.key import PredictionKey
 
     os.nice(niceness)
-    settings = DecodeSettings(224, DecodeLimits(2**28, 2**28), concurrent_gets=64, timeout_s=60)
+    model = ModelSpec(PredictionKey("benchmark", ""), "", 224, InferenceOptions())
     worklist = InlineWorklist.of(pa.Table.from_batches(open_source(str(folder)).listing()), BATCH_SIZE)
     for unit in itertools.cycle(range(num_units(worklist))):
-        decode_rows(worklist.read_unit(unit), settings)
+        decode_rows(worklist.read_unit(unit), model)
 
 
 def predict(folder: Path, architecture: str) -> None:

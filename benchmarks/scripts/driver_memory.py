@@ -58,8 +58,8 @@ def main(num_images: int) -> None:
             committer.add(rows)
             assert policy.abort_reason(committer, time.monotonic()) is None
             processor_s += time.process_time() - before
-            if committer.answered % COMMIT_ROWS == 0:
-                print(f"{committer.answered:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")
+            if committer.done % COMMIT_ROWS == 0:
+                print(f"{committer.done:,} images, {committer.commits} commits: {resident_mib():.0f} MiB")
         committer.close()
         print(f"{committer.ok:,} images in {time.perf_counter() - started:.1f} s, including the time to make them up")
         print(f"{committer.ok / processor_s:,.0f} rows per second of a core")

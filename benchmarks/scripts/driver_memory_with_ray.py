@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from locray import schema
 from locray.config import LabelConfig
 from locray.labelling import pipeline
-from locray.labelling.fetch_decode import DecodeSettings
+from locray.labelling.model import ModelSpec
 from locray.labelling.run import label
 from locray.labelling.worklist import Worklist
 from locray.models.architectures import build_model
@@ -39,10 +39,11 @@ class BlackPictures:
     """Stands in for `FetchDecode`."""
 
     worklist: Worklist
-    settings: DecodeSettings
+    model: ModelSpec
+    resizer: str
 
     def __call__(self, unit: int, crashes: int) -> pa.Table:  # noqa: ARG002 (the shape of a stage)
-        rows, side = self.worklist.read_unit(unit), self.settings.input_size_px
+        rows, side = self.worklist.read_unit(unit), self.model.input_size_px
         pixels = pa.array(np.zeros(len(rows) * side * side * 3, dtype=np.uint8))
         same = {schema.WIDTH: 64, schema.HEIGHT: 48, schema.FORMAT: "jpeg", schema.STATUS: schema.STATUS_OK}
         columns = {name: rows[name] for name in rows.column_names}

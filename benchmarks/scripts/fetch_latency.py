@@ -15,9 +15,11 @@ import pyarrow as pa
 import pytest
 
 from locray import schema
-from locray.images.decode import DecodeLimits
-from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
+from locray.config import InferenceOptions
+from locray.labelling.fetch_decode import FetchDecode
+from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import InlineWorklist
+from locray.table.key import PredictionKey
 from tests.helpers.s3_server import S3Bucket, S3Server
 
 NUM_IMAGES = 1024
@@ -50,8 +52,9 @@ def test_latency(s3_server: S3Server, s3_bucket: S3Bucket, real_data: Path, monk
             assert proxy.stdout is not None
             monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.stdout.readline().strip())
             for unit_size, concurrent_gets in UNITS_AND_GETS:
-                settings = DecodeSettings(224, DecodeLimits(10**8, 10**8), concurrent_gets, timeout_s=60)
-                fetch_decode = FetchDecode(InlineWorklist.of(listing, unit_size), settings)
+                options = InferenceOptions(concurrent_gets=concurrent_gets)
+                model = ModelSpec(PredictionKey("benchmark", ""), "", 224, options)
+                fetch_decode = FetchDecode(InlineWorklist.of(listing, unit_size), model)
                 fetch_decode(0)
                 started = time.perf_counter()
                 for unit in range(NUM_IMAGES // unit_size):

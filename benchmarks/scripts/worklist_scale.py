@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from locray import schema
-from locray.labelling.worklist import Difference
+from locray.labelling.worklist import PendingImages
+from locray.table.key import PredictionKey
 from locray.table.open import open_table
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
@@ -66,9 +67,9 @@ def main(num_images: int) -> None:
         subprocess.run([sys.executable, "-m", "benchmarks.scripts.worklist_scale", str(num_images), uri], check=True)
         source: Any = Listing(num_images)
         started = time.perf_counter()
-        with Difference.open(source, open_table(uri), MODEL_ID, CONFIG_HASH) as difference:
-            counts = difference.counts()
-            worklist = difference.write(os.path.join(folder, "worklist"), unit_size=256)
+        with PendingImages.find(source, open_table(uri), PredictionKey(MODEL_ID, CONFIG_HASH)) as pending:
+            counts = pending.counts()
+            worklist = pending.write(os.path.join(folder, "worklist"), unit_size=256)
         wall_s = time.perf_counter() - started
     used = resource.getrusage(resource.RUSAGE_SELF)
     assert (counts.listed, counts.already_labelled, worklist.num_images) == (

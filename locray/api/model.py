@@ -16,10 +16,10 @@ from locray.boxes import Letterbox
 from locray.config import InferenceOptions
 from locray.errors import ErrorCode, StoreError, UsageError
 from locray.images.colour import to_rgb
-from locray.images.decode import DecodedImage, ImageFailure, decode_image
+from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
-from locray.images.letterbox import letterbox_image
-from locray.labelling.identity import Identity
+from locray.images.letterbox import decoded_side_px, letterbox_image
+from locray.labelling.model import ModelSpec
 
 if TYPE_CHECKING:
     pass
@@ -71,14 +71,14 @@ class Model:
         from locray.labelling.predictor import Predictor
         from locray.models.files import read_artifact_info
 
-        identity = Identity.of(os.fspath(uri), config)
-        self.model_id = identity.model_id
-        self.config_hash = identity.config_hash
+        model = ModelSpec.read(os.fspath(uri), config)
+        self.model_id = model.key.model_id
+        self.config_hash = model.key.config_hash
         self.classes: list[str] = list(read_artifact_info(storage.normalise(os.fspath(uri))).info.classes)
-        self.input_size_px = identity.decode.input_size_px
-        self._settings = identity.decode
-        self._unit_size = config.unit_size
-        self._predictor: Predictor = Predictor(identity.predict)
+        self.input_size_px = model.input_size_px
+        self._options = model.options
+        self._limits = DecodeLimits.of(model.options)
+        self._predictor: Predictor = Predictor(model)
 
     def __repr__(self) -> str:
         return f"<locray.Model {self.model_id}: {len(self.classes)} classes, {self.input_size_px} px>"
@@ -95,8 +95,8 @@ class Model:
         if isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray):
             raise UsageError(f"images: expected a list of images; found one {type(images).__name__}. Wrap it in a list")
         found: list[ImagePrediction] = []
-        for start in range(0, len(images), self._unit_size):
-            unit = self._decoded(images[start : start + self._unit_size], start)
+        for start in range(0, len(images), self._options.unit_size):
+            unit = self._decoded(images[start : start + self._options.unit_size], start)
             found += map(_as_prediction, self._predictor(unit).to_pylist())
         return found
 
@@ -122,7 +122,7 @@ class Model:
             else:
                 rows[index][schema.STATUS] = schema.STATUS_OK
                 letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, side_px)
-                letterbox_image(decoded.image_hwc_u8, letterbox, pixels[index], self._settings.resizer)
+                letterbox_image(decoded.image_hwc_u8, letterbox, pixels[index])
         table = pa.Table.from_pylist(rows, schema=schema.DECODED_SCHEMA)
         column = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), side_px * side_px * 3)
         return table.append_column(schema.decoded_schema(side_px).field(schema.IMAGE), column)
@@ -139,14 +139,14 @@ class Model:
                 yield index, _picture_of(image, f"images[{first + index}]")
         indices = list(uris)
         requests = [FetchRequest(uri, None, None) for uri in uris.values()]
-        limits, concurrency = self._settings.limits, self._settings.concurrent_gets
-        for place, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=concurrency):
+        max_bytes, concurrency = self._limits.max_bytes, self._options.concurrent_gets
+        for place, fetched in fetch_images(requests, max_bytes=max_bytes, concurrency=concurrency):
             if isinstance(fetched, Deferred):
                 raise StoreError(f"{requests[place].uri} can't be read: {fetched.reason}")
             yield indices[place], self._decode(fetched.data) if isinstance(fetched, Fetched) else fetched
 
     def _decode(self, data: bytes) -> DecodedImage | ImageFailure:
-        return decode_image(data, self._settings.limits, min_longer_side_px=self._settings.decoded_side_px)
+        return decode_image(data, self._limits, min_longer_side_px=decoded_side_px(self.input_size_px))
 
 
 def _picture_of(image: Image.Image | NDArray[np.uint8], name: str) -> DecodedImage:

@@ -10,19 +10,19 @@ from typing import Any
 import pyarrow as pa
 
 from locray import schema, storage
-from locray.config import EvaluateConfig, InferenceOptions
+from locray.config import EvaluateConfig
 from locray.datasets import read_split
 from locray.datasets.records import Dataset
 from locray.errors import StoreError, UsageError
 from locray.evaluation.comparison import Comparison, Evaluated
 from locray.evaluation.summary import EvaluationMetrics, EvaluationSummary
 from locray.evaluation.table import read_table
-from locray.labelling.identity import Identity
+from locray.images.decode import DecodeLimits
+from locray.labelling.model import ModelSpec
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.summary import Clock
 from locray.labelling.worklist import InlineWorklist
 from locray.metrics.results import ImageResult
-from locray.progress import Progress, Report
+from locray.progress import Clock, Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     # Precision-recall curves need the detections below the artifact's threshold, too.
     all_detections = config.model_copy(update={"score_threshold": config.score_threshold or 0.0})
     # The configuration requires a model where there is no table.
-    identity = Identity.of(config.model or "", all_detections) if config.table is None else None
+    model = ModelSpec.read(config.model or "", all_detections) if config.table is None else None
     dataset = read_split(config, config.split)
     if not dataset.records:
         raise UsageError(f"split {config.split!r} of {config.data} holds no images")
-    if identity is None:
+    if model is None:
         evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
     else:
-        evaluated = evaluate_dataset(dataset, identity, all_detections, report, strict=config.strict)
+        evaluated = evaluate_dataset(dataset, model, report, strict=config.strict)
     report(Progress("measuring"))
     metrics = EvaluationMetrics.of(evaluated.results)
     summary = EvaluationSummary.of(config.data, dataset, evaluated, metrics, table=config.table, wall_s=clock.wall_s)
@@ -69,9 +69,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     return Evaluation(summary, metrics, dataset, evaluated)
 
 
-def evaluate_dataset(
-    dataset: Dataset, identity: Identity, config: InferenceOptions, report: Report, *, strict: bool = False
-) -> Evaluated:
+def evaluate_dataset(dataset: Dataset, model: ModelSpec, report: Report, *, strict: bool = False) -> Evaluated:
     """Labels the images of a data set in memory, by the same stages as `locray label`.
 
     Raises:
@@ -79,12 +77,11 @@ def evaluate_dataset(
         UsageError: with `strict`, an image or a box can't be used.
     """
     clock = Clock()
-    worklist = InlineWorklist.of_uris([record.image_uri for record in dataset.records], config.unit_size)
+    worklist = InlineWorklist.of_uris([record.image_uri for record in dataset.records], model.options.unit_size)
     report(Progress("starting", planned=worklist.num_images))
-    pipeline = Pipeline(identity.decode, identity.predict, config.predictors, config.verbose)
-    comparison = Comparison(identity.decode.limits, strict=strict)
+    comparison = Comparison(DecodeLimits.of(model.options), strict=strict)
     results: dict[int, ImageResult] = {}
-    with closing(pipeline.rows(worklist)) as units:
+    with closing(Pipeline(model).rows(worklist)) as units:
         for rows in units:
             for row in _labelled(rows):
                 ordinal = row[schema.ORDINAL]
@@ -92,9 +89,8 @@ def evaluate_dataset(
             clock.tick(len(results))
             report(Progress("evaluating", len(results), worklist.num_images, clock.speed()))
     in_order = [results[ordinal] for ordinal in range(worklist.num_images)]
-    return Evaluated(
-        identity.model_id, identity.config_hash, in_order, dict(comparison.errors), dict(comparison.skipped)
-    )
+    key = model.key
+    return Evaluated(key.model_id, key.config_hash, in_order, dict(comparison.errors), dict(comparison.skipped))
 
 
 def _labelled(rows: pa.Table) -> Iterator[dict[str, Any]]:

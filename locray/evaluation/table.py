@@ -14,7 +14,7 @@ from locray.datasets.records import Dataset
 from locray.errors import UsageError
 from locray.evaluation.comparison import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.table.key import KeySelector, PredictionKey, choose_key
 from locray.table.open import open_existing_table
 
@@ -95,8 +95,7 @@ def _selector(config: EvaluateConfig) -> KeySelector | None:
     selector = KeySelector.parse(config.model)
     if selector is not None:
         return selector
-    identity = Identity.of(config.model, config)
-    return KeySelector(identity.model_id, identity.config_hash)
+    return KeySelector.of(ModelSpec.read(config.model, config).key)
 
 
 def _rows_of_images(dataset: Dataset, rows: list[dict[str, Any]], where: str) -> list[dict[str, Any]]:

@@ -1,71 +1,114 @@
-"""Whether a run should end before its worklist does. Called by labelling/run.py.
+"""When to end a run before its worklist: nothing that is left would fare better.
 
-It should when no further image will change what is wrong: rows of 10^8 images would say nothing of them.
+Failures of all images say nothing about any of them. They are the store's, the model's or the credentials'.
 """
 
 from dataclasses import dataclass
 
+from locray import schema
 from locray.errors import DeferralCause, ErrorCode
+from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.labelling.committer import Committer
+from locray.labelling.worklist import Worklist
+from locray.storage.s3 import CHECK_RETRIES
 
 MIN_IMAGES_BEFORE_ABORT = 200
-"""Images to try before a run is given up because not one of them can be labelled."""
-PROBATION_UNITS = 2
-"""They come from so many units at least: one may be deferred whole, for what says nothing of its images."""
-
-OUTAGE_S = 300.0
-"""How long a store that gives nothing any more is waited for."""
+"""Images to try before a run ends because none of them could be labelled."""
+MIN_UNITS_BEFORE_ABORT = 2
+"""Units that these come from: a single one may be deferred whole for a reason of its own."""
+MAX_OUTAGE_S = 300.0
+"""How long a run goes on while all images are deferred."""
+MAX_CANARY_IMAGES = 5
 
 _ADVICE: dict[str, str] = {
     ErrorCode.ACCESS_DENIED: "The credentials in use need s3:GetObject on the images; files, permission to read them",
-    ErrorCode.NOT_FOUND: "Images are listed that are not there: give a newer list, or run where they are",
-    ErrorCode.CHANGED: "Images are listed that were replaced since: give a newer list",
-    ErrorCode.MODEL_ERROR: "The model has no answer to any image: look at the machines that run it",
-    ErrorCode.NON_FINITE: "The model's answers are not finite: train it again, or look at the machines that run it",
+    ErrorCode.NOT_FOUND: "The list names images that do not exist: use a newer list, or run where the images are",
+    ErrorCode.CHANGED: "The list names images that were replaced since: use a newer list",
+    ErrorCode.MODEL_ERROR: "The model fails on every image: check the machines that run it",
+    ErrorCode.NON_FINITE: "The model's outputs are not finite: train it again, or check the machines that run it",
     DeferralCause.CREDENTIALS: "There are no valid AWS credentials; `aws sts get-caller-identity` shows what is found",
 }
 
 
+@dataclass(frozen=True, slots=True)
+class CanaryImages:
+    """A few small images that the driver could fetch when the run began. None, if it may not read them itself."""
+
+    images: list[FetchRequest]
+    max_bytes: int
+
+    @classmethod
+    def fetch(cls, worklist: Worklist, max_bytes: int) -> "CanaryImages":
+        """Fetches the smallest images of the first unit, which holds a random sample of the worklist.
+
+        To be called before the workers start, so that what fails later did not fail then.
+        """
+        if not worklist.num_images:
+            return cls([], max_bytes)
+        smallest = worklist.read_unit(0).sort_by(schema.SIZE_BYTES).slice(0, MAX_CANARY_IMAGES)
+        columns = [smallest[name].to_pylist() for name in (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)]
+        images = [FetchRequest(*image) for image in zip(*columns, strict=True)]
+        outcomes = fetch_images(images, max_bytes=max_bytes, retries=CHECK_RETRIES)
+        return cls([images[index] for index, outcome in outcomes if isinstance(outcome, Fetched)], max_bytes)
+
+    def failure(self) -> ErrorCode | DeferralCause | None:
+        """Fetches them again. Returns why all of them fail; None if one does not, and if there are none."""
+        deferred: list[DeferralCause] = []
+        failed: list[ErrorCode] = []
+        for _, outcome in fetch_images(self.images, max_bytes=self.max_bytes, retries=CHECK_RETRIES):
+            if isinstance(outcome, Fetched):
+                return None
+            if isinstance(outcome, Deferred):
+                deferred.append(outcome.cause)
+            else:
+                failed.append(outcome.code)
+        if deferred:
+            return deferred[0]
+        return failed[0] if failed else None
+
+
 @dataclass
 class AbortPolicy:
-    """Watches a run."""
+    """Decides after each unit whether the run goes on."""
 
-    outage_s: float = OUTAGE_S
-    _units: int = 0
-    _settled: int = 0
-    _deferred_then: int = 0
-    _settled_at_s: float | None = None
+    max_outage_s: float = MAX_OUTAGE_S
+    _num_units: int = 0
+    _num_with_row: int = 0
+    _num_deferred_before_outage: int = 0
+    _last_row_at_s: float | None = None
 
     def abort_reason(self, committer: Committer, now_s: float) -> str | None:
-        """Why the run should end; None while it should go on. To be asked after each unit.
+        """Returns why the run should end, or None if it should go on. To be called once per unit.
 
         Args:
-            committer: What came of the images so far.
-            now_s: On a clock that does not jump.
+            committer: Counts the outcomes of the images.
+            now_s: Seconds of a monotonic clock.
         """
-        self._units += 1
+        self._num_units += 1
         reason = self._reason(committer, now_s)
-        return None if reason is None else f"the run was given up, since {reason}"
+        return None if reason is None else f"the run was aborted: {reason}"
 
     def _reason(self, committer: Committer, now_s: float) -> str | None:
-        if isinstance(committer.quarantine, ErrorCode):
-            advice = _ADVICE.get(committer.quarantine, "")
-            return f"images that were fetched before can't be any more ({committer.quarantine}). {advice}"
-        if committer.ok == 0 and committer.answered >= MIN_IMAGES_BEFORE_ABORT and self._units >= PROBATION_UNITS:
-            return why_none(committer)
-        settled = committer.ok + committer.failed
-        if settled > self._settled or self._settled_at_s is None:
-            self._settled, self._deferred_then, self._settled_at_s = settled, committer.deferred, now_s
-        num_deferred = committer.deferred - self._deferred_then
-        if num_deferred >= MIN_IMAGES_BEFORE_ABORT and now_s - self._settled_at_s >= self.outage_s:
-            return f"the last {num_deferred:,} images were all deferred, for {self.outage_s:.0f} s"
+        if isinstance(committer.store_failure, ErrorCode):
+            advice = _ADVICE.get(committer.store_failure, "")
+            return f"images that could be fetched at its start no longer can ({committer.store_failure}). {advice}"
+        has_tried_enough = committer.done >= MIN_IMAGES_BEFORE_ABORT and self._num_units >= MIN_UNITS_BEFORE_ABORT
+        if committer.ok == 0 and has_tried_enough:
+            return why_none_is_labelled(committer)
+        num_with_row = committer.ok + committer.failed
+        if num_with_row > self._num_with_row or self._last_row_at_s is None:
+            self._num_with_row, self._last_row_at_s = num_with_row, now_s
+            self._num_deferred_before_outage = committer.deferred
+        num_deferred = committer.deferred - self._num_deferred_before_outage
+        if num_deferred >= MIN_IMAGES_BEFORE_ABORT and now_s - self._last_row_at_s >= self.max_outage_s:
+            return f"the last {num_deferred:,} images were all deferred, for {self.max_outage_s:.0f} s"
         return None
 
 
-def why_none(committer: Committer) -> str:
-    """What became of the images of a run that has labelled none of them, and what to do."""
-    codes = committer.errors + committer.deferred_causes
-    told = ", ".join(f"{code} {count:,}" for code, count in codes.most_common())
-    advice = _ADVICE.get(codes.most_common(1)[0][0])
-    reason = f"none of the first {committer.answered:,} images could be labelled ({told})"
+def why_none_is_labelled(committer: Committer) -> str:
+    """The causes in a run that has labelled no image, and what to do about the most frequent one."""
+    counts = (committer.errors + committer.deferred_causes).most_common()
+    causes = ", ".join(f"{cause} {count:,}" for cause, count in counts)
+    advice = _ADVICE.get(counts[0][0])
+    reason = f"none of the first {committer.done:,} images could be labelled ({causes})"
     return f"{reason}. {advice}" if advice else reason

@@ -1,4 +1,4 @@
-"""The committer: gathers predicted rows on the driver and commits them, each image once. Called by labelling/run.py."""
+"""The committer: gathers predicted rows on the driver and commits each image exactly once."""
 
 import threading
 import time
@@ -15,32 +15,32 @@ from locray.errors import MODEL_CODES, STORE_CODES, DeferralCause, ErrorCode
 from locray.labelling.outcomes import ImageOutcomes
 from locray.table.writer import TableWriter
 
-DEFERRED_EXAMPLES = 10
-"""Deferred images that a summary names; `outcomes` knows of all."""
-FEW_IMAGES = 10
-"""Fewer failures than this say nothing against a store and a model that have has_previous_rows the table before."""
+MAX_DEFERRED_EXAMPLES = 10
+"""Deferred images that a summary names."""
+FEW_FAILURES = 10
+"""Fewer failures than this are the images' own, if the table has rows of the model from earlier runs."""
 
 
 class Committer:
     """Turns a stream of predicted rows into commits of well-sized files.
 
-    A failure that may be ours is not committed before it is known to be the image's: one of `STORE_CODES` while no
-    image could be fetched, or while `check_store` says so; one of `MODEL_CODES` while the model has answered to none.
-    At the end of the worklist, a few such failures are committed where the table holds rows of this model already, and
-    `check_store` says nothing else: a night may have no other image.
+    Failures that may not be the images' fault are quarantined instead of committed: `STORE_CODES` while no image could
+    be fetched or `check_store` reports a failure, `MODEL_CODES` while the model has labelled no image. What is still
+    quarantined at the end is deferred. A few such failures are committed nevertheless if the whole worklist is done,
+    the table has previous rows, and `check_store` reports nothing: a run may have no other images.
 
-    Safe in two threads: the one that adds rows, and that of `also_every`. What it tells is never changed in place.
+    Thread-safe for the thread that adds rows and that of `commit_every`. Counters are replaced, never changed.
 
     Args:
-        writer: the table's writer, claimed.
-        num_images: images of the worklist; ordinals are below it.
-        stamp: config_hash, run_id and whatever else is the same in all rows of the run.
-        run_date: the partition of the run.
-        commit_rows: rows after which a commit is made.
-        replace: rows take the place of older ones with the same key.
-        has_previous_rows: whether the table holds rows of this model and configuration already.
-        check_store: asked before images that could not be fetched become rows: None if the store still gives what
-            it gave before, else what it gives instead.
+        writer: The claimed writer of the table.
+        num_images: Length of the worklist; ordinals are below it.
+        stamp: Columns with the same value in all rows of the run, such as config_hash and run_id.
+        run_date: Partition of the run.
+        commit_rows: Pending rows at which a commit is made.
+        replace: Whether rows replace older ones with the same key.
+        has_previous_rows: Whether the table has rows of this model and configuration from earlier runs.
+        check_store: Called before images that could not be fetched become rows. Returns None if the store still
+            serves images, else the failure.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class Committer:
         self._stamp = stamp
         self._run_date = run_date
         self._commit_rows = commit_rows
-        self._served = has_previous_rows
-        self._vouch = check_store
+        self._has_previous_rows = has_previous_rows
+        self._check_store = check_store
         self._pending: list[pa.Table] = []
         self._num_pending = 0
         self._lock = threading.RLock()
         self._error: BaseException | None = None
-        """What stopped a commit in the other thread, until it is raised in this one."""
-        self._last_commit = time.monotonic()
+        """Raised in the other thread, and not yet in this one."""
+        self._last_commit_s = time.monotonic()
         self.outcomes = ImageOutcomes(num_images)
         self.commits = 0
         self.ok = 0
@@ -77,17 +77,17 @@ class Committer:
         self.errors: Counter[str] = Counter()
         self.deferred_causes: Counter[str] = Counter()
         self.deferred_examples: dict[str, str] = {}
-        """Reasons by URI, of some."""
-        self.quarantine: ErrorCode | DeferralCause | None = None
-        """What `check_store` said last."""
+        """Reasons by URI, of at most `MAX_DEFERRED_EXAMPLES` images."""
+        self.store_failure: ErrorCode | DeferralCause | None = None
+        """Last result of `check_store`."""
 
     @property
-    def answered(self) -> int:
-        """Images whose fate is known: labelled, failed or deferred."""
+    def done(self) -> int:
+        """Number of images that are labelled, failed or deferred."""
         return self.ok + self.failed + self.deferred
 
     def add(self, rows: pa.Table) -> None:
-        """Takes rows of `schema.PREDICTED_SCHEMA`; rows that came before are dropped. Commits when they are enough."""
+        """Takes rows of `schema.PREDICTED_SCHEMA`, ignores those of images that are done, commits when due."""
         with self._lock:
             self._raise_error()
             self._add(rows)
@@ -99,7 +99,7 @@ class Committer:
         is_deferred = pc.equal(rows[schema.STATUS], schema.STATUS_DEFERRED)
         self._defer(rows.filter(is_deferred))
         rows = rows.filter(pc.invert(is_deferred))
-        codes = _codes(rows)
+        codes = _error_codes(rows)
         self.errors = self.errors + Counter(codes)
         self.failed += len(codes)
         self.ok += len(rows) - len(codes)
@@ -108,16 +108,16 @@ class Committer:
             self._num_pending += len(rows)
 
     @contextmanager
-    def also_every(self, interval_s: float) -> Iterator[None]:
-        """Until the block ends, commits what is pending so long after the last commit, whether rows come or not.
+    def commit_every(self, interval_s: float) -> Iterator[None]:
+        """Within the block, also commits pending rows this long after the last commit, in a thread.
 
         Raises:
-            What stopped such a commit: from the next `add`, or at the end of the block.
+            The error of such a commit, from the next `add` or at the end of the block.
         """
         ended = threading.Event()
 
         def due_in_s() -> float:
-            return self._last_commit + interval_s - time.monotonic()
+            return self._last_commit_s + interval_s - time.monotonic()
 
         def commit() -> None:
             try:
@@ -125,7 +125,7 @@ class Committer:
                     with self._lock:
                         if due_in_s() <= 0:
                             self._flush()
-            except BaseException as error:  # noqa: BLE001 - it is raised in the other thread
+            except BaseException as error:  # noqa: BLE001 - raised in the other thread
                 self._error = error
 
         thread = threading.Thread(target=commit, name="commits", daemon=True)
@@ -143,9 +143,9 @@ class Committer:
             raise error
 
     def flush(self) -> None:
-        """Commits what is pending and not quarantined, once. After an error it is not known whether it was committed.
+        """Commits pending rows that are not quarantined, in one commit.
 
-        The next run does; here it counts as deferred.
+        After an error the commit may still have succeeded. Its rows count as deferred; the next run reads the table.
         """
         with self._lock:
             self._flush()
@@ -153,56 +153,57 @@ class Committer:
     def _flush(self) -> None:
         if self._pending:
             pending = pa.concat_tables(self._pending)
-            doubted_codes = pa.array(self._doubted(_codes(pending)), pa.string())
-            is_doubted = pc.is_in(pending[schema.ERROR_CODE], value_set=doubted_codes)
-            rows, quarantined = pending.filter(pc.invert(is_doubted)), pending.filter(is_doubted)
+            codes = pa.array(self._codes_to_quarantine(_error_codes(pending)), pa.string())
+            is_quarantined = pc.is_in(pending[schema.ERROR_CODE], value_set=codes)
+            rows, quarantined = pending.filter(pc.invert(is_quarantined)), pending.filter(is_quarantined)
             self._pending = [quarantined] if len(quarantined) else []
             if len(rows):
                 self._commit(rows)
         self._num_pending = 0
-        self._last_commit = time.monotonic()
+        self._last_commit_s = time.monotonic()
 
     def close(self) -> None:
-        """Commits what is pending and not quarantined. What stays quarantined, also after an error, is deferred."""
+        """Commits pending rows; defers those that stay quarantined, and all of them after an error."""
         with self._lock:
             try:
                 self._flush()
-                if self._are_few_and_its_own():
-                    few, self._pending = self._pending, []
-                    for rows in few:
+                if self._may_commit_quarantined():
+                    quarantined, self._pending = self._pending, []
+                    for rows in quarantined:
                         self._commit(rows)
             finally:
                 for rows in self._pending:
-                    self._take_back(rows, None)
+                    self._defer_counted(rows, None)
                 self._pending, self._num_pending = [], 0
 
     def _commit(self, rows: pa.Table) -> None:
         try:
             self._write(rows.drop_columns([schema.ORDINAL]), self._run_date)
         except BaseException:
-            self._take_back(rows, DeferralCause.NOT_COMMITTED)
+            self._defer_counted(rows, DeferralCause.NOT_COMMITTED)
             raise
         self.commits += 1
 
-    def _doubted(self, codes: list[str]) -> list[str]:
-        """Which of these codes may be ours."""
-        pending_of_the_store = STORE_CODES.intersection(codes)
+    def _codes_to_quarantine(self, codes: list[str]) -> list[str]:
+        """Which of these error codes may not be the images' fault."""
+        store_codes = STORE_CODES.intersection(codes)
         num_fetched = self.ok + self.failed - sum(self.errors[code] for code in STORE_CODES)
-        self.quarantine = self._vouch() if pending_of_the_store and num_fetched else None
-        quarantined = pending_of_the_store if self.quarantine or not num_fetched else frozenset()
+        self.store_failure = self._check_store() if store_codes and num_fetched else None
+        quarantined = store_codes if self.store_failure or not num_fetched else frozenset()
         return sorted(quarantined if self.ok else quarantined | MODEL_CODES)
 
-    def _are_few_and_its_own(self) -> bool:
-        """Whether what is still quarantined is the images' fault; not known of a run that was cut off."""
-        if not self._served or self.answered < self._num_images or sum(map(len, self._pending)) >= FEW_IMAGES:
+    def _may_commit_quarantined(self) -> bool:
+        """Whether the quarantined rows are few enough to be the images' fault. Not if the run was cut short."""
+        num_quarantined = sum(map(len, self._pending))
+        if not self._has_previous_rows or self.done < self._num_images or num_quarantined >= FEW_FAILURES:
             return False
-        if self.quarantine is None and any(STORE_CODES.intersection(_codes(rows)) for rows in self._pending):
-            self.quarantine = self._vouch()
-        return self.quarantine is None
+        if self.store_failure is None and any(STORE_CODES.intersection(_error_codes(rows)) for rows in self._pending):
+            self.store_failure = self._check_store()
+        return self.store_failure is None
 
-    def _take_back(self, rows: pa.Table, cause: DeferralCause | None) -> None:
-        """Defers rows that were counted already, for this cause; None: for their own codes, where they have one."""
-        codes = _codes(rows)
+    def _defer_counted(self, rows: pa.Table, cause: DeferralCause | None) -> None:
+        """Defers rows that were counted as ok or failed. Without a cause, each for its own error code."""
+        codes = _error_codes(rows)
         self.errors = self.errors - Counter(codes)
         self.failed -= len(codes)
         self.ok -= len(rows) - len(codes)
@@ -214,11 +215,11 @@ class Committer:
         causes = [str(cause or code or DeferralCause.NOT_COMMITTED) for code in codes]
         self.deferred_causes = self.deferred_causes + Counter(causes)
         self.outcomes.defer(rows[schema.ORDINAL].to_numpy(), causes)
-        named = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # not of a unit that could not be read
-        some = named.slice(0, DEFERRED_EXAMPLES - len(self.deferred_examples))
-        reasons = [str(cause or reason) for reason in some[schema.ERROR_MESSAGE].to_pylist()]
+        with_uri = rows.filter(pc.not_equal(rows[schema.IMAGE_URI], ""))  # unknown if the unit could not be read
+        examples = with_uri.slice(0, MAX_DEFERRED_EXAMPLES - len(self.deferred_examples))
+        reasons = [str(cause or reason) for reason in examples[schema.ERROR_MESSAGE].to_pylist()]
         self.deferred_examples = self.deferred_examples | dict(
-            zip(some[schema.IMAGE_URI].to_pylist(), reasons, strict=True)
+            zip(examples[schema.IMAGE_URI].to_pylist(), reasons, strict=True)
         )
 
     def _stamped(self, rows: pa.Table) -> pa.Table:
@@ -230,6 +231,6 @@ class Committer:
         )
 
 
-def _codes(rows: pa.Table) -> list[str]:
-    """The error codes of those that have one."""
+def _error_codes(rows: pa.Table) -> list[str]:
+    """Error codes of the rows that have one."""
     return list(rows[schema.ERROR_CODE].drop_null().to_pylist())

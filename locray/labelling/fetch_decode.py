@@ -1,98 +1,91 @@
-"""The first stage: from a unit of the worklist to square uint8 images. Run by the pipeline's tasks, and by `plan`.
+"""First stage: from a unit of the worklist to square uint8 images.
 
-A plain callable that knows nothing of Ray. One image never raises: it gets pixels, an error code, or is deferred.
-An image that is the end of its process costs its unit one more run, in which a child does the decoding.
+Plain callables that know nothing of Ray. An image never raises: it is decoded, failed with an error code, or deferred.
+An image that crashes its process costs the unit a second attempt, in which a child process does the decoding.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from locray import schema
 from locray.boxes import Letterbox
 from locray.errors import DeferralCause, StoreAccessError, StoreError
-from locray.images.decode import (
-    DecodedImage,
-    DecodeLimits,
-    ImageFailure,
-    decode_image,
-)
+from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_with_deadline
 from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
-from locray.labelling.crashes import MAX_CRASHES
+from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist
 
-_PIXELS_THAT_REPAY_TORCH = 1500 * 224**2
-"""Of network inputs, in one process: the import takes 1.5 s of a core, and saves a millisecond at 224 x 224 pixels."""
+MAX_CRASHES = 5
+"""Processes that may die over a unit before its images are deferred."""
+
+_PIXELS_WORTH_TORCH = 1500 * 224**2
+"""Pixels that a process has to resize for torch to pay: its import takes 1.5 s, and it saves 1 ms per 224 x 224."""
 
 Decode = Callable[[bytes], DecodedImage | ImageFailure]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeSettings:
-    """How images become the network's input."""
-
-    input_size_px: int
-    limits: DecodeLimits
-    concurrent_gets: int
-    timeout_s: float
-    """For the decoding of one image."""
-    resizer: Resizer = "torch"
-
-    @property
-    def decoded_side_px(self) -> int:
-        """What a decoder keeps at least of an image's longer side."""
-        return decoded_side_px(self.input_size_px)
-
-    def for_run(self, num_images: int, num_processes: int) -> "DecodeSettings":
-        """The same for a run that so many processes share: those with little to do needn't import torch."""
-        is_repaid = num_images * self.input_size_px**2 > _PIXELS_THAT_REPAY_TORCH * num_processes
-        return self if is_repaid else replace(self, resizer="pillow")
+def resizer_for(num_images: int, input_size_px: int, num_processes: int) -> Resizer:
+    """The faster resizer for a run, counting the time to import torch in each process."""
+    return "torch" if num_images * input_size_px**2 > _PIXELS_WORTH_TORCH * num_processes else "pillow"
 
 
 @dataclass(frozen=True, slots=True)
 class FetchDecode:
-    """Fetches and decodes one unit of a worklist."""
+    """Fetches and decodes the units of a worklist."""
 
     worklist: Worklist
-    settings: DecodeSettings
+    model: ModelSpec
+    resizer: Resizer = "torch"
 
     def __call__(self, unit: int, crashes: int = 0) -> pa.Table:
-        """The unit's images as a table of `schema.decoded_schema`, in the worklist's order.
+        """Returns the unit's images as a table of `schema.decoded_schema`, in the worklist's order.
 
         Args:
-            unit: Its number.
-            crashes: How many processes have died over it. At 0, a decoder that crashes or hangs is this one's end.
+            unit: Number of the unit.
+            crashes: Number of processes that died over it. If 0, a decoder that crashes or hangs ends this process.
+
+        Raises:
+            StoreAccessError: the worklist is absent or denied.
         """
-        limits, timeout_s, side_px = self.settings.limits, self.settings.timeout_s, self.settings.decoded_side_px
         try:
             rows = self.worklist.read_unit(unit)
         except StoreAccessError:
-            raise  # neither will any other unit be read
+            raise  # no other unit can be read either
         except StoreError as error:
-            return _defer(_unnamed_rows(self.worklist, unit), self.settings, DeferralCause.STORE, str(error))
-        if crashes == 0:
-            return decode_rows(rows, self.settings, lambda data: decode_with_deadline(data, limits, timeout_s, side_px))
-        if crashes < MAX_CRASHES:
-            with IsolatedDecoder(limits, timeout_s, side_px) as decode:
-                return decode_rows(rows, self.settings, decode)
-        reason = f"{crashes} processes died over it: too little memory, or a node that fails"
-        return _defer(rows, self.settings, DeferralCause.WORKER, reason)
+            return self._deferred(_rows_without_uris(self.worklist, unit), DeferralCause.STORE, str(error))
+        if crashes >= MAX_CRASHES:
+            reason = f"{crashes} processes died over its unit: too little memory, or a failing node"
+            return self._deferred(rows, DeferralCause.WORKER, reason)
+        if crashes:
+            return decode_in_child(rows, self.model, self.resizer)
+        limits, timeout_s = DecodeLimits.of(self.model.options), self.model.options.decode_timeout_s
+        side_px = decoded_side_px(self.model.input_size_px)
+        decode: Decode = lambda data: decode_with_deadline(data, limits, timeout_s, side_px)  # noqa: E731
+        return decode_rows(rows, self.model, decode, self.resizer)
+
+    def _deferred(self, rows: pa.Table, cause: DeferralCause, reason: str) -> pa.Table:
+        outcomes = _initial_outcomes(rows)
+        for outcome in outcomes:
+            outcome.error_code, outcome.error_message = cause, reason
+        return _as_table(rows, outcomes, _blank_images(len(rows), self.model.input_size_px))
 
 
 @dataclass(slots=True)
 class _Outcome:
-    """What became of one image: the columns that this stage fills in. Where it is deferred, the code is the cause."""
+    """What this stage fills in for an image. The error code of a deferred image is the cause of deferral."""
 
+    etag: str | None
+    size_bytes: int | None
+    last_modified: datetime | None
     status: str = schema.STATUS_DEFERRED
-    etag: str | None = None
-    size_bytes: int | None = None
-    last_modified: datetime | None = None
     width: int | None = None
     height: int | None = None
     format: str | None = None
@@ -100,60 +93,80 @@ class _Outcome:
     error_message: str | None = None
 
 
-def decode_rows(rows: pa.Table, settings: DecodeSettings, decode: Decode | None = None) -> pa.Table:
+def decode_rows(rows: pa.Table, model: ModelSpec, decode: Decode | None = None, resizer: Resizer = "torch") -> pa.Table:
     """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching.
 
     Args:
         rows: The images.
-        settings: How they are fetched, and the size that they become.
+        model: Its input size, and the options: limits of an image and requests in flight.
         decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
+        resizer: What scales the images.
 
     Returns:
-        `schema.decoded_schema`.
+        Table of `schema.decoded_schema`.
     """
-    limits, side_px = settings.limits, settings.decoded_side_px
+    limits, side_px = DecodeLimits.of(model.options), decoded_side_px(model.input_size_px)
     decode = decode or (lambda data: decode_image(data, limits, min_longer_side_px=side_px))
-    outcomes, images = _untried(rows, settings)
+    outcomes, images = _initial_outcomes(rows), _blank_images(len(rows), model.input_size_px)
     names = (schema.IMAGE_URI, schema.ETAG, schema.SIZE_BYTES)
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
-    for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=settings.concurrent_gets):
-        _settle(outcomes[index], fetched, images[index], decode, settings.resizer)
-    return _as_table(rows, outcomes, images, settings)
+    num_gets = model.options.concurrent_gets
+    for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=num_gets):
+        _record_outcome(outcomes[index], fetched, images[index], decode, resizer)
+    return _as_table(rows, outcomes, images)
 
 
-def _unnamed_rows(worklist: Worklist, unit: int) -> pa.Table:
-    """The rows of a unit as far as they are known without its file: by their ordinals."""
+def decode_in_child(rows: pa.Table, model: ModelSpec, resizer: Resizer = "torch") -> pa.Table:
+    """`decode_rows` with the decoder in a child process, which an image may crash."""
+    limits, side_px = DecodeLimits.of(model.options), decoded_side_px(model.input_size_px)
+    with IsolatedDecoder(limits, model.options.decode_timeout_s, side_px) as decode:
+        return decode_rows(rows, model, decode, resizer)
+
+
+def defer_decoded(decoded: pa.Table, crashes: int) -> pa.Table:
+    """Defers the images of a decoded unit that the model would see, after `crashes` model workers died over it."""
+    reason = (
+        f"{crashes} model workers died over its unit: too little memory (a smaller --batch-size takes less), a crash "
+        "of the network, or a failing node"
+    )
+    is_ok = pc.equal(decoded[schema.STATUS], schema.STATUS_OK)
+    changed = {
+        schema.STATUS: schema.STATUS_DEFERRED,
+        schema.ERROR_CODE: str(DeferralCause.WORKER),
+        schema.ERROR_MESSAGE: reason,
+    }
+    for name, value in changed.items():
+        column = pc.if_else(is_ok, pa.scalar(value), decoded[name])
+        decoded = decoded.set_column(decoded.schema.get_field_index(name), decoded.schema.field(name), column)
+    return decoded
+
+
+def _rows_without_uris(worklist: Worklist, unit: int) -> pa.Table:
+    """The rows of a unit whose file could not be read: their ordinals alone."""
     first = unit * worklist.unit_size
     ordinals = range(first, min(first + worklist.unit_size, worklist.num_images))
     rows = [{schema.ORDINAL: ordinal, schema.IMAGE_URI: ""} for ordinal in ordinals]
     return pa.Table.from_pylist(rows, schema=schema.WORKLIST_SCHEMA)
 
 
-def _defer(rows: pa.Table, settings: DecodeSettings, cause: DeferralCause, reason: str) -> pa.Table:
-    outcomes, images = _untried(rows, settings)
-    for outcome in outcomes:
-        outcome.error_code, outcome.error_message = cause, reason
-    return _as_table(rows, outcomes, images, settings)
-
-
-def _untried(rows: pa.Table, settings: DecodeSettings) -> tuple[list[_Outcome], NDArray[np.uint8]]:
-    """What the listing knows of each image, and room for its pixels."""
+def _initial_outcomes(rows: pa.Table) -> list[_Outcome]:
+    """Outcomes with what the listing knows."""
     names = (schema.ETAG, schema.SIZE_BYTES, schema.LAST_MODIFIED)
-    listed = zip(*(rows[name].to_pylist() for name in names), strict=True)
-    outcomes = [
-        _Outcome(etag=etag, size_bytes=size_bytes, last_modified=last_modified)
-        for etag, size_bytes, last_modified in listed
-    ]
-    return outcomes, np.zeros((len(rows), settings.input_size_px, settings.input_size_px, 3), dtype=np.uint8)
+    return [_Outcome(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
 
 
-def _settle(
+def _blank_images(num_images: int, input_size_px: int) -> NDArray[np.uint8]:
+    return np.zeros((num_images, input_size_px, input_size_px, 3), dtype=np.uint8)
+
+
+def _record_outcome(
     outcome: _Outcome,
     fetched: Fetched | ImageFailure | Deferred,
     image: NDArray[np.uint8],
     decode: Decode,
     resizer: Resizer,
 ) -> None:
+    """Decodes a fetched image into `image` (S, S, 3), and fills in its outcome."""
     if isinstance(fetched, Deferred):
         outcome.error_code, outcome.error_message = fetched.cause, fetched.reason
         return
@@ -177,9 +190,7 @@ def _settle(
         outcome.error_code, outcome.error_message = decoded.code.value, decoded.message
 
 
-def _as_table(
-    rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8], settings: DecodeSettings
-) -> pa.Table:
+def _as_table(rows: pa.Table, outcomes: list[_Outcome], images: NDArray[np.uint8]) -> pa.Table:
     columns = {
         schema.ORDINAL: rows[schema.ORDINAL],
         schema.IMAGE_URI: rows[schema.IMAGE_URI],
@@ -193,9 +204,9 @@ def _as_table(
         schema.ERROR_CODE: [outcome.error_code for outcome in outcomes],
         schema.ERROR_MESSAGE: [outcome.error_message for outcome in outcomes],
     }
-    target = schema.decoded_schema(settings.input_size_px)
-    pixels = pa.array(images.reshape(-1))
-    columns[schema.IMAGE] = pa.FixedSizeListArray.from_arrays(pixels, images[0].size if len(images) else 1)
+    input_size_px = images.shape[1]
+    target = schema.decoded_schema(input_size_px)
+    columns[schema.IMAGE] = pa.FixedSizeListArray.from_arrays(pa.array(images.reshape(-1)), input_size_px**2 * 3)
     return pa.table([_column(columns[field.name], field.type) for field in target], schema=target)
 
 

@@ -1,32 +1,37 @@
-"""What became of each image of a worklist, in memory that 10^9 of them fit into. Used by the committer and its list."""
+"""Outcome of each image of a worklist, and the list of the deferred ones."""
+
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from locray.errors import DeferralCause, ErrorCode
+from locray import schema, storage
+from locray.errors import DeferralCause, ErrorCode, UsageError
+from locray.labelling.worklist import UNITS_PER_FILE, StoredWorklist
+from locray.sources import Source
 
 _CAUSES = pa.array([None, *dict.fromkeys([*map(str, DeferralCause), *map(str, ErrorCode)])], pa.string())
-"""What a number of `ImageOutcomes` stands for; 0: nothing is known."""
+"""Cause of deferral by its number; 0: not deferred."""
 _NUMBERS = {cause: number for number, cause in enumerate(_CAUSES.to_pylist())}
 
 
 class Bitmap:
-    """Which ordinals have been seen: one bit an image."""
+    """Set of ordinals in one bit per image."""
 
     def __init__(self, num_images: int) -> None:
         self._bits = np.zeros(-(-num_images // 8), dtype=np.uint8)
 
     def add(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Marks the ordinals; says of each whether it is the first time, also within the array itself."""
+        """Adds ordinals. Returns which of them are new, counting a repetition within the array as old."""
         first_here = np.zeros(len(ordinals), dtype=bool)
         first_here[np.unique(ordinals, return_index=True)[1]] = True
-        fresh = first_here & ~self.holds(ordinals)
+        is_new = first_here & ~self.contains(ordinals)
         np.bitwise_or.at(self._bits, ordinals >> 3, _bit(ordinals))
-        return np.asarray(fresh)
+        return np.asarray(is_new)
 
-    def holds(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of the ordinals have been seen."""
+    def contains(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether each ordinal was added."""
         return np.asarray((self._bits[ordinals >> 3] & _bit(ordinals)) != 0)
 
 
@@ -35,23 +40,60 @@ def _bit(ordinals: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 class ImageOutcomes:
-    """Of each image whether it was seen, and why it was deferred, if it was."""
+    """Whether each image is done, and why it was deferred. Takes nine bits per image."""
 
     def __init__(self, num_images: int) -> None:
-        self._seen = Bitmap(num_images)
+        self._done = Bitmap(num_images)
         self._causes = np.zeros(num_images, dtype=np.uint8)
-        """A byte an image, but of the pages in which nothing is deferred, the system makes none."""
+        """The system allocates only pages in which an image is deferred."""
 
     def add(self, ordinals: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Marks the images as seen; says of each whether it is the first time, also within the array itself."""
-        return self._seen.add(ordinals)
+        """Marks images as done. Returns which of them were not, counting a repetition within the array as done."""
+        return self._done.add(ordinals)
 
     def defer(self, ordinals: NDArray[np.int64], causes: list[str]) -> None:
-        """Notes why images that were seen are deferred: a `DeferralCause`, or the code that a failed one would have."""
+        """Records why images are deferred: a `DeferralCause`, or the `ErrorCode` of a failure not blamed on them."""
         self._causes[ordinals] = [_NUMBERS[cause] for cause in causes]
 
     def causes(self, ordinals: NDArray[np.int64]) -> pa.StringArray:
-        """Why each image is deferred: not tried if it was not seen; null if it isn't deferred."""
+        """Why each image is deferred: `not_tried` if it is not done; null if it is not deferred."""
         not_tried = np.uint8(_NUMBERS[DeferralCause.NOT_TRIED])
-        numbers = np.where(self._seen.holds(ordinals), self._causes[ordinals], not_tried)
+        numbers = np.where(self._done.contains(ordinals), self._causes[ordinals], not_tried)
         return _CAUSES.take(pa.array(numbers))
+
+
+def create_deferred_list(uri: str, source: Source, table_uri: str) -> None:
+    """Writes an empty list, which shows early that the file can be written, and removes an earlier run's.
+
+    Raises:
+        UsageError: the file is among the images, or in the table's folder.
+        StoreError: nothing can be written there.
+    """
+    uri = storage.normalise(uri)
+    if source.lists(uri) or uri.startswith(storage.join(table_uri, "")):
+        raise UsageError(
+            f"--deferred-list {uri} is among the images or the files of the table. Expected a path outside of both"
+        )
+    storage.write_parquet(uri, schema.DEFERRED_SCHEMA, ())
+
+
+def write_deferred_list(uri: str, worklist: StoredWorklist, outcomes: ImageOutcomes, run_id: str) -> None:
+    """Writes the deferred images of a worklist as a Parquet file of `schema.DEFERRED_SCHEMA`.
+
+    Raises:
+        StoreError: the store failed.
+    """
+    storage.write_parquet(storage.normalise(uri), schema.DEFERRED_SCHEMA, _deferred(worklist, outcomes, run_id))
+
+
+def _deferred(worklist: StoredWorklist, outcomes: ImageOutcomes, run_id: str) -> Iterator[pa.RecordBatch]:
+    images_per_file = worklist.unit_size * UNITS_PER_FILE
+    for index, first in enumerate(range(0, worklist.num_images, images_per_file)):
+        ordinals = np.arange(first, min(first + images_per_file, worklist.num_images))
+        causes = outcomes.causes(ordinals)
+        if causes.null_count == len(causes):
+            continue
+        images = storage.open_parquet(worklist.file_uri(index)).read([schema.IMAGE_URI, schema.ETAG])
+        rows = images.append_column(schema.ERROR_CODE, causes)
+        rows = rows.append_column(schema.RUN_ID, pa.repeat(pa.scalar(run_id), len(rows)))
+        yield from rows.filter(causes.is_valid()).to_batches()

@@ -1,8 +1,8 @@
-"""What a labelling run would do, without doing it: counts, and an estimate from a sample. Called by cli/commands.py."""
+"""What a labelling run would do: counts, and an estimate from a sample."""
 
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,23 +11,21 @@ import pyarrow.compute as pc
 from locray import schema, storage
 from locray.config import PlanConfig
 from locray.errors import ErrorCode
-from locray.images.isolated import IsolatedDecoder
-from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
-from locray.labelling.image_source import check_apart, without_table_files
+from locray.labelling.fetch_decode import decode_in_child, decode_rows
+from locray.labelling.image_source import open_image_source
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
-from locray.labelling.worklist import Difference, InlineWorklist
+from locray.labelling.worklist import InlineWorklist, PendingImages
 from locray.progress import Progress, Report
-from locray.sources import open_source
-from locray.table.open import holds_rows, open_table
+from locray.table.open import open_table
 
 SECONDS_PER_HOUR = 3600
-_POISONS = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
+_DECODER_FAILURES = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
 
 
 @dataclass(frozen=True, slots=True)
 class LabelPlan:
-    """What is to be done, and what it may take on this machine, as `--json` prints it."""
+    """What a run would do, and its estimated time on this machine, as `--json` prints it."""
 
     model_id: str
     config_hash: str
@@ -50,34 +48,31 @@ class LabelPlan:
 
 
 def plan(config: PlanConfig, report: Report) -> LabelPlan:
-    """Lists, compares with the table, labels a sample in memory. Writes nothing and starts no Ray.
+    """Lists the images, compares them with the table, labels a sample in memory. Writes nothing, starts no Ray.
 
-    The estimate of time is for this machine: sampled fetch and decode spread over its cores, and the network.
+    The estimated time is for this machine: fetching and decoding, spread over its cores, and the network.
 
     Raises:
-        UsageError: the source, the model or the table is not what it should be.
+        UsageError: the source, the model or the table is not as expected.
     """
     report(Progress("checking"))
     table_uri = storage.normalise(config.table)
-    source = without_table_files(open_source(config.images, config.uri_column), table_uri)
-    check_apart(source, table_uri)
-    table = open_table(table_uri)
-    source.check(may_be_empty=holds_rows(table))
-    identity = Identity.of(config.model, config)
+    source = open_image_source(config, table_uri)
+    model = ModelSpec.read(config.model, config)
     report(Progress("listing"))
-    with Difference.open(
-        source, table, identity.model_id, identity.config_hash, retry=config.retry_failed, report=report
-    ) as difference:
-        counts = difference.counts()
-        sample = difference.sample(config.sample)
-    planned = min(counts.to_do, config.limit or counts.to_do)
+    with PendingImages.find(
+        source, open_table(table_uri), model.key, retry=config.retry_failed, report=report
+    ) as pending:
+        counts = pending.counts()
+        sample = pending.sample(config.sample)
+    planned = min(counts.pending, config.limit or counts.pending)
     report(Progress("sampling", planned=len(sample)))
-    seconds_per_image = _measure(sample, identity) if len(sample) else None
+    seconds_per_image = _measure(sample, model) if len(sample) else None
     estimated_s = None if seconds_per_image is None else seconds_per_image * planned
     price_per_second = None if config.hourly_price is None else config.hourly_price / SECONDS_PER_HOUR
     return LabelPlan(
-        model_id=identity.model_id,
-        config_hash=identity.config_hash,
+        model_id=model.key.model_id,
+        config_hash=model.key.config_hash,
         table=table_uri,
         listed=counts.listed,
         already_labelled=counts.already_labelled,
@@ -93,25 +88,23 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     )
 
 
-def _measure(sample: pa.Table, identity: Identity) -> float | None:
-    """Seconds that an image of the sample takes on this machine once everything is warm; None where none can be timed.
+def _measure(sample: pa.Table, model: ModelSpec) -> float | None:
+    """Seconds per image on this machine once everything is warm; None if no image of the sample can be decoded.
 
-    A child decodes them first: an image that crashes its decoder or hangs it is left out. What workers would do is
-    timed, and they decode in their own process.
+    A child process decodes the sample first, so that images that crash or hang the decoder can be skipped. What is
+    timed is decoding in this process, as workers do it.
     """
     rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
-    settings = identity.decode
-    with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
-        tried = decode_rows(rows, settings, decode)
-    rows = rows.filter(pc.invert(pc.is_in(tried[schema.ERROR_CODE], value_set=_POISONS)))
+    first_try = decode_in_child(rows, model)
+    rows = rows.filter(pc.invert(pc.is_in(first_try[schema.ERROR_CODE], value_set=_DECODER_FAILURES)))
     if not len(rows):
         return None
     num_cores = len(os.sched_getaffinity(0))
     started = time.perf_counter()
-    decoded = decode_rows(rows, settings)
+    decoded = decode_rows(rows, model)
     decode_s = (time.perf_counter() - started) / num_cores
-    # On this machine, whatever it has: the GPUs that are wanted may be on others.
-    predictor = Predictor(replace(identity.predict, device="auto"), num_threads=num_cores)
+    # On whatever this machine has: the GPUs of `--device gpu` may be on others.
+    predictor = Predictor(model.with_options(device="auto"), num_threads=num_cores)
     predictor(decoded)
     started = time.perf_counter()
     predictor(decoded)

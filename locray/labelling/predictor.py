@@ -1,4 +1,4 @@
-"""The second stage: from square images to detections in the pixels of each image. Run by the pipeline's model workers.
+"""Second stage: from square images to detections in the pixels of each image.
 
 A plain callable that knows nothing of Ray.
 """
@@ -22,80 +22,88 @@ from locray.inference.cuda import GPU_ERRORS
 from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import CompileKey, load_fitting
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.model import ModelSpec
 from locray.models.artifact import load_artifact
 from locray.models.interface import PredictedBoxes
 
 
-class _Unanswered(NamedTuple):
-    """Why the model has no answer for an image that could be decoded."""
+class _Failure(NamedTuple):
+    """Why the model predicts nothing for an image that could be decoded."""
 
-    code: str
+    code: ErrorCode
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Answers:
-    """What the model says of the rows that it has an answer for, and why it has none for the others."""
+class _Predictions:
+    """Predictions for some rows of a unit, N rows of B boxes, and the failures of others."""
 
     rows: NDArray[np.intp]
     boxes_xyxy_px: NDArray[np.float64]
+    """(N, B, 4), in pixels of the network's input."""
     scores: NDArray[np.float32]
+    """(N, B)."""
     label_ids: NDArray[np.int64]
-    without: dict[int, _Unanswered]
+    """(N, B)."""
+    failures: dict[int, _Failure]
 
     @classmethod
-    def none(cls, without: dict[int, _Unanswered]) -> "_Answers":
-        """There is an answer for no row."""
+    def none(cls, failures: dict[int, _Failure]) -> "_Predictions":
+        """Predictions for no row."""
         boxes_xyxy_px, scores, label_ids = np.zeros((0, 1, 4)), np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64)
-        return cls(np.zeros(0, np.intp), boxes_xyxy_px, scores, label_ids, without)
+        return cls(np.zeros(0, np.intp), boxes_xyxy_px, scores, label_ids, failures)
 
 
 class Predictor:
-    """Holds a model and labels decoded units with it."""
+    """Labels decoded units with a model that it has loaded.
 
-    def __init__(self, settings: PredictorSettings, num_threads: int | None = None) -> None:
+    Args:
+        model: The artifact and its options.
+        num_threads: Threads of the network. Default: torch's.
+
+    Raises:
+        UsageError: there is no artifact, it is damaged, or `--device gpu` finds no GPU.
+    """
+
+    def __init__(self, model: ModelSpec, num_threads: int | None = None) -> None:
         self._num_threads = num_threads
-        self._use_threads()
-        self._settings = settings
-        artifact = load_artifact(settings.model_uri)
+        self._set_num_threads()
+        self._model = model
+        artifact = load_artifact(model.uri)
         self._classes = artifact.info.classes
-        self._input_size_px = artifact.info.input_size
-        self.device = device = _device(settings.device)
+        self.device = device = _device(model.options.device)
         """What the network runs on."""
         if device.type == "cpu":
             keep_freed_memory()
-        dtype = dtype_for(settings.precision, device)
+        dtype = dtype_for(model.options.precision, device)
         if artifact.info.int8_ranges is not None:
             int8.check_runs_on(device)
         self._network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
         if device.type == "cpu" and artifact.info.int8_ranges is None:
-            precision = str(dtype).removeprefix("torch.")
-            key = CompileKey.for_this_machine(
-                artifact.model_id, precision, settings.batch_size, torch.get_num_threads()
-            )
-            example = torch.zeros(settings.batch_size, self._input_size_px, self._input_size_px, 3, dtype=torch.uint8)
-            compiled = load_fitting(settings.packages, key, example)
+            precision, batch_size = str(dtype).removeprefix("torch."), model.options.batch_size
+            key = CompileKey.for_this_machine(artifact.model_id, precision, batch_size, torch.get_num_threads())
+            example = torch.zeros(batch_size, model.input_size_px, model.input_size_px, 3, dtype=torch.uint8)
+            compiled = load_fitting(model.packages, key, example)
             if compiled is not None:
                 self._network = self._network.with_compiled(compiled)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
-        """Labels a decoded unit (`schema.decoded_schema`): a table of `schema.PREDICTED_SCHEMA` in the same order."""
-        self._use_threads()
+        """Labels a decoded unit (`schema.decoded_schema`). Returns `schema.PREDICTED_SCHEMA` in the same order."""
+        self._set_num_threads()
         rows = np.flatnonzero(pc.equal(decoded[schema.STATUS], schema.STATUS_OK).to_numpy())
         if not len(rows):
-            return self._as_table(decoded, _Answers.none({}))
-        return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._input_size_px), rows))
+            return self._as_table(decoded, _Predictions.none({}))
+        return self._as_table(decoded, self._predict(pixels_of(decoded[schema.IMAGE], self._model.input_size_px), rows))
 
-    def _use_threads(self) -> None:
-        # OpenMP has a number for each thread that calls it, and Ray calls from more than one. What torch computes
-        # itself sets its own; a compiled network would go on with one, which Ray says in OMP_NUM_THREADS.
+    def _set_num_threads(self) -> None:
+        # OpenMP keeps a number per calling thread, and Ray calls from more than one. torch's own operations set it
+        # themselves; a compiled network would run with one thread, which Ray sets in OMP_NUM_THREADS.
         if self._num_threads is not None:
             torch.set_num_threads(self._num_threads)
 
-    def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Answers:
-        batch_size = self._settings.batch_size
-        failed: dict[int, _Unanswered] = {}
+    def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Predictions:
+        batch_size = self._model.options.batch_size
+        failures: dict[int, _Failure] = {}
         parts: list[tuple[NDArray[np.intp], PredictedBoxes]] = []
         choices = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
         batches = self._batches(images, choices)
@@ -104,7 +112,7 @@ class Predictor:
                 parts.append((chosen, self._run(batch, len(chosen))))
             except GPU_ERRORS:
                 raise
-            except Exception:  # noqa: BLE001 - one image may be the cause; alone, each shows whether it is
+            except Exception:  # noqa: BLE001 - one image may be the cause: try each alone
                 for row in chosen:
                     try:
                         (alone,) = self._batches(images, [np.array([row])])
@@ -112,59 +120,62 @@ class Predictor:
                     except GPU_ERRORS:
                         raise
                     except Exception as error:  # noqa: BLE001
-                        told = next(iter(str(error).splitlines()), type(error).__name__)
-                        failed[int(row)] = _Unanswered(ErrorCode.MODEL_ERROR, told)
+                        message = next(iter(str(error).splitlines()), type(error).__name__)
+                        failures[int(row)] = _Failure(ErrorCode.MODEL_ERROR, message)
         if not parts:
-            return _Answers.none(failed)
+            return _Predictions.none(failures)
         self._network.wait()
-        answered = np.concatenate([part[0] for part in parts])
+        predicted = np.concatenate([part[0] for part in parts])
         boxes_px, scores, label_ids = (np.concatenate([part[1][i].numpy() for part in parts]) for i in range(3))
         boxes_px = boxes_px.astype(np.float64)
         finite = np.isfinite(boxes_px).all(axis=(1, 2)) & np.isfinite(scores).all(axis=1)
-        for row in answered[~finite]:
-            failed[int(row)] = _Unanswered(ErrorCode.NON_FINITE, "the model's answer for this image is not finite")
-        return _Answers(answered[finite], boxes_px[finite], scores[finite], label_ids[finite], failed)
+        for row in predicted[~finite]:
+            failures[int(row)] = _Failure(ErrorCode.NON_FINITE, "the model's output for this image is not finite")
+        return _Predictions(predicted[finite], boxes_px[finite], scores[finite], label_ids[finite], failures)
 
     def _batches(self, images: NDArray[np.uint8], choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
-        """The chosen rows of images (n, S, S, 3), filled up to batches of a shape that the network likes."""
-        missing = [self._network.padded_size(len(rows), self._settings.batch_size) - len(rows) for rows in choices]
+        """The chosen rows of images (n, S, S, 3), padded to batch sizes that the network prefers."""
+        missing = [self._network.padded_size(len(rows), self._model.options.batch_size) - len(rows) for rows in choices]
         return self._network.upload(
             np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]
             for rows, more in zip(choices, missing, strict=True)
         )
 
     def _run(self, batch: Tensor, num_images: int) -> PredictedBoxes:
-        """Predictions of the first images of a batch; a GPU's are there after `Network.wait`."""
+        """Predictions for the first images of a batch; a GPU's are complete after `Network.wait`."""
         predicted = self._network.predict(batch)
         return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in predicted))
 
-    def _as_table(self, decoded: pa.Table, answers: _Answers) -> pa.Table:
+    def _as_table(self, decoded: pa.Table, predictions: _Predictions) -> pa.Table:
         columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}
-        if answers.without:
+        if predictions.failures:
             names = (schema.STATUS, schema.ERROR_CODE, schema.ERROR_MESSAGE)
             changed = {name: decoded[name].to_pylist() for name in names}
-            for row, why in answers.without.items():
+            for row, failure in predictions.failures.items():
                 changed[schema.STATUS][row] = schema.STATUS_FAILED
-                changed[schema.ERROR_CODE][row], changed[schema.ERROR_MESSAGE][row] = str(why.code), why.message
+                changed[schema.ERROR_CODE][row] = str(failure.code)
+                changed[schema.ERROR_MESSAGE][row] = failure.message
             columns |= {name: pa.array(values, pa.string()) for name, values in changed.items()}
-        columns[schema.DETECTIONS] = self._detections(decoded, answers)
+        columns[schema.DETECTIONS] = self._detections(decoded, predictions)
         return pa.table(columns, schema=schema.PREDICTED_SCHEMA)
 
-    def _detections(self, decoded: pa.Table, answers: _Answers) -> pa.Array:
-        """One list of `schema.DETECTION` a row, null for a row without an answer."""
+    def _detections(self, decoded: pa.Table, predictions: _Predictions) -> pa.Array:
+        """One list of `schema.DETECTION` per row, null without a prediction."""
         widths, heights = (
-            decoded[name].fill_null(0).to_numpy().astype(np.int64)[answers.rows]
+            decoded[name].fill_null(0).to_numpy().astype(np.int64)[predictions.rows]
             for name in (schema.WIDTH, schema.HEIGHT)
         )
-        corners = boxes.to_images(answers.boxes_xyxy_px, widths, heights, self._input_size_px).astype(np.float32)
-        kept = (answers.scores > 0) & (answers.scores >= self._settings.score_threshold) & boxes.is_valid(corners)
-        # The answers may stand in another order than the rows: a batch that failed was run again image by image.
-        order = np.argsort(answers.rows, kind="stable")
-        kept, corners, scores, label_ids = kept[order], corners[order], answers.scores[order], answers.label_ids[order]
-        answered = np.zeros(len(decoded), dtype=bool)
-        answered[answers.rows] = True
+        size_px, threshold = self._model.input_size_px, self._model.score_threshold
+        corners = boxes.to_images(predictions.boxes_xyxy_px, widths, heights, size_px).astype(np.float32)
+        kept = (predictions.scores > 0) & (predictions.scores >= threshold) & boxes.is_valid(corners)
+        # Predictions may be in another order than the rows: a batch that failed was run again image by image.
+        order = np.argsort(predictions.rows, kind="stable")
+        kept, corners = kept[order], corners[order]
+        scores, label_ids = predictions.scores[order], predictions.label_ids[order]
+        has_prediction = np.zeros(len(decoded), dtype=bool)
+        has_prediction[predictions.rows] = True
         lengths = np.zeros(len(decoded), dtype=np.int32)
-        lengths[answers.rows[order]] = kept.sum(axis=1)
+        lengths[predictions.rows[order]] = kept.sum(axis=1)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
         ids = pa.array(label_ids[kept].astype(np.int32))
         labels = pa.array(self._classes, pa.string()).take(ids)
@@ -172,16 +183,16 @@ class Predictor:
         structs = pa.StructArray.from_arrays(
             [ids, labels, pa.array(scores[kept]), *edges], fields=list(schema.DETECTION)
         )
-        return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(~answered))
+        return pa.ListArray.from_arrays(pa.array(offsets), structs, mask=pa.array(~has_prediction))
 
 
-def _device(wanted: Device) -> torch.device:
-    if wanted == "gpu" and not torch.cuda.is_available():
+def _device(option: Device) -> torch.device:
+    if option == "gpu" and not torch.cuda.is_available():
         raise UsageError("--device gpu: PyTorch finds no GPU on the node of this worker; `nvidia-smi` there says why")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    return torch.device("cuda" if option != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def pixels_of(column: pa.ChunkedArray, input_size_px: int) -> NDArray[np.uint8]:
-    """The images (N, S, S, 3) of a column of flattened pixels; no copy where the column is one chunk."""
+    """Images (N, S, S, 3) of a column of flattened pixels, without a copy if the column is one chunk."""
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=True)
     return np.asarray(flat).reshape(-1, input_size_px, input_size_px, 3)

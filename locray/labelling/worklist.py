@@ -1,7 +1,7 @@
-"""The worklist: what a listing holds and the table doesn't, in units of work. Called by the runs and the pipeline.
+"""The worklist: images that are listed and not yet in the table, in units of work.
 
-It is written as Parquet, one row group a unit, few units a file: a task reads the footer and its own row group of one
-small file.
+Stored as Parquet files with one row group per unit and few units per file, so that a task reads only the footer and its
+own row group of a small file.
 """
 
 import io
@@ -22,52 +22,51 @@ from locray.progress import Report, ignore, with_progress
 from locray.sources import Source
 from locray.storage.temporary_database import create_from_batches, temporary_database
 from locray.table.data_files import scan_strings
+from locray.table.key import PredictionKey
 
 UNITS_PER_FILE = 64
-DRAWN_IMAGES = 256
-"""How many images, drawn at random, a worklist begins with."""
-_VERSION_KNOWN = f"{schema.ETAG} IS NOT NULL"
-_VERSION_UNKNOWN = f"{schema.ETAG} IS NULL"
+SAMPLED_IMAGES = 256
+"""A worklist begins with this many images, sampled at random."""
 _SAME_VERSION = (
-    f"to_do.{schema.IMAGE_URI} = retried.{schema.IMAGE_URI} AND "
-    f"coalesce(to_do.{schema.ETAG} = retried.{schema.ETAG}, true)"
+    f"pending.{schema.IMAGE_URI} = retried.{schema.IMAGE_URI} AND "
+    f"coalesce(pending.{schema.ETAG} = retried.{schema.ETAG}, true)"
 )
-"""A version that is not known is the same as any."""
+"""An unknown version equals any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a listing holds, seen against the table."""
+    """Numbers of listed images, compared with the table."""
 
     listed: int
     already_labelled: int
     changed: int
-    """Images that the table holds in another version only."""
+    """Images that the table has in other versions only."""
     retried: int
-    """Images that failed, and are to be labelled again."""
+    """Images that failed and will be labelled again."""
 
     @property
-    def to_do(self) -> int:
-        """Images without a row that stays."""
+    def pending(self) -> int:
+        """Images to label."""
         return self.listed - self.already_labelled
 
     @property
     def new(self) -> int:
-        """Images that the table has never seen."""
-        return self.to_do - self.changed - self.retried
+        """Images that the table has in no version."""
+        return self.pending - self.changed - self.retried
 
 
 class Worklist(Protocol):
-    """Images in units of work. Small or cheap to pickle: tasks carry it."""
+    """Images in units of work. Small or cheap to pickle, since tasks carry it."""
 
     @property
     def num_images(self) -> int:
-        """How many images are to be labelled; their ordinals are below it."""
+        """Number of images. Their ordinals are 0 to `num_images - 1`."""
         ...
 
     @property
     def unit_size(self) -> int:
-        """Images of each unit but the last."""
+        """Images per unit. The last unit may have fewer."""
         ...
 
     def read_unit(self, unit: int) -> pa.Table:
@@ -76,13 +75,13 @@ class Worklist(Protocol):
 
 
 def num_units(worklist: Worklist) -> int:
-    """Units of work, each of `unit_size` images but for the last."""
+    """Number of units."""
     return -(-worklist.num_images // worklist.unit_size)
 
 
 @dataclass(frozen=True)
 class StoredWorklist:
-    """A worklist in a store that every node reaches."""
+    """A worklist in a store that every node can read."""
 
     uri: str
     num_images: int
@@ -94,13 +93,13 @@ class StoredWorklist:
         return file.read_row_group(unit % UNITS_PER_FILE)
 
     def file_uri(self, index: int) -> str:
-        """The file of units `index * UNITS_PER_FILE` and on. No .parquet ending: globs over the table miss it."""
+        """File of the units from `index * UNITS_PER_FILE`. No .parquet ending: globs over the table must not match."""
         return storage.join(self.uri, f"worklist-{index:06d}")
 
 
 @dataclass(frozen=True)
 class InlineWorklist:
-    """A worklist that travels with the tasks: for thousands of images, not for millions."""
+    """A worklist that is pickled with the tasks: for thousands of images, not for millions."""
 
     rows: pa.Table
     num_images: int
@@ -108,13 +107,12 @@ class InlineWorklist:
 
     @classmethod
     def of(cls, rows: pa.Table, unit_size: int) -> "InlineWorklist":
-        """Images of `schema.LISTING_SCHEMA`, numbered in their order."""
-        ordinals = pa.array(range(len(rows)), pa.int64())
-        return cls(rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA), len(rows), unit_size)
+        """Images of `schema.LISTING_SCHEMA`, in their order."""
+        return cls(_with_ordinals(rows, 0), len(rows), unit_size)
 
     @classmethod
     def of_uris(cls, uris: Sequence[str], unit_size: int) -> "InlineWorklist":
-        """Images of which nothing is known but where they are."""
+        """Images of which only the URIs are known."""
         unknown = [pa.nulls(len(uris), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
         return cls.of(pa.table([pa.array(uris, pa.string()), *unknown], schema=schema.LISTING_SCHEMA), unit_size)
 
@@ -123,11 +121,11 @@ class InlineWorklist:
         return self.rows.slice(unit * self.unit_size, self.unit_size)
 
 
-class Difference:
-    """A listing without what the table holds for one model and configuration; DuckDB does the join and spills to disk.
+class PendingImages:
+    """Images of a listing that have no row of a model and configuration. DuckDB joins them, and spills to disk.
 
-    A listed image counts as labelled if the table has a row for the same version of it; where the listing doesn't know
-    the version, if it has a row for any version.
+    A listed image has a row if the table has one for the same version of it or, if the listing does not know the
+    version, for any.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -135,81 +133,78 @@ class Difference:
 
     @classmethod
     @contextmanager
-    def open(
+    def find(
         cls,
         source: Source,
         table: DeltaTable | None,
-        model_id: str,
-        config_hash: str,
+        key: PredictionKey,
         *,
         retry: Collection[ErrorCode] = (),
         report: Report = ignore,
-    ) -> Iterator["Difference"]:
-        """Reads the table's keys, then the listing to its end: that may outlast the credentials of the table.
+    ) -> Iterator["PendingImages"]:
+        """Reads the rows of the table, then the whole listing, which may outlast the table's credentials.
 
         Args:
             source: Lists the images.
-            table: The predictions, or None where there is no table yet.
-            model_id: Of the model whose rows count.
-            config_hash: Of the configuration whose rows count.
-            retry: Rows that failed with one of these codes don't count.
-            report: Is told how far the listing is.
+            table: The predictions table, or None if there is none yet.
+            key: Model and configuration whose rows count.
+            retry: Rows with these error codes don't count.
+            report: Progress callback.
         """
         with temporary_database() as connection:
-            mine = (ds.field(schema.MODEL_ID) == model_id) & (ds.field(schema.CONFIG_HASH) == config_hash)
-            again = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
-            _load_keys(connection, "done", table, mine & ~again)
-            _load_keys(connection, "retried", table if retry else None, mine & again)
+            is_retried = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
+            _load_rows(connection, "labelled", table, key.row_filter & ~is_retried)
+            _load_rows(connection, "retried", table if retry else None, key.row_filter & is_retried)
             _load_listing(connection, source, report)
             _join(connection)
             yield cls(connection)
 
     def counts(self) -> Counts:
-        """How many images are listed, labelled already, labelled in another version only, and tried again."""
+        """Number of images that are listed, already labelled, changed and retried."""
         listed = self._count("SELECT count(*) FROM listing")
-        to_do = self._count("SELECT count(*) FROM to_do")
-        retried = self._count(f"SELECT count(*) FROM to_do SEMI JOIN retried ON {_SAME_VERSION}")
+        pending = self._count("SELECT count(*) FROM pending")
+        retried = self._count(f"SELECT count(*) FROM pending SEMI JOIN retried ON {_SAME_VERSION}")
         changed = self._count(
-            f"SELECT count(*) FROM (SELECT * FROM to_do ANTI JOIN retried ON {_SAME_VERSION}) "
-            f"SEMI JOIN (FROM done UNION ALL FROM retried) USING ({schema.IMAGE_URI})"
+            f"SELECT count(*) FROM (SELECT * FROM pending ANTI JOIN retried ON {_SAME_VERSION}) "
+            f"SEMI JOIN (FROM labelled UNION ALL FROM retried) USING ({schema.IMAGE_URI})"
         )
-        return Counts(listed, listed - to_do, changed, retried)
+        return Counts(listed, listed - pending, changed, retried)
 
     def batches(self, limit: int | None, batch_size: int) -> Iterator[pa.RecordBatch]:
-        """What is to be done as batches of `LISTING_SCHEMA`: some images drawn at random, then the others, by URI.
+        """The images as batches of `LISTING_SCHEMA`: a random sample first, then the others, by URI.
 
-        So whether none of the first images can be labelled says something of all of them, not of one folder.
+        So the first images say something about all of them, not about one folder.
         """
         columns = ", ".join(schema.LISTING_SCHEMA.names)
-        wanted = "to_do" if limit is None else f"(SELECT * FROM to_do ORDER BY {schema.IMAGE_URI} LIMIT {limit})"
-        drawn = f"SELECT {schema.IMAGE_URI} FROM {wanted} USING SAMPLE {DRAWN_IMAGES} ROWS (reservoir, 0)"
+        limited = "pending" if limit is None else f"(SELECT * FROM pending ORDER BY {schema.IMAGE_URI} LIMIT {limit})"
+        sample = f"SELECT {schema.IMAGE_URI} FROM {limited} USING SAMPLE {SAMPLED_IMAGES} ROWS (reservoir, 0)"
         query = f"""
-            SELECT {columns} FROM {wanted}
-            ORDER BY {schema.IMAGE_URI} IN ({drawn}) DESC, {schema.IMAGE_URI}
+            SELECT {columns} FROM {limited}
+            ORDER BY {schema.IMAGE_URI} IN ({sample}) DESC, {schema.IMAGE_URI}
         """
         yield from self._connection.sql(query).to_arrow_reader(batch_size)
 
     def sample(self, num_images: int) -> pa.Table:
-        """Some of what is to be done, drawn at random, as a table of `LISTING_SCHEMA`."""
+        """A random sample of the images as a table of `LISTING_SCHEMA`."""
         columns = ", ".join(schema.LISTING_SCHEMA.names)
-        query = f"SELECT {columns} FROM (SELECT * FROM to_do USING SAMPLE {num_images} ROWS (reservoir, 0))"
+        query = f"SELECT {columns} FROM (SELECT * FROM pending USING SAMPLE {num_images} ROWS (reservoir, 0))"
         return self._connection.sql(query).to_arrow_table().cast(schema.LISTING_SCHEMA)
 
     def write(self, uri: str, unit_size: int, limit: int | None = None) -> StoredWorklist:
-        """Writes the worklist under the URI, in bounded memory."""
+        """Writes the worklist to the folder `uri`, one file in memory at a time."""
         num_images = 0
         worklist = StoredWorklist(uri, 0, unit_size)
-        pending: list[pa.RecordBatch] = []
+        buffered: list[pa.RecordBatch] = []
         rows_per_file = unit_size * UNITS_PER_FILE
         for batch in self.batches(limit, rows_per_file):
-            pending.append(batch)
-            while sum(map(len, pending)) >= rows_per_file:
-                rows = pa.Table.from_batches(pending)
+            buffered.append(batch)
+            while sum(map(len, buffered)) >= rows_per_file:
+                rows = pa.Table.from_batches(buffered)
                 _write_file(worklist, rows.slice(0, rows_per_file), num_images)
-                pending = rows.slice(rows_per_file).to_batches()
+                buffered = rows.slice(rows_per_file).to_batches()
                 num_images += rows_per_file
-        if pending:
-            rows = pa.Table.from_batches(pending)
+        if buffered:
+            rows = pa.Table.from_batches(buffered)
             _write_file(worklist, rows, num_images)
             num_images += len(rows)
         return StoredWorklist(uri, num_images, unit_size)
@@ -220,37 +215,43 @@ class Difference:
 
 
 def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report: Report) -> None:
-    """The listing as a table; an image that is listed twice is taken once, with its version if that is known."""
+    """Loads the listing. An image that is listed twice is taken once, with its version if that is known."""
     columns = ", ".join(f"max({name}) AS {name}" for name in schema.LISTING_SCHEMA.names if name != schema.IMAGE_URI)
     statement = f"CREATE TABLE listing AS SELECT {schema.IMAGE_URI}, {columns} FROM stream GROUP BY {schema.IMAGE_URI}"
     create_from_batches(connection, statement, schema.LISTING_SCHEMA, with_progress(source.listing(), report))
 
 
-def _load_keys(
-    connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable | None, wanted: ds.Expression
+def _load_rows(
+    connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable | None, row_filter: ds.Expression
 ) -> None:
-    """The keys of the wanted rows as a table of this name."""
-    key = (schema.IMAGE_URI, schema.ETAG)
-    fields = pa.schema([(name, pa.string()) for name in key])
-    batches = scan_strings(table, key, wanted) if table else ()
+    """Loads URI and version of the filtered rows as a table of this name."""
+    columns = (schema.IMAGE_URI, schema.ETAG)
+    fields = pa.schema([(column, pa.string()) for column in columns])
+    batches = scan_strings(table, columns, row_filter) if table else ()
     create_from_batches(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
 
 
 def _join(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(
         f"""
-        CREATE TABLE to_do AS
-        SELECT * FROM listing ANTI JOIN done USING ({schema.IMAGE_URI}, {schema.ETAG}) WHERE {_VERSION_KNOWN}
+        CREATE TABLE pending AS
+        SELECT * FROM listing ANTI JOIN labelled USING ({schema.IMAGE_URI}, {schema.ETAG})
+        WHERE {schema.ETAG} IS NOT NULL
         UNION ALL
-        SELECT * FROM listing ANTI JOIN done USING ({schema.IMAGE_URI}) WHERE {_VERSION_UNKNOWN}
+        SELECT * FROM listing ANTI JOIN labelled USING ({schema.IMAGE_URI})
+        WHERE {schema.ETAG} IS NULL
         """
     )
 
 
-def _write_file(worklist: StoredWorklist, rows: pa.Table, first_ordinal: int) -> None:
+def _with_ordinals(rows: pa.Table, first_ordinal: int) -> pa.Table:
+    """Rows of `LISTING_SCHEMA` as rows of `WORKLIST_SCHEMA`."""
     ordinals = pa.array(range(first_ordinal, first_ordinal + len(rows)), pa.int64())
-    rows = rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA)
+    return rows.add_column(0, schema.ORDINAL, ordinals).cast(schema.WORKLIST_SCHEMA)
+
+
+def _write_file(worklist: StoredWorklist, rows: pa.Table, first_ordinal: int) -> None:
     buffer = io.BytesIO()
-    pq.write_table(rows, buffer, row_group_size=worklist.unit_size, compression="zstd")
+    pq.write_table(_with_ordinals(rows, first_ordinal), buffer, row_group_size=worklist.unit_size, compression="zstd")
     index = first_ordinal // (worklist.unit_size * UNITS_PER_FILE)
     storage.write_bytes(worklist.file_uri(index), buffer.getvalue())

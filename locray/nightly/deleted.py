@@ -14,7 +14,6 @@ import pyarrow as pa
 
 from locray import schema, storage
 from locray.errors import StoreError
-from locray.labelling.deferred_list import write_list
 from locray.storage.temporary_database import create_from_batches, temporary_database
 from locray.table.data_files import scan_strings
 from locray.table.key import PredictionKey
@@ -72,7 +71,8 @@ def list_deleted(
             f"SELECT {_URI}, coalesce({_SINCE}, DATE '{run_date}') AS {_SINCE} "
             f"FROM {deleted} LEFT JOIN previous USING ({_URI}) ORDER BY {_URI}"
         )
-        images = write_list(list_uri, schema.DELETED_SCHEMA, connection.sql(query).to_arrow_reader(_BATCH_ROWS))
+        batches = connection.sql(query).to_arrow_reader(_BATCH_ROWS)
+        images = storage.write_parquet(list_uri, schema.DELETED_SCHEMA, batches)
         known = _count(connection, f"{deleted} SEMI JOIN previous USING ({_URI})")
         returned = _count(connection, f"previous SEMI JOIN listed USING ({_URI})")
     return DeletedImages(images, images - known, returned, list_uri)

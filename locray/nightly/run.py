@@ -13,11 +13,11 @@ from locray import schema
 from locray.config import NightlyConfig, VerifyConfig
 from locray.errors import DeferralCause, ExitCode, LocrayError
 from locray.labelling.run import label
-from locray.labelling.summary import Clock, LabelSummary
+from locray.labelling.summary import LabelSummary
 from locray.nightly.deleted import DeletedImages, list_deleted
 from locray.nightly.maintenance import Compaction, compact, vacuum
 from locray.nightly.records import deleted_uri, records_uri, write_record
-from locray.progress import Progress, Report
+from locray.progress import Clock, Progress, Report
 from locray.sources import open_source
 from locray.sources.wrappers import CachedSource
 from locray.storage import temporary_folder

@@ -9,7 +9,8 @@ from locray.config.common import InferenceOptions
 from locray.datasets.records import Dataset
 from locray.evaluation.run import evaluate_dataset
 from locray.evaluation.summary import EvaluationMetrics
-from locray.labelling.identity import Identity
+from locray.images.decode import DecodeLimits
+from locray.labelling.model import ModelSpec
 from locray.progress import Report
 from locray.report.charts import BACKGROUND, NUM_COLOURS, Chart, Line, line_chart
 from locray.report.evaluation import evaluation_section
@@ -57,8 +58,7 @@ def write_training_page(
         device=config.device,
         log_level=config.log_level,
     )
-    identity = Identity.of(config.output, prediction)
-    evaluated = evaluate_dataset(chosen, identity, prediction, report)
+    evaluated = evaluate_dataset(chosen, ModelSpec.read(config.output, prediction), report)
     metrics = EvaluationMetrics.of(evaluated.results)
     of_all = "" if len(chosen.records) == len(validation.records) else f" of {len(validation.records):,}"
     page = render_template(
@@ -68,7 +68,7 @@ def write_training_page(
         facts=facts,
         curves=curves(read_history(storage.normalise(config.output)), best_epoch),
         validation=f"The new model on {len(chosen.records):,}{of_all} images of split {validation.split!r}.",
-        section=evaluation_section(metrics, chosen.records, evaluated.results, identity.decode.limits),
+        section=evaluation_section(metrics, chosen.records, evaluated.results, DecodeLimits.of(config)),
     )
     storage.write_bytes(page_uri(config), page.encode())
 

@@ -11,6 +11,7 @@ from locray.storage.files import (
     open_parquet,
     read_bytes,
     write_bytes,
+    write_parquet,
 )
 from locray.storage.s3 import delta_storage_options
 from locray.storage.temporary_folder import temporary_folder
@@ -38,4 +39,5 @@ __all__ = [
     "read_bytes",
     "temporary_folder",
     "write_bytes",
+    "write_parquet",
 ]

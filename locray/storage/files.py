@@ -5,9 +5,10 @@ millions go through `locray.sources` and `locray.images.fetch`.
 """
 
 import errno
+import io
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -283,6 +284,21 @@ def open_parquet(uri: str) -> pq.ParquetFile:
         pyarrow.ArrowInvalid: it is no Parquet file.
     """
     return pq.ParquetFile(open_file(uri), pre_buffer=True)
+
+
+def write_parquet(uri: str, fields: pa.Schema, batches: Iterable[pa.RecordBatch]) -> int:
+    """Writes a Parquet file, compressed and with checksums; the file alone is held in memory. Returns its rows.
+
+    Raises:
+        StoreError: the store failed, retries exhausted.
+    """
+    buffer, num_rows = io.BytesIO(), 0
+    with pq.ParquetWriter(buffer, fields, compression="zstd", write_page_checksum=True) as file:
+        for batch in batches:
+            file.write_batch(batch.cast(fields))
+            num_rows += len(batch)
+    write_bytes(uri, buffer.getvalue())
+    return num_rows
 
 
 def local_error(uri: str, error: OSError) -> StoreError:

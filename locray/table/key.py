@@ -36,6 +36,11 @@ class KeySelector:
     config_hash: str | None = None
 
     @classmethod
+    def of(cls, key: PredictionKey) -> "KeySelector":
+        """Selects one key."""
+        return cls(key.model_id, key.config_hash)
+
+    @classmethod
     def parse(cls, text: str) -> "KeySelector | None":
         """Reads `name@0123456789ab` or `name@0123456789ab/ba9876543210`; None for any other text, such as a URI."""
         match = _TEXT.fullmatch(text)

@@ -6,10 +6,9 @@ from typing import Any
 from locray import storage
 from locray.config import InferenceOptions, ResultOptions, VerifyConfig
 from locray.errors import ExitCode
-from locray.labelling.identity import Identity
 from locray.labelling.image_source import without_table_files
-from locray.labelling.summary import Clock
-from locray.progress import Progress, Report
+from locray.labelling.model import ModelSpec
+from locray.progress import Clock, Progress, Report
 from locray.sources import Source, open_source
 from locray.table.key import KeySelector
 from locray.table.open import holds_rows, open_table
@@ -72,17 +71,17 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
         source = open_source(config.images, config.uri_column)
     if source is not None:
         source.check(may_be_empty=holds_rows(open_table(table_uri)))
-    rows_of, identity = _selected_rows(config)
+    rows_of, model = _selected_rows(config)
     check = check_table(
         table_uri,
         None if source is None else without_table_files(source, table_uri).listing(),
         rows_of=rows_of,
-        sample=config.sample if identity else 0,
+        sample=config.sample if model else 0,
         seed=config.seed,
         may_lack_rows=was_labelled,
         report=report,
     )
-    compared = predict_again(check.sample, identity, check.findings, report) if identity else 0
+    compared = predict_again(check.sample, model, check.findings, report) if model else 0
     return Verification(
         table=table_uri,
         version=check.version,
@@ -100,7 +99,7 @@ def verify(config: VerifyConfig, report: Report, source: Source | None = None) -
     )
 
 
-def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, Identity | None]:
+def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, ModelSpec | None]:
     """The rows that `--model` selects, and how to predict them again where it is an artifact."""
     if config.model is None:
         return None, None
@@ -109,5 +108,5 @@ def _selected_rows(config: VerifyConfig) -> tuple[KeySelector | None, Identity |
         return selector, None
     # One image per batch: this shows if results depend on the batch.
     result_options = config.model_dump(include=set(ResultOptions.model_fields), by_alias=True)
-    identity = Identity.of(config.model, InferenceOptions(**result_options, batch_size=1))
-    return KeySelector(identity.model_id, identity.config_hash), identity
+    model = ModelSpec.read(config.model, InferenceOptions(**result_options, batch_size=1))
+    return KeySelector.of(model.key), model

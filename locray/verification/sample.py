@@ -9,16 +9,17 @@ below the effect of a wrong model, decoder, colour order or letterbox. They also
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from locray import schema
 from locray.errors import ErrorCode
+from locray.images.decode import DecodeLimits
 from locray.images.isolated import IsolatedDecoder
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist, num_units
 from locray.progress import Progress, Report
@@ -46,62 +47,57 @@ class Tolerance:
     """A detection below this score may be missing in one of the two: the threshold may have cut it off."""
 
     @classmethod
-    def of(cls, identity: Identity, longer_side_px: int) -> "Tolerance":
+    def of(cls, model: ModelSpec, longer_side_px: int) -> "Tolerance":
         """The tolerance for an image of this size in rows that were predicted with these settings."""
-        is_fp32 = identity.predict.precision == "fp32"
+        is_fp32 = model.options.precision == "fp32"
         score, box_px = (
             (SCORE_TOLERANCE, BOX_TOLERANCE_PX) if is_fp32 else (BF16_SCORE_TOLERANCE, BF16_BOX_TOLERANCE_PX)
         )
-        return cls(
-            box_px * longer_side_px / identity.decode.input_size_px, score, identity.predict.score_threshold + score
-        )
+        return cls(box_px * longer_side_px / model.input_size_px, score, model.score_threshold + score)
 
 
-def predict_again(rows: pa.Table, identity: Identity, findings: Findings, report: Report) -> int:
+def predict_again(rows: pa.Table, model: ModelSpec, findings: Findings, report: Report) -> int:
     """Predicts the images of ok rows again, one at a time, on this machine, and compares.
 
     A child process decodes them on the CPU: the file may have been replaced, and the decoder may be another, since.
 
     Args:
         rows: columns of a listing, size in pixels and detections.
-        identity: the model and the settings that the rows were made with; its batch size must be 1.
+        model: the model and the settings that the rows were made with; its batch size must be 1.
         findings: what is found is added.
         report: progress callback.
 
     Returns:
         How many rows could be compared. The images of the others are no longer available in that version.
     """
-    assert identity.predict.batch_size == 1
+    assert model.options.batch_size == 1
     if not len(rows):
         return 0
-    settings = identity.decode
-    predict = replace(identity.predict, device="auto")
-    predictor = Predictor(predict, num_threads=len(os.sched_getaffinity(0)))
+    # On whatever this machine has.
+    predictor = Predictor(model.with_options(device="auto"), num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_PER_UNIT)
     num_compared = 0
-    with IsolatedDecoder(settings.limits, settings.timeout_s) as decode:
+    with IsolatedDecoder(DecodeLimits.of(model.options), model.options.decode_timeout_s) as decode:
         for unit in range(num_units(worklist)):
-            predicted = predictor(decode_rows(worklist.read_unit(unit), settings, decode)).to_pylist()
+            predicted = predictor(decode_rows(worklist.read_unit(unit), model, decode)).to_pylist()
             stored = rows.slice(unit * _IMAGES_PER_UNIT, _IMAGES_PER_UNIT).to_pylist()
-            num_compared += sum(
-                _compare(row, new, identity, findings) for row, new in zip(stored, predicted, strict=True)
-            )
+            num_compared += sum(_compare(row, new, model, findings) for row, new in zip(stored, predicted, strict=True))
             report(Progress("predicting again", min((unit + 1) * _IMAGES_PER_UNIT, len(rows)), len(rows)))
     return num_compared
 
 
-def _compare(row: dict[str, Any], new: dict[str, Any], identity: Identity, findings: Findings) -> bool:
+def _compare(row: dict[str, Any], new: dict[str, Any], model: ModelSpec, findings: Findings) -> bool:
     """Compares a row with a new prediction of its image. Returns whether that was possible."""
     uri = row[schema.IMAGE_URI]
     if new[schema.STATUS] == schema.STATUS_DEFERRED or new[schema.ERROR_CODE] in _UNAVAILABLE:
         findings.add(Check.NOT_COMPARED, 1, [f"{uri}: {new[schema.ERROR_MESSAGE]}"])
         return False
-    differences = prediction_differences(row, new, identity)
+    differences = prediction_differences(row, new, model)
     findings.add(Check.PREDICTION, int(differences is not None), [f"{uri}: {differences}"])
     return True
 
 
-def prediction_differences(row: dict[str, Any], new: dict[str, Any], identity: Identity) -> str | None:
+def prediction_differences(row: dict[str, Any], new: dict[str, Any], model: ModelSpec) -> str | None:
     """Describes how an ok row differs from a new prediction of its image, or None.
 
     They agree if their detections match one to one: the same label, corners and score within the tolerances.
@@ -111,7 +107,7 @@ def prediction_differences(row: dict[str, Any], new: dict[str, Any], identity: I
     old_size, new_size = ((one[schema.WIDTH], one[schema.HEIGHT]) for one in (row, new))
     if old_size != new_size:
         return f"the row says {old_size[0]} x {old_size[1]} pixels, the image has {new_size[0]} x {new_size[1]}"
-    tolerance = Tolerance.of(identity, max(old_size))
+    tolerance = Tolerance.of(model, max(old_size))
     lost, added = unmatched(row[schema.DETECTIONS] or [], new[schema.DETECTIONS] or [], tolerance)
     differences = [f"only the row has {_text(detection)}" for detection in lost[:1]]
     differences += [f"the model now finds {_text(detection)}" for detection in added[:1]]

@@ -18,7 +18,7 @@ from locray.convert.compile import compile_network
 from locray.inference import packages
 from locray.inference.network import Network
 from locray.inference.packages import open_package
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
@@ -95,8 +95,8 @@ def decoded_images(count):
 
 def predictor(model, compiled, **options):
     options = {"batch_size": BATCH, "precision": "fp32", "device": "cpu", "score_threshold": 0, **options}
-    identity = Identity.of(str(model), InferenceOptions(compiled=str(compiled), **options))
-    return Predictor(identity.predict, num_threads=1)
+    spec = ModelSpec.read(str(model), InferenceOptions(compiled=str(compiled), **options))
+    return Predictor(spec, num_threads=1)
 
 
 def assert_same(rows, others):

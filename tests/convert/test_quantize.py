@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 
 from locray.cli.main import main as cli
-from locray.config import QuantizeConfig
+from locray.config import InferenceOptions, QuantizeConfig
 from locray.convert.quantize import quantize
 from locray.errors import UsageError
 from locray.inference import int8
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
@@ -73,7 +73,7 @@ def test_a_quantized_artifact_is_another_model_that_labels_in_integers(folders: 
     assert after.info.int8_ranges
     state = before.model.state_dict()
     assert all(torch.equal(state[name], values) for name, values in after.model.state_dict().items())
-    predictor = Predictor(PredictorSettings(summary.output, 0.0, 4))
+    predictor = Predictor(ModelSpec.read(summary.output, InferenceOptions(batch_size=4)))
     layers = predictor._network._model.modules()
     assert any("quantized" in type(layer).__module__ for layer in layers)
 
@@ -111,6 +111,6 @@ def test_what_would_compute_in_floats_refuses_a_quantized_model(
     model = saved(folders, "localizer/resnet18", int8_ranges={})
     monkeypatch.setattr(int8, "runs_here", lambda: False)
     with pytest.raises(UsageError, match="this processor lacks it"):
-        Predictor(PredictorSettings(model, 0.0, 4, device="cpu"))
+        Predictor(ModelSpec.read(model, InferenceOptions(batch_size=4, device="cpu")))
     assert cli(["export-model", "--model", model, "--to", "torch-export", "--output", str(folders / "x.pt2")]) == 2
     assert "export the model that it was made from" in " ".join(capsys.readouterr().err.split())

@@ -17,7 +17,7 @@ from locray.evaluation.run import evaluate
 from locray.evaluation.summary import EvaluationMetrics
 from locray.images.decode import DecodeLimits
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
@@ -52,12 +52,12 @@ def model(data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def labelled(data: Path, model: str) -> pa.Table:
     """Rows of the pictures, labelled in this process."""
-    identity = Identity.of(model, EvaluateConfig(data=str(data), format="csv", model=model))
+    spec = ModelSpec.read(model, EvaluateConfig(data=str(data), format="csv", model=model))
     uris = [record.image_uri for record in read_dataset(str(data), "csv", "test").records]
     unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
     listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
     worklist = InlineWorklist.of(listing, len(uris))
-    return Predictor(identity.predict)(decode_rows(worklist.read_unit(0), identity.decode))
+    return Predictor(spec)(decode_rows(worklist.read_unit(0), spec))
 
 
 def write(
@@ -108,10 +108,10 @@ def test_options_of_a_table_include_the_artifacts_threshold(
 ) -> None:
     strict, loaded = str(tmp_path / "strict"), load_artifact(model)
     save_artifact(strict, loaded.model, loaded.info.model_copy(update={"score_threshold": 0.25}))
-    usual = Identity.of(strict, EvaluateConfig(data=str(data), format="csv", model=strict))
-    table = write(tmp_path / "t", labelled, model_id=usual.model_id, config_hash=usual.config_hash)
+    usual = ModelSpec.read(strict, EvaluateConfig(data=str(data), format="csv", model=strict))
+    table = write(tmp_path / "t", labelled, model_id=usual.key.model_id, config_hash=usual.key.config_hash)
     config = EvaluateConfig(data=str(data), format="csv", table=table, model=strict)
-    assert evaluate(config, ignore).summary.config_hash == usual.config_hash
+    assert evaluate(config, ignore).summary.config_hash == usual.key.config_hash
 
 
 def test_the_newest_version_of_an_image_counts(data: Path, labelled: pa.Table, tmp_path: Path) -> None:
@@ -141,10 +141,10 @@ def test_several_models_or_configurations(data: Path, model: str, labelled: pa.T
     facts = json.loads(locray(*options(data, table, "--model", f"{MODEL_ID}/{CONFIG}", "--json")).stdout)
     assert (facts["model_id"], facts["config_hash"]) == (MODEL_ID, CONFIG)
     assert "no rows of small_cnn@" in refused(*options(data, table, "--model", model))
-    identity = Identity.of(model, EvaluateConfig(data="d", format="csv", model=model))
-    write(tmp_path / "t", labelled, model_id=identity.model_id, config_hash=identity.config_hash)
+    spec = ModelSpec.read(model, EvaluateConfig(data="d", format="csv", model=model))
+    write(tmp_path / "t", labelled, model_id=spec.key.model_id, config_hash=spec.key.config_hash)
     facts = json.loads(locray(*options(data, table, "--model", model, "--json")).stdout)
-    assert facts["model_id"] == identity.model_id
+    assert facts["model_id"] == spec.key.model_id
 
 
 def test_images_without_a_row(data: Path, labelled: pa.Table, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from locray.datasets.records import Annotation, ImageAnnotations
 from locray.demo.images import write_dataset
 from locray.evaluation.run import evaluate
 from locray.evaluation.summary import EvaluationMetrics
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
@@ -57,19 +57,20 @@ def labelled(tmp_path: Path) -> Labelled:
     info = ArtifactInfo(architecture=ARCHITECTURE, classes=CLASSES, input_size=SIZE, score_threshold=THRESHOLD)
     save_artifact(model, network, info)
     config = EvaluateConfig(data=str(tmp_path), format="csv", model=model, precision="fp32")
-    usual = Identity.of(model, config)
-    everything = Identity.of(model, config.model_copy(update={"score_threshold": 0.0}))
+    usual = ModelSpec.read(model, config)
+    everything = ModelSpec.read(model, config.model_copy(update={"score_threshold": 0.0}))
     objects = [_first_and_last(row) for row in rows_of(everything, tmp_path).to_pylist()]
     (tmp_path / "test.csv").write_text(write_csv(objects), newline="")
-    table = write(tmp_path / "table", rows_of(usual, tmp_path), model_id=usual.model_id, config_hash=usual.config_hash)
-    return Labelled(str(tmp_path), model, table, usual.config_hash)
+    key = usual.key
+    table = write(tmp_path / "table", rows_of(usual, tmp_path), model_id=key.model_id, config_hash=key.config_hash)
+    return Labelled(str(tmp_path), model, table, key.config_hash)
 
 
-def rows_of(identity: Identity, folder: Path) -> pa.Table:
+def rows_of(spec: ModelSpec, folder: Path) -> pa.Table:
     uris = sorted(map(str, (folder / "images").iterdir()))
     unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
     listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
-    (rows,) = InProcess(identity.decode, identity.predict).rows(InlineWorklist.of(listing, len(uris)))
+    (rows,) = InProcess(spec).rows(InlineWorklist.of(listing, len(uris)))
     return rows
 
 

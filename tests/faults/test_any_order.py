@@ -21,14 +21,15 @@ from locray import schema, storage
 from locray.errors import DeferralCause, ErrorCode, FencedError, StoreError
 from locray.labelling import worklist
 from locray.labelling.committer import Committer
-from locray.labelling.worklist import Difference, InlineWorklist, num_units
+from locray.labelling.worklist import InlineWorklist, PendingImages, num_units
 from locray.table import writer as writing
+from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from tests.helpers.commit_path import assert_whole
 from tests.helpers.rows import predicted
 
-MODEL_ID = "net@0123456789ab"
-CONFIG_HASH = "c0ffee"
+KEY = PredictionKey("net@0123456789ab", "c0ffee")
+MODEL_ID, CONFIG_HASH = KEY.model_id, KEY.config_hash
 NUM_IMAGES = 12
 UNIT_SIZE = 3
 COMMIT_ROWS = 5
@@ -176,10 +177,8 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         retry = tuple(ErrorCode) if driver.retries else ()
         try:
             driver.writer.clean_up()
-            with Difference.open(
-                Listed(self._strike), driver.writer.table, MODEL_ID, CONFIG_HASH, retry=retry
-            ) as difference:
-                batches = list(difference.batches(None, 100))
+            with PendingImages.find(Listed(self._strike), driver.writer.table, KEY, retry=retry) as pending:
+                batches = list(pending.batches(None, 100))
         except FencedError:
             assert driver.writer is not self.latest
             return
@@ -270,7 +269,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         )
         assert committer.failed == committer.errors.total()
         assert committer.deferred == committer.deferred_causes.total()
-        assert committer.answered == len(driver.statuses)
+        assert committer.done == len(driver.statuses)
 
     @invariant()
     def nothing_is_lost_changed_or_half_there(self) -> None:
@@ -320,7 +319,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             self.add_a_unit(driver, number, defers)
         self.flush(driver)
         self.nothing_is_lost_changed_or_half_there()
-        assert driver.committer.answered == driver.worklist.num_images
+        assert driver.committer.done == driver.worklist.num_images
         return {uri for uri, status in driver.statuses.items() if status == schema.STATUS_DEFERRED}
 
 

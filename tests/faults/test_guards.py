@@ -207,7 +207,7 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
         bench.patch.setattr(TableWriter, "check_claim", lambda _: None)
 
     def clean_up() -> None:
-        model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
+        model_id = run.ModelSpec.read(bench.model, LabelConfig(images="", model=bench.model, table="")).key.model_id
         unclaimed = open_table(bench.uri)
         assert unclaimed
         writer = (
@@ -224,7 +224,7 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
 def test_who_was_overtaken_while_it_slept_cleans_nothing_up(bench: Bench, guard: bool) -> None:
     if not guard:
         bench.patch.setattr(TableWriter, "check_claim", lambda _: None)
-    model_id = run.Identity.of(bench.model, LabelConfig(images="", model=bench.model, table="")).model_id
+    model_id = run.ModelSpec.read(bench.model, LabelConfig(images="", model=bench.model, table="")).key.model_id
     asleep = TableWriter.claim(bench.uri, model_id)
 
     def wake_up() -> None:

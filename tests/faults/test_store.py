@@ -21,7 +21,7 @@ import pytest
 from deltalake import DeltaTable
 
 from locray import schema, storage
-from locray.labelling.canary import CONTROL_IMAGES
+from locray.labelling.abort_policy import MAX_CANARY_IMAGES
 from locray.table.open import open_table
 from tests.helpers.commands import locray
 from tests.helpers.fault_images import (
@@ -254,13 +254,13 @@ def test_keys_that_are_renewed_in_mid_run_are_taken_up_at_once(
     hand_out(s3_server.owner, minutes=5)  # so near to their end that boto3 asks for new ones each time
     renewal = Renewal(old, lambda: hand_out(s3_server.successor, minutes=60))
     before = len(run.proxy.requests)
-    done = run(FromTheMiddle(renewal, after=CONTROL_IMAGES + NUM_IMAGES // 2))
+    done = run(FromTheMiddle(renewal, after=MAX_CANARY_IMAGES + NUM_IMAGES // 2))
     assert (done.returncode, summary_of(done)["ok"]) == (0, NUM_IMAGES), done
     assert renewal.refused == []
     requests = run.proxy.requests[before:]
     fetched = Counter(request.access_key for request in requests if is_for_an_image(request))
     half = NUM_IMAGES // 2
-    assert fetched == {old: CONTROL_IMAGES + half + UNIT_SIZE, new: half - UNIT_SIZE}
+    assert fetched == {old: MAX_CANARY_IMAGES + half + UNIT_SIZE, new: half - UNIT_SIZE}
     committed = [request.access_key for request in requests if request.method == "PUT" and LOG in request.path]
     assert {committed[0], committed[-1]} == {old, new}
     check_whole(run.table, images)

@@ -21,7 +21,7 @@ from locray.config import InferenceOptions
 from locray.errors import ExitCode
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.summary import LabelSummary
 from locray.labelling.worklist import InlineWorklist
@@ -61,7 +61,7 @@ def listing(numbers: list[int]) -> pa.Table:
 
 def label(artifact: Path, numbers: list[int], run_date: date, *, damaged: bool, replace: bool = False) -> TableWriter:
     """Labels pictures as a run does, from a local folder, and gives the rows their URIs in the bucket."""
-    identity = Identity.of(str(artifact), InferenceOptions())
+    spec = ModelSpec.read(str(artifact), InferenceOptions())
     images = listing(numbers)
     with tempfile.TemporaryDirectory() as folder:
         for number in numbers:
@@ -72,7 +72,7 @@ def label(artifact: Path, numbers: list[int], run_date: date, *, damaged: bool, 
                 data = b"no image"
             Path(folder, f"{number:02d}.png").write_bytes(data)
         local = InlineWorklist.of_uris([f"{folder}/{number:02d}.png" for number in numbers], len(numbers))
-        predicted = Predictor(identity.predict, num_threads=1)(decode_rows(local.read_unit(0), identity.decode))
+        predicted = Predictor(spec, num_threads=1)(decode_rows(local.read_unit(0), spec))
     for name in schema.LISTING_SCHEMA.names:
         index = predicted.schema.get_field_index(name)
         predicted = predicted.set_column(index, predicted.schema.field(index), images[name])
@@ -81,12 +81,12 @@ def label(artifact: Path, numbers: list[int], run_date: date, *, damaged: bool, 
     )
     index = predicted.schema.get_field_index(schema.ERROR_MESSAGE)
     predicted = predicted.set_column(index, predicted.schema.field(index), message)
-    writer = TableWriter.claim(str(TABLE), identity.model_id)
+    writer = TableWriter.claim(str(TABLE), spec.key.model_id)
     run_id = f"{run_date:%Y%m%d}T000000000-00000000"
     committer = Committer(
         writer,
         len(numbers),
-        stamp={schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: run_id},
+        stamp={schema.CONFIG_HASH: spec.key.config_hash, schema.RUN_ID: run_id},
         run_date=run_date,
         commit_rows=100,
         replace=replace,
@@ -115,7 +115,7 @@ def main() -> None:
     open_existing_table(str(TABLE)).create_checkpoint()
     label(ARTIFACT, [6, 7], DATES[1], damaged=False)
     writer = label(ARTIFACT, [TRUNCATED], DATES[1], damaged=False, replace=True)
-    config_hash = Identity.of(str(ARTIFACT), InferenceOptions()).key.config_hash
+    config_hash = ModelSpec.read(str(ARTIFACT), InferenceOptions()).key.config_hash
     summary = LabelSummary("20260103T000000000-00000000", writer.model_id, "golden", 8, 6, 2, config_hash=config_hash)
     run = NightlyRun(str(TABLE), BUCKET, DATES[1], summary, ExitCode.DONE)
     run.deleted = list_deleted(

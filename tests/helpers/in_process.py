@@ -1,27 +1,30 @@
-"""The stages of labelling in the process of the test: what evaluates a model needs no Ray."""
+"""The stages of labelling in the process of the test, which need no Ray."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pytest
 
-from locray.labelling.fetch_decode import DecodeSettings, decode_rows
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.fetch_decode import FetchDecode
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Worklist, num_units
 
 
+@dataclass
 class InProcess:
-    """Stands in for `labelling.pipeline.Pipeline`: unit by unit."""
+    """Stands in for `labelling.pipeline.Pipeline`: one unit after the other."""
 
-    def __init__(self, decode: DecodeSettings, predict: PredictorSettings, *_: object) -> None:
-        self._decode = decode
-        self._predict = predict
+    model: ModelSpec
+
+    def start(self) -> None:
+        """There is no Ray to start."""
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
-        label = Predictor(self._predict)
+        fetch_decode, predictor = FetchDecode(worklist, self.model), Predictor(self.model, num_threads=1)
         for unit in range(num_units(worklist)):
-            yield label(decode_rows(worklist.read_unit(unit), self._decode))
+            yield predictor(fetch_decode(unit))
 
 
 @pytest.fixture

@@ -25,9 +25,8 @@ import locray.report.nightly  # noqa: F401 (these four before the fork)
 from locray import schema
 from locray.cli.main import main as cli
 from locray.labelling import run
-from locray.labelling.fetch_decode import FetchDecode
-from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Worklist, num_units
+from tests.helpers.in_process import InProcess
 from tests.helpers.poison import break_decoder
 
 BROKEN, MENDED = "broken", "TEST_ALL_IMAGES_ARE_MENDED"
@@ -44,10 +43,7 @@ class MadeUpPipeline:
     Units come last first, and one of them twice, as when a node is lost.
     """
 
-    decode: Any = None
-    predict: Any = None
-    num_predictors: int | None = None
-    verbose: bool = False
+    model: Any = None
 
     def start(self) -> None:
         """There is no Ray to start."""
@@ -78,19 +74,10 @@ def made_up_rows(images: pa.Table) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema.PREDICTED_SCHEMA)
 
 
-@dataclass
-class InProcess(MadeUpPipeline):
-    """Stands in for `Pipeline`, too: the stages themselves, one after the other in the driver's process."""
-
-    def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
-        fetch_decode, predictor = FetchDecode(worklist, self.decode), Predictor(self.predict, num_threads=1)
-        for unit in range(num_units(worklist)):
-            yield predictor(fetch_decode(unit))
+PipelineClass = type[MadeUpPipeline] | type[InProcess]
 
 
-def run_command(
-    pipeline: type[MadeUpPipeline], arguments: Sequence[str], environment: dict[str, str], log: str
-) -> None:
+def run_command(pipeline: PipelineClass, arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
     """What the process does; it ends with the exit code of the command."""
     assert os.getpid() != IMPORTED_IN, "forked from a server that has not imported this module"
     for descriptor, name in ((1, log + STDOUT), (2, log)):
@@ -121,7 +108,11 @@ class Driver:
     """
 
     def __init__(
-        self, log: Path, *arguments: str, pipeline: type[MadeUpPipeline] = MadeUpPipeline, **environment: str
+        self,
+        log: Path,
+        *arguments: str,
+        pipeline: PipelineClass = MadeUpPipeline,
+        **environment: str,
     ) -> None:
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         self.log = log
@@ -170,7 +161,7 @@ class Driver:
 
 
 def without_ray(
-    *arguments: str, pipeline: type[MadeUpPipeline] = InProcess, **environment: str
+    *arguments: str, pipeline: PipelineClass = InProcess, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     """A command run to its end, as `commands.locray` runs it with Ray."""
     with tempfile.TemporaryDirectory() as folder:

@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from locray import schema
-from locray.config import TrainConfig
+from locray.config import InferenceOptions, TrainConfig
 from locray.demo.images import write_dataset
-from locray.images.decode import DecodeLimits
 from locray.inference.network import Network
-from locray.labelling.fetch_decode import DecodeSettings, decode_rows
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.fetch_decode import decode_rows
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
@@ -57,11 +56,13 @@ def test_images_are_labelled_the_same(data: Path, artifact: str) -> None:
     uris = sorted(map(str, (data / "images").iterdir()))
     unknown = {name: [None] * len(uris) for name in schema.LISTING_SCHEMA.names[1:]}
     listing = pa.table({schema.IMAGE_URI: uris} | unknown, schema=schema.LISTING_SCHEMA)
-    settings = DecodeSettings(32, DecodeLimits(10**7, 10**7), 4, 30)
-    decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), settings)
-    on_gpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "gpu"))(decoded)
-    on_cpu = Predictor(PredictorSettings(artifact, 0.0, 8, "fp32", "cpu"))(decoded)
-    for one, other in zip(*(rows[schema.DETECTIONS].to_pylist() for rows in (on_gpu, on_cpu)), strict=True):
+    on_gpu, on_cpu = (
+        ModelSpec.read(artifact, InferenceOptions(score_threshold=0, batch_size=8, precision="fp32", device=device))
+        for device in ("gpu", "cpu")
+    )
+    decoded = decode_rows(InlineWorklist.of(listing, len(uris)).read_unit(0), on_cpu)
+    rows = [Predictor(model)(decoded) for model in (on_gpu, on_cpu)]
+    for one, other in zip(*(part[schema.DETECTIONS].to_pylist() for part in rows), strict=True):
         assert len(one) == len(other) == 1
         for name, value in other[0].items():
             assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))

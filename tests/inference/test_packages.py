@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from locray import storage
+from locray.config import InferenceOptions
 from locray.inference import packages
 from locray.inference.packages import (
     CompileKey,
@@ -15,7 +16,8 @@ from locray.inference.packages import (
     log_packages,
     write_package,
 )
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.model import ModelSpec
+from locray.table.key import PredictionKey
 
 PACKAGE = b"no package, though its hash is right"
 EXAMPLE = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
@@ -114,7 +116,8 @@ def test_names_of_files_tell_keys_apart(key):
 
 
 def test_no_package_is_used_unless_a_run_says_so():
-    assert PredictorSettings("model", 0.5, 8).packages == PackageSource.of("never", "model")
+    model = ModelSpec(PredictionKey("model", "hash"), "model", 32, InferenceOptions())
+    assert model.packages == PackageSource.of("never", "model")
 
 
 def test_a_run_says_what_it_has_to_choose_from(tmp_path, key, caplog):

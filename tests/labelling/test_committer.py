@@ -68,7 +68,7 @@ def test_what_stops_a_commit_in_between_is_raised_where_rows_are_added(tmp_path:
     TableWriter.claim(str(tmp_path / "table"), MODEL_ID)
 
     def add_rows() -> None:
-        with commits.also_every(0.01):
+        with commits.commit_every(0.01):
             commits.add(predicted([1]))
             wait_for(lambda: commits.deferred)
             if rows_come:

@@ -108,6 +108,6 @@ def test_images_denied_after_losing_rights_are_retried_next_night(
     assert summary["failed"] == 0
     assert summary["ok"] == len(statuses(listing))
     assert set(statuses(listing)) == {schema.STATUS_OK}
-    assert "images that were fetched before can't be any more (access_denied)" in told
+    assert "images that could be fetched at its start no longer can (access_denied)" in told
     summary, _ = label(listing, artifact, 0)
     assert statuses(listing) == [schema.STATUS_OK] * NUM_IMAGES

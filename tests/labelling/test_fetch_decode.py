@@ -5,25 +5,33 @@ import signal
 import struct
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from locray import schema
+from locray.config import InferenceOptions
 from locray.errors import StoreAccessError, StoreError
-from locray.images.decode import DecodeLimits
-from locray.labelling.crashes import MAX_CRASHES
-from locray.labelling.fetch_decode import DecodeSettings, FetchDecode, decode_rows
+from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, decode_rows, defer_decoded, resizer_for
+from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
+from locray.table.key import PredictionKey
 from tests.helpers.commands import PROJECT_ROOT
 from tests.helpers.poison import install_broken_decoder, poison
 
-SETTINGS = DecodeSettings(
-    32, DecodeLimits(max_bytes=50_000_000, max_pixels=10_000_000), concurrent_gets=16, timeout_s=60
-)
+KEY = PredictionKey("net@0123456789ab", "c0ffee")
+
+
+def model_of(input_size_px: int = 32, decode_timeout_s: float = 60) -> ModelSpec:
+    """Options for an artifact that this stage does not read."""
+    options = InferenceOptions(
+        max_bytes=50_000_000, max_pixels=10_000_000, concurrent_gets=16, decode_timeout_s=decode_timeout_s
+    )
+    return ModelSpec(KEY, "", input_size_px, options)
 
 
 def worklist_of(folder: Path) -> InlineWorklist:
@@ -32,7 +40,7 @@ def worklist_of(folder: Path) -> InlineWorklist:
 
 
 def decoded(folder: Path) -> pa.Table:
-    return decode_rows(worklist_of(folder).read_unit(0), SETTINGS)
+    return decode_rows(worklist_of(folder).read_unit(0), model_of())
 
 
 def test_every_broken_image_becomes_a_row(real_data: Path) -> None:
@@ -67,7 +75,7 @@ def unreadable(error: StoreError) -> Unreadable:
 
 def test_a_unit_that_can_not_be_read_is_deferred_whole() -> None:
     worklist = unreadable(StoreError("the store is out"))
-    units = [FetchDecode(worklist, SETTINGS)(unit) for unit in range(3)]
+    units = [FetchDecode(worklist, model_of())(unit) for unit in range(3)]
     assert [rows[schema.ORDINAL].to_pylist() for rows in units] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     for rows in units:
         assert rows.schema == schema.decoded_schema(32)
@@ -77,20 +85,19 @@ def test_a_unit_that_can_not_be_read_is_deferred_whole() -> None:
 
 def test_a_worklist_that_is_denied_is_an_error() -> None:
     with pytest.raises(StoreAccessError, match="access is denied"):
-        FetchDecode(unreadable(StoreAccessError("access is denied")), SETTINGS)(0)
+        FetchDecode(unreadable(StoreAccessError("access is denied")), model_of())(0)
 
 
 @pytest.mark.slow
 def test_processes_with_little_to_do_resize_without_torch(real_data: Path) -> None:
-    at_224 = replace(SETTINGS, input_size_px=224)
-    assert at_224.for_run(3000, 2) == replace(at_224, resizer="pillow")
-    assert at_224.for_run(3001, 2) == at_224
-    assert replace(at_224, input_size_px=448).for_run(751, 2).resizer == "torch"
+    assert resizer_for(3000, 224, 2) == "pillow"
+    assert resizer_for(3001, 224, 2) == "torch"
+    assert resizer_for(751, 448, 2) == "torch"
     code = """
 import sys
 from pathlib import Path
-from test_fetch_decode import SETTINGS, decode_rows, worklist_of
-rows = decode_rows(worklist_of(Path(sys.argv[1])).read_unit(0), SETTINGS.for_run(1, 1))
+from test_fetch_decode import decode_rows, model_of, worklist_of
+rows = decode_rows(worklist_of(Path(sys.argv[1])).read_unit(0), model_of(), resizer="pillow")
 print("ok" in rows["status"].to_pylist(), "torch" in sys.modules)
 """
     folders = [PROJECT_ROOT, PROJECT_ROOT / "tests", Path(__file__).parent]
@@ -105,10 +112,9 @@ print("ok" in rows["status"].to_pylist(), "torch" in sys.modules)
 FIRST_RUN = """
 import sys
 from pathlib import Path
-from locray.images.decode import DecodeLimits
-from locray.labelling.fetch_decode import DecodeSettings, FetchDecode
-from test_fetch_decode import worklist_of
-FetchDecode(worklist_of(Path(sys.argv[1])), DecodeSettings(32, DecodeLimits(10**6, 10**6), 1, timeout_s=1))(0)
+from locray.labelling.fetch_decode import FetchDecode
+from test_fetch_decode import model_of, worklist_of
+FetchDecode(worklist_of(Path(sys.argv[1])), model_of(decode_timeout_s=1))(0)
 """
 
 
@@ -142,15 +148,53 @@ def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeyp
     deeds = {"a": "nothing", "b": "crash", "c": "hang with the lock", "d": "nothing", "e": "crash", "f": "nothing"}
     for name, deed in deeds.items():
         (images / name).write_bytes(poison(deed))
-    settings = DecodeSettings(32, SETTINGS.limits, concurrent_gets=1, timeout_s=1)
-    again = FetchDecode(worklist_of(images), settings)
+    again = FetchDecode(worklist_of(images), model_of(decode_timeout_s=1))
     rows = again(0, crashes=1)
     names = [os.path.basename(uri) for uri in rows[schema.IMAGE_URI].to_pylist()]
     code_of = {"nothing": None, "crash": "decoder_crash", "hang with the lock": "decoder_timeout"}
     assert sorted(names) == sorted(deeds)
     assert rows[schema.ERROR_CODE].to_pylist() == [code_of[deeds[name]] for name in names]
 
-    defer_unit = again(0, crashes=MAX_CRASHES)
-    assert defer_unit[schema.ORDINAL] == rows[schema.ORDINAL]
-    assert set(defer_unit[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
-    assert defer_unit[schema.ERROR_MESSAGE][0].as_py().startswith("5 processes died over it")
+    deferred = again(0, crashes=MAX_CRASHES)
+    assert deferred[schema.ORDINAL] == rows[schema.ORDINAL]
+    assert set(deferred[schema.STATUS].to_pylist()) == {schema.STATUS_DEFERRED}
+    assert deferred[schema.ERROR_MESSAGE][0].as_py().startswith("5 processes died over its unit: ")
+
+
+def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifact: str) -> None:
+    """What the decoder has said stays said."""
+    outcomes = [
+        (schema.STATUS_OK, None, None),
+        (schema.STATUS_FAILED, "corrupt", "cut off"),
+        (schema.STATUS_DEFERRED, "throttled", "503"),
+        (schema.STATUS_OK, None, None),
+    ]
+    unit = [
+        {
+            schema.ORDINAL: number,
+            schema.IMAGE_URI: f"s3://bucket/{number}.jpg",
+            schema.WIDTH: 40,
+            schema.HEIGHT: 30,
+            schema.STATUS: status,
+            schema.ERROR_CODE: code,
+            schema.ERROR_MESSAGE: message,
+            schema.IMAGE: np.zeros(32 * 32 * 3, np.uint8),
+        }
+        for number, (status, code, message) in enumerate(outcomes)
+    ]
+    decoded = pa.Table.from_pylist(unit, schema=schema.decoded_schema(32))
+    rest = defer_decoded(decoded, MAX_CRASHES)
+    assert rest.schema == decoded.schema
+
+    from locray.labelling.predictor import Predictor  # here: the subprocesses of this module import no torch
+
+    rows = Predictor(ModelSpec.read(artifact, InferenceOptions(score_threshold=0, batch_size=2)))(rest)
+    assert rows.schema == schema.PREDICTED_SCHEMA
+    assert rows[schema.ORDINAL].to_pylist() == [0, 1, 2, 3]
+    assert rows[schema.STATUS].to_pylist() == ["deferred", "failed", "deferred", "deferred"]
+    assert rows[schema.ERROR_CODE].to_pylist() == ["worker", "corrupt", "throttled", "worker"]
+    first, *known, last = rows[schema.ERROR_MESSAGE].to_pylist()
+    assert known == ["cut off", "503"]
+    assert first == last
+    assert first.startswith("5 model workers died over its unit: ")
+    assert rows[schema.DETECTIONS].null_count == 4

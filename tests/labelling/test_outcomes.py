@@ -1,4 +1,4 @@
-"""What became of each image: the bitmap of seen ordinals against a set, the causes against a dictionary."""
+"""Outcomes of images: the bitmap compared with a set, the causes with a dictionary."""
 
 import numpy as np
 from hypothesis import given

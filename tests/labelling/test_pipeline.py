@@ -10,32 +10,31 @@ from tests.helpers.commands import PROJECT_ROOT
 RUNS = """
 import sys, threading, time
 from contextlib import closing
+from dataclasses import replace
 import pyarrow as pa
 import ray
 from locray import schema
 from locray.errors import LocrayError
-from locray.images.decode import DecodeLimits
-from locray.labelling.fetch_decode import DecodeSettings
+from locray.config import InferenceOptions
+from locray.labelling.model import ModelSpec
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.identity import PredictorSettings
 from locray.labelling.worklist import InlineWorklist, StoredWorklist
 
 artifact, absent = sys.argv[1:]
 images = pa.Table.from_pylist([{schema.IMAGE_URI: f"{absent}/{n}.jpg"} for n in range(13)], schema.LISTING_SCHEMA)
 inline = InlineWorklist.of(images, 2)
-decode = DecodeSettings(32, DecodeLimits(99, 99), 1, 60)
+options = InferenceOptions(score_threshold=0.5, batch_size=1, predictors=1)
+model_spec = ModelSpec.read(artifact, options)
 for worklist, model in (
     (inline, artifact), (StoredWorklist(f"{absent}/worklist", 3, 1), artifact), (inline, f"{absent}/model")
 ):
-    predict = PredictorSettings(model, score_threshold=0.5, batch_size=1)
     try:
-        rows = list(Pipeline(decode, predict, num_predictors=1, units_per_wave=4).rows(worklist))
+        rows = list(Pipeline(replace(model_spec, uri=model), units_per_wave=4).rows(worklist))
     except LocrayError as error:
         print(type(error).__name__, error)
     else:
         print(len(rows), sorted(pa.concat_tables(rows)[schema.ORDINAL].to_pylist()))
 
-predict = PredictorSettings(artifact, score_threshold=0.5, batch_size=1)
 get, gets = ray.get, 0
 def late_get(*arguments, **options):
     global gets
@@ -48,7 +47,7 @@ def late_get(*arguments, **options):
     return get(*arguments, **options)
 ray.get = late_get  # asks for a second block after the end of the execution
 before = {thread.name for thread in threading.enumerate()}
-with closing(Pipeline(decode, predict, num_predictors=1).rows(inline)) as rows:
+with closing(Pipeline(model_spec).rows(inline)) as rows:
     next(rows)
     during = {thread.name for thread in threading.enumerate()} - before
 after = {thread.name for thread in threading.enumerate()} - before

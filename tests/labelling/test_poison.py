@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from locray import schema
-from locray.labelling.crashes import MAX_CRASHES
+from locray.labelling.fetch_decode import MAX_CRASHES
 from tests.helpers.commands import PROJECT_ROOT, locray
 from tests.helpers.fault_images import Done, summary_of
 from tests.helpers.made_up import BROKEN_DECODER, without_ray
@@ -103,7 +103,7 @@ def test_a_model_that_no_process_outlives_the_loading_of_ends_the_run(
     accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     (accident.images / "0.png").write_bytes(plain_picture("blue"))
     done = accident.run(artifact, exit_code=1, NO_ROOM_FOR_THE_MODEL="1")
-    assert f"{MAX_CRASHES} processes died over loading the model" in " ".join(done.stderr.split())
+    assert f"{MAX_CRASHES} processes died while they loaded the model" in " ".join(done.stderr.split())
     assert summary_of(done)["deferred_causes"] == {"not_tried": 1}
     assert accident.deeds() == ["be killed"] * MAX_CRASHES
 

@@ -12,8 +12,9 @@ import torch
 
 from locray import schema
 from locray.boxes import Letterbox
+from locray.config import InferenceOptions
 from locray.errors import UsageError
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
@@ -21,6 +22,13 @@ from locray.models.files import ArtifactInfo
 
 SIZE = 64
 FRAMES = [(64, 64), (128, 64), (32, 60)]
+
+
+def predictor_of(folder, score_threshold, batch_size, precision="fp32", *, device="auto", num_threads=1):
+    options = InferenceOptions(
+        score_threshold=score_threshold, batch_size=batch_size, precision=precision, device=device
+    )
+    return Predictor(ModelSpec.read(folder, options), num_threads)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +83,7 @@ def decoded_rows(pixels):
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector):
     unit, pixels = decoded()
-    rows = Predictor(PredictorSettings(detector, 0.3, batch_size, "fp32"), num_threads=1)(unit).to_pylist()
+    rows = predictor_of(detector, 0.3, batch_size)(unit).to_pylist()
     with torch.no_grad():
         own = load_artifact(detector).model.predict(torch.from_numpy(pixels[:3]).permute(0, 3, 1, 2))
     for image, (width, height) in enumerate(FRAMES):
@@ -95,10 +103,7 @@ def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector
 
 def test_the_threshold_leaves_out_and_nothing_left_is_an_empty_list(detector):
     unit, _ = decoded()
-    few, none = (
-        Predictor(PredictorSettings(detector, threshold, 4, "fp32"), num_threads=1)(unit).to_pylist()
-        for threshold in (0.4, 0.99)
-    )
+    few, none = (predictor_of(detector, threshold, 4)(unit).to_pylist() for threshold in (0.4, 0.99))
     assert all(one[schema.SCORE] >= 0.4 for row in few[:3] for one in row[schema.DETECTIONS])
     assert [row[schema.DETECTIONS] for row in none] == [[], [], [], None]
 
@@ -121,17 +126,17 @@ def test_a_non_finite_answer_fails_its_own_image_only(tmp_path):
     pixels[1] = 255
     unit = pa.Table.from_pylist(decoded_rows(pixels), schema=schema.decoded_schema(32))
     for batch_size in (1, 4):
-        rows = Predictor(PredictorSettings(folder, 0.0, batch_size, "fp32"), num_threads=1)(unit).to_pylist()
+        rows = predictor_of(folder, 0.0, batch_size)(unit).to_pylist()
         assert [row[schema.STATUS] for row in rows] == ["ok", "failed", "ok", "failed"]
         assert [row[schema.ERROR_CODE] for row in rows] == [None, "non_finite", None, "corrupt"]
         assert [row[schema.DETECTIONS] is None for row in rows] == [False, True, False, True]
-        assert rows[1][schema.ERROR_MESSAGE] == "the model's answer for this image is not finite"
+        assert rows[1][schema.ERROR_MESSAGE] == "the model's output for this image is not finite"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("too bright\nfor us"), ValueError("too bright"), KeyError()])
 def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detector, error):
     unit, pixels = decoded()
-    predictor = Predictor(PredictorSettings(detector, 0.3, 4, "fp32"), num_threads=1)
+    predictor = predictor_of(detector, 0.3, 4)
     predict = predictor._network.predict
 
     def failing(images):
@@ -152,7 +157,7 @@ def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detect
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_gpu_that_is_not_there_is_told(detector):
     with pytest.raises(UsageError, match="--device gpu: PyTorch finds no GPU"):
-        Predictor(PredictorSettings(detector, 0.3, 2, device="gpu"), num_threads=1)
+        predictor_of(detector, 0.3, 2, device="gpu")
 
 
 def openmp():
@@ -174,7 +179,7 @@ def test_every_labelling_thread_uses_the_requested_threads(detector):
     """Ray calls from another thread than the one that loads."""
     library = openmp()
     wanted = in_a_thread(library.omp_get_max_threads) + 1
-    predictor = Predictor(PredictorSettings(detector, 0.3, 2, "fp32"), num_threads=wanted)
+    predictor = predictor_of(detector, 0.3, 2, num_threads=wanted)
 
     def label():
         predictor(decoded()[0].slice(3))  # no image to predict: torch computes nothing

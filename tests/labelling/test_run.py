@@ -199,7 +199,7 @@ def test_when_nothing_can_be_labelled_the_run_stops_and_says_so(tmp_path: Path, 
     told = " ".join(done.stderr.split())
     assert f"{failed} of {failed} images failed (unsupported_format {failed}), more than --max-failure-rate" in told
     assert f"{deferred} images were deferred (not_tried {deferred}): the next run will retry them. " in told
-    assert f"Reason: the run was given up, since none of the first {failed} images could be labelled" in told
+    assert f"Reason: the run was aborted: none of the first {failed} images could be labelled" in told
 
 
 @pytest.mark.slow

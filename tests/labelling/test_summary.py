@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from locray.labelling.committer import FEW_IMAGES
-from locray.labelling.summary import Clock, LabelSummary
+from locray.labelling.committer import FEW_FAILURES
+from locray.labelling.summary import LabelSummary
+from locray.progress import Clock
 
 
 def test_no_speed_is_told_before_there_is_one_to_measure() -> None:
@@ -36,10 +37,10 @@ def test_a_speed_that_was_not_measured_is_null() -> None:
         (0, 0, 0, 5, 4),
         (0, 0, 0, 0, 0),
         (1, 0, 1, 0, 0),  # a night with one new image, which is broken
-        (1, 0, FEW_IMAGES - 1, 0, 0),
-        (1, 0, FEW_IMAGES, 0, 3),
-        (1, 9 * FEW_IMAGES, FEW_IMAGES, 0, 0),
-        (1, 9 * FEW_IMAGES - 1, FEW_IMAGES, 0, 3),
+        (1, 0, FEW_FAILURES - 1, 0, 0),
+        (1, 0, FEW_FAILURES, 0, 3),
+        (1, 9 * FEW_FAILURES, FEW_FAILURES, 0, 0),
+        (1, 9 * FEW_FAILURES - 1, FEW_FAILURES, 0, 3),
         (1, 0, 1, 1, 4),
     ],
 )

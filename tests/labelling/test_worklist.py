@@ -1,4 +1,4 @@
-"""The difference between a listing and a table."""
+"""Images that are listed and not in the table."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,22 +12,23 @@ import pytest
 from locray import schema
 from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
-from locray.labelling.worklist import DRAWN_IMAGES, Counts, Difference, num_units
+from locray.labelling.worklist import SAMPLED_IMAGES, Counts, PendingImages, num_units
 from locray.progress import Progress
+from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 from tests.helpers.s3_proxy import Answer, s3_proxy
 from tests.helpers.s3_server import S3Bucket, S3Server
 
-MODEL_ID, CONFIG_HASH = "net@0123456789ab", "c0ffee"
+KEY = PredictionKey("net@0123456789ab", "c0ffee")
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
 
 def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
     """A listing may take hours; by its end, the keys that the table was opened with may be void."""
     uri = str(tmp_path / "table")
-    writer = TableWriter.claim(uri, MODEL_ID)
-    stamp = {schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"}
+    writer = TableWriter.claim(uri, KEY.model_id)
+    stamp = {schema.CONFIG_HASH: KEY.config_hash, schema.RUN_ID: "run"}
     commits = Committer(writer, 9, stamp=stamp, run_date=date(2026, 1, 2), commit_rows=9)
     labelled = predicted([0, 1])
     commits.add(labelled)
@@ -40,8 +41,8 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
             shutil.rmtree(uri)
             yield from labelled.select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA).to_batches()
 
-    with Difference.open(Slow(), writer.table, MODEL_ID, CONFIG_HASH) as difference:  # type: ignore[arg-type]
-        assert (difference.counts().listed, difference.counts().to_do) == (2, 0)
+    with PendingImages.find(Slow(), writer.table, KEY) as pending:  # type: ignore[arg-type]
+        assert (pending.counts().listed, pending.counts().pending) == (2, 0)
 
 
 def test_a_listing_tells_how_far_it_is() -> None:
@@ -52,8 +53,8 @@ def test_a_listing_tells_how_far_it_is() -> None:
             yield from [batch, batch, batch]
 
     told: list[Progress] = []
-    with Difference.open(InBatches(), None, MODEL_ID, CONFIG_HASH, report=told.append) as difference:  # type: ignore[arg-type]
-        assert difference.counts().listed == 2
+    with PendingImages.find(InBatches(), None, KEY, report=told.append) as pending:  # type: ignore[arg-type]
+        assert pending.counts().listed == 2
     assert [(progress.stage, progress.facts["listed"]) for progress in told] == [("listing", n) for n in (2, 4, 6)]
 
 
@@ -69,12 +70,12 @@ class Listing:
 
 def a_table(uri: str, *parts: pa.Table) -> TableWriter:
     """A table that holds these rows."""
-    writer = TableWriter.claim(uri, MODEL_ID)
+    writer = TableWriter.claim(uri, KEY.model_id)
     for rows in parts:
         commits = Committer(
             writer,
             100,
-            stamp={schema.CONFIG_HASH: CONFIG_HASH, schema.RUN_ID: "run"},
+            stamp={schema.CONFIG_HASH: KEY.config_hash, schema.RUN_ID: "run"},
             run_date=date(2026, 1, 2),
             commit_rows=9,
         )
@@ -86,9 +87,9 @@ def a_table(uri: str, *parts: pa.Table) -> TableWriter:
 def to_do(listed: pa.Table, writer: TableWriter, *retry: ErrorCode) -> tuple[list[int], Counts]:
     """The numbers of the images that are to be done, and the counts."""
     source: Any = Listing(listed)
-    with Difference.open(source, writer.table, MODEL_ID, CONFIG_HASH, retry=retry) as difference:
-        uris = [uri for batch in difference.batches(None, 10) for uri in batch[schema.IMAGE_URI].to_pylist()]
-        return [int(uri[-10:-4]) for uri in uris], difference.counts()
+    with PendingImages.find(source, writer.table, KEY, retry=retry) as pending:
+        uris = [uri for batch in pending.batches(None, 10) for uri in batch[schema.IMAGE_URI].to_pylist()]
+        return [int(uri[-10:-4]) for uri in uris], pending.counts()
 
 
 def test_failed_images_are_taken_up_again_by_their_codes(tmp_path: Path) -> None:
@@ -119,9 +120,9 @@ def test_a_worklist_begins_with_images_from_everywhere(tmp_path: Path) -> None:
     rows = pa.table({schema.IMAGE_URI: [f"/{n:06d}.jpg" for n in range(5000)]})
     unknown = [pa.nulls(len(rows), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
     source: Any = Listing(pa.table([rows[0], *unknown], schema=schema.LISTING_SCHEMA))
-    with Difference.open(source, None, MODEL_ID, CONFIG_HASH) as difference:
+    with PendingImages.find(source, None, KEY) as pending:
         for limit, num_images in ((None, 5000), (1000, 1000)):
-            worklist = difference.write(str(tmp_path / str(limit)), unit_size=DRAWN_IMAGES, limit=limit)
+            worklist = pending.write(str(tmp_path / str(limit)), unit_size=SAMPLED_IMAGES, limit=limit)
             units = [worklist.read_unit(unit) for unit in range(num_units(worklist))]
             drawn = units[0][schema.IMAGE_URI].to_pylist()
             assert drawn == sorted(drawn)
@@ -152,7 +153,7 @@ def test_a_store_that_does_not_give_the_table_s_files_is_told(
     a_table(f"{s3_bucket.uri}/table", predicted([0, 1]))
     with s3_proxy(s3_server.endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
-        writer = TableWriter.claim(f"{s3_bucket.uri}/table", MODEL_ID)
+        writer = TableWriter.claim(f"{s3_bucket.uri}/table", KEY.model_id)
         proxy.fault = lambda request, forward: DENIED if ".parquet" in request.path else forward()
         with pytest.raises(StoreAccessError, match=r"access to .*/table is denied"):
             to_do(predicted([0]), writer)

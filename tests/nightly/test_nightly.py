@@ -24,7 +24,7 @@ from locray.errors import ExitCode, FencedError, StoreError
 from locray.labelling import run as label_run
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist, Worklist
 from locray.nightly import run as nightly_run
@@ -158,11 +158,11 @@ def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Pat
 
 def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
     """A table that holds all of the images in two small files, so that a night needs no Ray."""
-    identity = Identity.of(artifact, InferenceOptions())
+    spec = ModelSpec.read(artifact, InferenceOptions())
     listed = pa.Table.from_batches(open_source(str(images)).listing())
-    rows = Predictor(identity.predict, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), identity.decode))
-    stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
-    writer = TableWriter.claim(table, identity.model_id)
+    rows = Predictor(spec, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), spec))
+    stamp = {schema.CONFIG_HASH: spec.key.config_hash, schema.RUN_ID: "run"}
+    writer = TableWriter.claim(table, spec.key.model_id)
     commits = Committer(writer, 99, stamp=stamp, run_date=date(2026, 1, 1), commit_rows=7)
     for start in (0, 7):
         commits.add(rows.slice(start, 7))
@@ -225,7 +225,7 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
 
     def report(progress: Progress) -> None:
         if progress.stage == "vacuuming":
-            model_id = Identity.of(labelled.model, InferenceOptions()).model_id
+            model_id = ModelSpec.read(labelled.model, InferenceOptions()).key.model_id
             others.append(TableWriter.claim(str(store), model_id))
 
     night = nightly(labelled, report)
@@ -279,7 +279,7 @@ def test_a_labelling_that_an_error_stops_is_written_down(
             yield next(units)
             yield next(units)
             if is_fenced:
-                TableWriter.claim(str(store), Identity.of(artifact, InferenceOptions()).model_id)
+                TableWriter.claim(str(store), ModelSpec.read(artifact, InferenceOptions()).key.model_id)
             raise StoreError("the store is out")
 
     monkeypatch.setattr(label_run, "Pipeline", Stopped)

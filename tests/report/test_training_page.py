@@ -9,8 +9,7 @@ import torch
 from locray.config import TrainConfig
 from locray.datasets import read_dataset
 from locray.demo.images import write_dataset
-from locray.labelling.fetch_decode import DecodeSettings
-from locray.labelling.identity import PredictorSettings
+from locray.labelling.model import ModelSpec
 from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactInfo
@@ -85,9 +84,9 @@ def test_the_page_is_computed_on_the_device_of_the_training(
     asked = []
 
     class Noting(InProcess):
-        def __init__(self, decode: DecodeSettings, predict: PredictorSettings, *_: object) -> None:
-            asked.append(predict.device)
-            super().__init__(decode, predict)
+        def __init__(self, model: ModelSpec) -> None:
+            asked.append(model.options.device)
+            super().__init__(model)
 
     monkeypatch.setattr("locray.evaluation.run.Pipeline", Noting)
     write_training_page(config.model_copy(update={"device": "cpu"}), "m", {}, 3, ignore)

@@ -17,7 +17,7 @@ import pytest
 
 from locray import schema
 from locray.config import InferenceOptions, StatusConfig
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.nightly.deleted import list_deleted
 from locray.nightly.maintenance import compact, vacuum
 from locray.nightly.records import deleted_uri, last_records, records_uri
@@ -53,8 +53,7 @@ def queried(uri: str, query: str) -> list[Any]:
 
 
 def test_its_key_is_that_of_the_golden_artifact() -> None:
-    identity = Identity.of(str(ARTIFACT), InferenceOptions())
-    assert (identity.model_id, identity.config_hash) == (KEY.model_id, KEY.config_hash)
+    assert ModelSpec.read(str(ARTIFACT), InferenceOptions()).key == KEY
 
 
 def test_it_is_read_and_has_no_faults() -> None:

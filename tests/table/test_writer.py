@@ -491,10 +491,10 @@ def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Pat
     assert not asked
     commits.add(predicted([1], status=schema.STATUS_FAILED, code=STORE))
     commits.flush()
-    assert commits.quarantine is ErrorCode.ACCESS_DENIED
+    assert commits.store_failure is ErrorCode.ACCESS_DENIED
     assert rows_of(uri).num_rows == 1
     commits.flush()
-    assert commits.quarantine is None
+    assert commits.store_failure is None
     assert rows_of(uri).num_rows == 2
     commits.add(predicted([2, 3], status=schema.STATUS_FAILED, code=STORE))
     commits.close()

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from locray.config import InferenceOptions, VerifyConfig
 from locray.errors import ExitCode, UsageError
 from locray.labelling.committer import Committer
 from locray.labelling.fetch_decode import decode_rows
-from locray.labelling.identity import Identity
+from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
@@ -64,13 +63,13 @@ def table(images: Path, artifact: str, tmp_path: Path) -> Path:
 
 
 def labelled(images: Path, artifact: str, table: Path) -> Path:
-    identity = Identity.of(artifact, InferenceOptions(precision="fp32"))
+    spec = ModelSpec.read(artifact, InferenceOptions(precision="fp32", device="cpu"))
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     unit = InlineWorklist.of(listed, len(listed)).read_unit(0)
-    predictor = Predictor(replace(identity.predict, device="cpu"), num_threads=1)
-    rows = predictor(decode_rows(unit, identity.decode))
-    writer = TableWriter.claim(str(table), identity.model_id)
-    stamp = {schema.CONFIG_HASH: identity.config_hash, schema.RUN_ID: "run"}
+    predictor = Predictor(spec, num_threads=1)
+    rows = predictor(decode_rows(unit, spec))
+    writer = TableWriter.claim(str(table), spec.key.model_id)
+    stamp = {schema.CONFIG_HASH: spec.key.config_hash, schema.RUN_ID: "run"}
     commits = Committer(writer, len(rows), stamp=stamp, run_date=date(2026, 1, 2), commit_rows=1000)
     commits.add(rows)
     commits.flush()
@@ -173,7 +172,7 @@ def test_the_model_must_be_the_one_of_the_table(table: Path, artifact: str, tmp_
     other = str(tmp_path / "other")
     info = ArtifactInfo(architecture="small_cnn", classes=["a", "b", "c"], input_size=32)
     described = save_artifact(other, build_model("small_cnn", 3), info)
-    with pytest.raises(UsageError, match=rf"no rows of {described.model_id}/.*It holds: small_cnn@.*13 rows"):
+    with pytest.raises(UsageError, match=rf"no rows of {described.model_id}/.*Found: small_cnn@.*13 rows"):
         verified(table, model=other)
     with pytest.raises(UsageError, match=r"no rows of .*the options that the table was labelled with"):
         verified(table, model=artifact, score_threshold=0.2)
