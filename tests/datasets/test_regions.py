@@ -87,7 +87,6 @@ def test_skipped_entries_are_counted(tmp_path):
         ('{"fork": {"a": [1, 2, 3]}}', r"class 'fork', image 'a': found \[1, 2, 3\], expected 4 numbers"),
         ('{"fork": {"a": [[1, 2, 3, "x"]]}}', "class 'fork', image 'a': found 'x', expected a number"),
         ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 400), r"class 'fork', image 'a': found 10*\.{3}, expected a"),
-        ('{"fork": {"a": [0, 0, 1, 1%s]}}' % ("0" * 5000), "class 'fork', image 'a': found '10*', expected a number"),
         ('{"fork": {"a": null}}', "class 'fork', image 'a': found nothing, expected 4 numbers"),
     ],
 )
