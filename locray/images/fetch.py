@@ -28,16 +28,17 @@ from locray.storage.retries import (
     NO_RETRIES,
     PROCESS_BUDGET,
     RetryBudget,
+    RetryPolicy,
     call_with_retries,
-    deferral_cause,
 )
-from locray.storage.s3 import RetryPolicy, bare_etag, client, quoted_etag, store
+from locray.storage.s3 import bare_etag, client, quoted_etag, store
 from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, response_code
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:
     from obstore import GetOptions
 
+_REPLACED = "replaced by another version since it was listed"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -151,20 +152,31 @@ def _fetch(request: FetchRequest, limits: _Limits) -> Outcome:
     return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, limits), limits)
 
 
+_CODE_BY_KIND = {
+    ErrorKind.NO_OBJECT: ErrorCode.NOT_FOUND,
+    ErrorKind.NO_BUCKET: ErrorCode.NOT_FOUND,
+    ErrorKind.DENIED: ErrorCode.ACCESS_DENIED,
+    ErrorKind.CHANGED: ErrorCode.CHANGED,
+}
+_CAUSE_BY_KIND = {
+    ErrorKind.CREDENTIALS: DeferralCause.CREDENTIALS,
+    ErrorKind.UNREACHABLE: DeferralCause.DISCONNECTED,
+    ErrorKind.TIMED_OUT: DeferralCause.TIMED_OUT,
+    ErrorKind.THROTTLED: DeferralCause.THROTTLED,
+    ErrorKind.SERVER_ERROR: DeferralCause.SERVER_ERROR,
+    ErrorKind.OTHER: DeferralCause.STORE,
+}
+
+
 def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> Outcome:
     try:
         return call_with_retries(fetch_object, limits.retries, limits.budget)
     except S3_ERRORS as error:
-        code = response_code(error)
-        match error_kind(error):
-            case ErrorKind.NO_OBJECT | ErrorKind.NO_BUCKET:
-                return ImageFailure(ErrorCode.NOT_FOUND, f"the store answered {code}")
-            case ErrorKind.DENIED:
-                return ImageFailure(ErrorCode.ACCESS_DENIED, f"the store answered {code}")
-            case ErrorKind.CHANGED:
-                return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
-        cause = deferral_cause(error) or DeferralCause.STORE
-        return Deferred(cause, f"the store answered {code}" if code else "the store did not answer")
+        kind, code = error_kind(error), response_code(error)
+        reason = f"the store answered {code}" if code else "the store did not answer"
+        if kind in _CAUSE_BY_KIND:
+            return Deferred(_CAUSE_BY_KIND[kind], reason)
+        return ImageFailure(_CODE_BY_KIND[kind], _REPLACED if kind is ErrorKind.CHANGED else reason)
     except StoreError as error:
         return Deferred(DeferralCause.STORE, str(error))
 
@@ -215,7 +227,7 @@ def _read_member(request: FetchRequest, limits: _Limits) -> Outcome:
     except MemberError as error:
         return ImageFailure(_CODE_BY_MEMBER_ERROR[error.kind], str(error))
     if request.etag not in (None, etag):
-        return ImageFailure(ErrorCode.CHANGED, "replaced by another version since it was listed")
+        return ImageFailure(ErrorCode.CHANGED, _REPLACED)
     return Fetched(data, etag, len(data), last_modified)
 
 

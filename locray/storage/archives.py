@@ -20,7 +20,8 @@ import obstore
 
 from locray.errors import UsageError
 from locray.storage.object_reader import ObjectReader
-from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
+from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
+from locray.storage.s3 import store
 from locray.storage.uris import (
     ZIP_ENDING,
     archive_folder,

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from locray.errors import StoreAccessError, StoreError
 from locray.storage.archives import has_member, is_archive_name, list_members, read_member
 from locray.storage.object_reader import ObjectReader
-from locray.storage.s3 import CHECK_RETRIES, client, store
+from locray.storage.retries import CHECK_RETRIES
+from locray.storage.s3 import client, store
 from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, store_error
 from locray.storage.uris import (
     S3_SCHEME,

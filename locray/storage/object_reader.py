@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from locray.storage.s3 import DEFAULT_RETRIES, RetryPolicy, store
+from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
+from locray.storage.s3 import store
 from locray.storage.s3_errors import S3_ERRORS, store_error
 from locray.storage.uris import split_s3
 

@@ -1,132 +1,148 @@
-"""Whether, and when, an object store that failed is asked again. Called by images/fetch.py.
+"""Retries of requests to an object store: how many, after what waits, and for which errors.
 
-Each image has retries of its own, with exponential backoff and full jitter
-(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). Beside that, the images of a process share
-a budget of retries for each cause: a store that is down altogether, or that throttles us, is not asked many times over
-for every image.
+Listings, tables and artifacts are few requests. They are retried by the library that makes them (obstore, boto3,
+deltalake), which gets its settings here. Images are many: a store that is down would be asked a full series of times
+for each of them. They are fetched without the libraries' retries, by `call_with_retries`: exponential backoff with
+full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), within a budget of retries that
+all images of a process share.
 """
 
 import random
 import threading
 import time
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import TypeVar
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from locray.errors import DeferralCause
-from locray.storage.s3 import RetryPolicy
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, http_status, response_code
+from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind
 
-CAPACITY = 1024
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+BUDGET_CAPACITY = 1024
 """Retries in a full budget: what the images that a task has in flight may need to sit out 30 seconds of outage."""
 
 REFILL_PER_RESPONSE = 0.2
 """Retries that each response of the store gives back, as in the standard mode of AWS's clients."""
 
-FETCH_RETRIES = RetryPolicy(max_retries=16)
-NO_RETRIES = RetryPolicy(max_retries=0)
-
-_RETRYABLE = (
-    DeferralCause.THROTTLED,
-    DeferralCause.TIMED_OUT,
-    DeferralCause.DISCONNECTED,
-    DeferralCause.SERVER_ERROR,
-)
-_THROTTLING_CODES = {
-    "RequestLimitExceeded",
-    "SlowDown",
-    "Throttling",
-    "ThrottlingException",
-    "TooManyRequests",
-    "TooManyRequestsException",
-}
-_THROTTLING_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_RETRYABLE = (ErrorKind.THROTTLED, ErrorKind.TIMED_OUT, ErrorKind.UNREACHABLE, ErrorKind.SERVER_ERROR)
+_ABOUT_THE_OBJECT = (ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CHANGED)
 
 T = TypeVar("T")
 
 
-def deferral_cause(error: Exception) -> DeferralCause | None:
-    """Why nothing is known of an image; None where the store's answer is about the image itself."""
-    trouble = error_kind(error)
-    if trouble is ErrorKind.CREDENTIALS:
-        return DeferralCause.CREDENTIALS
-    if trouble is ErrorKind.UNREACHABLE:
-        timed_out = "Timeout" in type(error).__name__ or "timed out" in str(error)
-        return DeferralCause.TIMED_OUT if timed_out else DeferralCause.DISCONNECTED
-    return _cause_of_failure(response_code(error), http_status(error)) if trouble is ErrorKind.UNAVAILABLE else None
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How long a request is tried again on throttling, 5xx, time-outs and broken connections (with jitter)."""
+
+    max_retries: int = 12
+    first_backoff_s: float = 0.1
+    max_backoff_s: float = 15.0
+    total_s: float = 120.0
+
+    def for_boto3(self) -> dict[str, Any]:
+        """The `retries` of a botocore configuration."""
+        return {"mode": "standard", "total_max_attempts": 1 + self.max_retries}
+
+    def for_obstore(self) -> "RetryConfig":
+        """The `retry_config` of an obstore store."""
+        return {
+            "max_retries": self._object_store_retries,
+            "retry_timeout": timedelta(seconds=self.total_s),
+            "backoff": {
+                "init_backoff": timedelta(seconds=self.first_backoff_s),
+                "max_backoff": timedelta(seconds=self.max_backoff_s),
+                "base": 2,
+            },
+        }
+
+    def for_deltalake(self) -> dict[str, str]:
+        """Storage options of deltalake."""
+        return {"max_retries": str(self._object_store_retries), "retry_timeout": f"{self.total_s:.0f}s"}
+
+    @property
+    def _object_store_retries(self) -> int:
+        """Retries of obstore and deltalake that take as long as ours.
+
+        Their waits are drawn from between the first one and twice the previous one, so they hardly grow: eight take two
+        seconds.
+        """
+        return 16 * self.max_retries
 
 
-def _cause_of_failure(code: str | None, status: int | None) -> DeferralCause:
-    if code == "RequestTimeout" or status == HTTPStatus.REQUEST_TIMEOUT:
-        return DeferralCause.TIMED_OUT
-    if code in _THROTTLING_CODES or status in _THROTTLING_STATUSES:
-        return DeferralCause.THROTTLED
-    if status is not None and status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return DeferralCause.SERVER_ERROR
-    return DeferralCause.STORE
+DEFAULT_RETRIES = RetryPolicy()
+CHECK_RETRIES = RetryPolicy(max_retries=2, total_s=15.0)
+"""For the checks before a run, where a wrong endpoint should show soon."""
+
+FETCH_RETRIES = RetryPolicy(max_retries=16)
+"""For one image."""
+
+NO_RETRIES = RetryPolicy(max_retries=0)
 
 
 class RetryBudget:
-    """The retries that the images of a process share, by cause. Safe in many threads at once."""
+    """The retries that the images of a process share, for each kind of error. Safe in many threads."""
 
-    def __init__(self, capacity: float = CAPACITY) -> None:
+    def __init__(self, capacity: float = BUDGET_CAPACITY) -> None:
         self._capacity = capacity
         self._left = dict.fromkeys(_RETRYABLE, capacity)
         self._lock = threading.Lock()
         self.is_exhausted = False
-        """Whether a retry was refused and nothing has been heard of the store since."""
+        """Whether a retry was refused and the store has not responded since."""
 
-    def take(self, cause: DeferralCause) -> bool:
-        """Takes a retry, if the cause is one that may pass and there is one left."""
+    def take(self, kind: ErrorKind) -> bool:
+        """Takes a retry, if one is left for errors of this kind and they are retried at all."""
         with self._lock:
-            if cause not in self._left:
+            if kind not in self._left:
                 return False
-            if self._left[cause] < 1:
+            if self._left[kind] < 1:
                 self.is_exhausted = True
                 return False
-            self._left[cause] -= 1
+            self._left[kind] -= 1
             return True
 
     def refill(self) -> None:
-        """Notes that the store has answered."""
+        """Records a response of the store."""
         with self._lock:
             self.is_exhausted = False
-            for cause, left in self._left.items():
-                self._left[cause] = min(self._capacity, left + REFILL_PER_RESPONSE)
+            for kind, left in self._left.items():
+                self._left[kind] = min(self._capacity, left + REFILL_PER_RESPONSE)
 
 
 PROCESS_BUDGET = RetryBudget()
 
 
 def call_with_retries(request: Callable[[], T], retries: RetryPolicy, budget: RetryBudget) -> T:
-    """What the store answers to a request, which is made again while image and process have retries left.
+    """The result of a request, which is made again while the policy and the budget allow.
 
-    While the budget is spent, a request is made once, and not at once: the store is asked slowly until it answers.
+    While the budget is exhausted, the request is made once and after a wait, so that a store that is down is probed
+    slowly.
 
     Raises:
-        What the request raises at last. Of `S3_ERRORS`, those that `deferral_cause` knows no cause of are answers, too.
+        What the last attempt raised.
     """
     started = time.monotonic()
     if budget.is_exhausted:
         time.sleep(_jittered(retries.max_backoff_s))
     for attempt in range(retries.max_retries + 1):
         try:
-            answer = request()
+            result = request()
         except S3_ERRORS as error:
-            cause = deferral_cause(error)
-            if cause is None:
+            kind = error_kind(error)
+            if kind in _ABOUT_THE_OBJECT:
                 budget.refill()
                 raise
             wait_s = _jittered(min(retries.max_backoff_s, retries.first_backoff_s * 2**attempt))
             is_last = attempt == retries.max_retries or time.monotonic() - started + wait_s > retries.total_s
-            if is_last or not budget.take(cause):
+            if is_last or not budget.take(kind):
                 raise
             time.sleep(wait_s)
         else:
             budget.refill()
-            return answer
+            return result
     raise AssertionError("the last attempt has returned or raised")
 
 
-def _jittered(longest_s: float) -> float:
-    return random.uniform(0, longest_s)  # noqa: S311 (nothing secret)
+def _jittered(max_wait_s: float) -> float:
+    return random.uniform(0, max_wait_s)  # noqa: S311 (nothing secret)

@@ -8,7 +8,6 @@ does the bulk work: it lists and fetches about ten times as many objects a CPU s
 import os
 import re
 import threading
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +18,7 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
 
 from locray.errors import StoreAccessError
+from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
 from locray.storage.s3_errors import store_error
 from locray.storage.uris import S3_SCHEME, is_remote, split_s3
 
@@ -28,30 +28,6 @@ MAX_CONNECTIONS = 64
 _CREDENTIALS_TTL = timedelta(minutes=5)
 _AWS_ENDPOINT = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com")
 _DEFAULT_REGION = "us-east-1"
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How long a request is tried again on throttling, 5xx, time-outs and broken connections (with jitter)."""
-
-    max_retries: int = 12
-    first_backoff_s: float = 0.1
-    max_backoff_s: float = 15.0
-    total_s: float = 120.0
-
-    @property
-    def of_object_store(self) -> int:
-        """How many retries of obstore and deltalake last as long.
-
-        Their waits are drawn from between the first one and twice the one before: they hardly grow. Eight of them are
-        over in two seconds.
-        """
-        return 16 * self.max_retries
-
-
-DEFAULT_RETRIES = RetryPolicy()
-CHECK_RETRIES = RetryPolicy(max_retries=2, total_s=15.0)
-"""For the checks before a run: a wrong endpoint should be told soon."""
 
 
 def bare_etag(header: str | None) -> str | None:
@@ -105,7 +81,7 @@ def client(retries: RetryPolicy = DEFAULT_RETRIES) -> Any:
         key = _connection_key(retries)
         if key not in _clients:
             config = Config(
-                retries={"mode": "standard", "total_max_attempts": 1 + retries.max_retries},
+                retries=retries.for_boto3(),
                 connect_timeout=5,
                 read_timeout=60,
                 max_pool_connections=MAX_CONNECTIONS,
@@ -146,15 +122,7 @@ def _new_store(bucket: str, retries: RetryPolicy) -> S3Store:
             "read_timeout": timedelta(seconds=30),
             "timeout": timedelta(seconds=120),
         },
-        retry_config={
-            "max_retries": retries.of_object_store,
-            "retry_timeout": timedelta(seconds=retries.total_s),
-            "backoff": {
-                "init_backoff": timedelta(seconds=retries.first_backoff_s),
-                "max_backoff": timedelta(seconds=retries.max_backoff_s),
-                "base": 2,
-            },
-        },
+        retry_config=retries.for_obstore(),
         credential_provider=Boto3CredentialProvider(session, ttl=_CREDENTIALS_TTL),
     )
 
@@ -193,8 +161,7 @@ def delta_storage_options(uri: str) -> dict[str, str] | None:
         "AWS_ACCESS_KEY_ID": str(frozen.access_key),
         "AWS_SECRET_ACCESS_KEY": str(frozen.secret_key),
         "aws_conditional_put": "etag",
-        "max_retries": str(DEFAULT_RETRIES.of_object_store),
-        "retry_timeout": f"{DEFAULT_RETRIES.total_s:.0f}s",
+        **DEFAULT_RETRIES.for_deltalake(),
     }
     if frozen.token:
         options["AWS_SESSION_TOKEN"] = str(frozen.token)

@@ -1,10 +1,14 @@
-"""What boto3, obstore and deltalake raise, sorted by what it means for us. Used by whatever sends requests to S3.
+"""Errors of boto3, obstore and deltalake by kind, and what a user is told of them.
 
-Messages for users are built here from the store's error code: the full texts hold access keys and signed requests.
+Types decide where they can. obstore has the same type for every failure that is no answer about an object, and for
+denied objects and wrong credentials; deltalake raises `OSError` for all. Both are written on the same Rust library,
+whose messages hold the store's error code and the HTTP status. They also hold access keys and signed requests: no
+message for users is made of the full text.
 """
 
 import re
 from enum import StrEnum
+from http import HTTPStatus
 
 import botocore.exceptions
 import obstore.exceptions
@@ -14,7 +18,7 @@ from locray.storage.uris import S3_SCHEME, split_s3
 
 
 class ErrorKind(StrEnum):
-    """What went wrong with a request, as far as it makes a difference to us."""
+    """Why a request failed."""
 
     NO_OBJECT = "no_object"
     NO_BUCKET = "no_bucket"
@@ -22,8 +26,19 @@ class ErrorKind(StrEnum):
     CREDENTIALS = "credentials"
     CHANGED = "changed"
     UNREACHABLE = "unreachable"
-    UNAVAILABLE = "unavailable"
+    TIMED_OUT = "timed_out"
+    THROTTLED = "throttled"
+    SERVER_ERROR = "server_error"
+    OTHER = "other"
 
+
+S3_ERRORS = (
+    botocore.exceptions.BotoCoreError,
+    botocore.exceptions.ClientError,
+    obstore.exceptions.BaseError,
+    FileNotFoundError,
+)
+"""What boto3 and obstore raise for a request."""
 
 _KIND_BY_CODE = {
     "NoSuchKey": ErrorKind.NO_OBJECT,
@@ -31,88 +46,60 @@ _KIND_BY_CODE = {
     "NoSuchBucket": ErrorKind.NO_BUCKET,
     "PreconditionFailed": ErrorKind.CHANGED,
     "InvalidRequest": ErrorKind.DENIED,  # the object is encrypted with a key that only its owner has
-} | dict.fromkeys(
-    (
-        "AuthorizationHeaderMalformed",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "InvalidAccessKeyId",
-        "InvalidClientTokenId",
-        "InvalidToken",
-        "RequestExpired",
-        "RequestTimeTooSkewed",
-        "SignatureDoesNotMatch",
-        "TokenRefreshRequired",
+    "RequestTimeout": ErrorKind.TIMED_OUT,
+    **dict.fromkeys(
+        (
+            "AuthorizationHeaderMalformed",
+            "ExpiredToken",
+            "ExpiredTokenException",
+            "InvalidAccessKeyId",
+            "InvalidClientTokenId",
+            "InvalidToken",
+            "RequestExpired",
+            "RequestTimeTooSkewed",
+            "SignatureDoesNotMatch",
+            "TokenRefreshRequired",
+        ),
+        ErrorKind.CREDENTIALS,
     ),
-    ErrorKind.CREDENTIALS,
-)
-_KIND_BY_STATUS = {
-    401: ErrorKind.CREDENTIALS,
-    403: ErrorKind.DENIED,
-    404: ErrorKind.NO_OBJECT,
-    412: ErrorKind.CHANGED,
+    **dict.fromkeys(
+        (
+            "RequestLimitExceeded",
+            "SlowDown",
+            "Throttling",
+            "ThrottlingException",
+            "TooManyRequests",
+            "TooManyRequestsException",
+        ),
+        ErrorKind.THROTTLED,
+    ),
 }
-_CREDENTIAL_ERRORS = (
-    botocore.exceptions.ConfigNotFound,
-    botocore.exceptions.CredentialRetrievalError,
-    botocore.exceptions.NoCredentialsError,
-    botocore.exceptions.PartialCredentialsError,
-    botocore.exceptions.ProfileNotFound,
-    botocore.exceptions.SSOError,
-    botocore.exceptions.TokenRetrievalError,
-    obstore.exceptions.UnauthenticatedError,
-)
-S3_ERRORS = (
-    botocore.exceptions.BotoCoreError,
-    botocore.exceptions.ClientError,
-    obstore.exceptions.BaseError,
-    FileNotFoundError,
-)
-"""What boto3 and obstore raise for a request; `error_kind` takes each of them."""
-
-_CODE_IN_TEXT = re.compile(r"<Code>(\w+)</Code>")
-_STATUS_IN_TEXT = re.compile(r"non-2xx status code[:\s↳]*(\d{3})")
-_COLOUR_IN_TEXT = re.compile(r"\x1b\[\d*m")  # deltalake draws its errors as a tree for a terminal
-
-
-def response_code(error: Exception) -> str | None:
-    """The S3 error code or HTTP status in an error of one of the three; holds no secret, unlike the full text."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        return str(error.response.get("Error", {}).get("Code", "")) or None
-    text = _text(error)
-    found = _CODE_IN_TEXT.search(text) or _STATUS_IN_TEXT.search(text)
-    return found[1] if found else None
-
-
-def error_kind(error: Exception) -> ErrorKind:
-    """Sorts an error of boto3, obstore or deltalake."""
-    if isinstance(error, _CREDENTIAL_ERRORS):
-        return ErrorKind.CREDENTIALS
-    code = response_code(error)
-    if code in _KIND_BY_CODE:
-        return _KIND_BY_CODE[code]
-    status = http_status(error)
-    if status is not None:
-        return _KIND_BY_STATUS.get(status, ErrorKind.UNAVAILABLE)
-    if isinstance(error, FileNotFoundError):
-        return ErrorKind.NO_OBJECT
-    if isinstance(error, botocore.exceptions.ParamValidationError):
-        return ErrorKind.NO_BUCKET  # the only parameter of ours that botocore validates is the bucket's name
-    return ErrorKind.UNREACHABLE
-
-
-def http_status(error: Exception) -> int | None:
-    """The HTTP status in an error of one of the three."""
-    if isinstance(error, botocore.exceptions.ClientError):
-        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) or None
-    found = _STATUS_IN_TEXT.search(_text(error))
-    return int(found[1]) if found else None
-
-
-def _text(error: Exception) -> str:
-    return _COLOUR_IN_TEXT.sub("", str(error))
-
-
+_KIND_BY_STATUS: dict[int, ErrorKind] = {
+    HTTPStatus.UNAUTHORIZED: ErrorKind.CREDENTIALS,
+    HTTPStatus.FORBIDDEN: ErrorKind.DENIED,
+    HTTPStatus.NOT_FOUND: ErrorKind.NO_OBJECT,
+    HTTPStatus.REQUEST_TIMEOUT: ErrorKind.TIMED_OUT,
+    HTTPStatus.PRECONDITION_FAILED: ErrorKind.CHANGED,
+    HTTPStatus.TOO_MANY_REQUESTS: ErrorKind.THROTTLED,
+    HTTPStatus.SERVICE_UNAVAILABLE: ErrorKind.THROTTLED,
+}
+_KIND_BY_TYPE: dict[type[Exception], ErrorKind] = {
+    FileNotFoundError: ErrorKind.NO_OBJECT,
+    obstore.exceptions.PermissionDeniedError: ErrorKind.DENIED,
+    obstore.exceptions.PreconditionError: ErrorKind.CHANGED,
+    obstore.exceptions.UnauthenticatedError: ErrorKind.CREDENTIALS,
+    botocore.exceptions.ConfigNotFound: ErrorKind.CREDENTIALS,
+    botocore.exceptions.ConnectTimeoutError: ErrorKind.TIMED_OUT,
+    botocore.exceptions.CredentialRetrievalError: ErrorKind.CREDENTIALS,
+    botocore.exceptions.NoCredentialsError: ErrorKind.CREDENTIALS,
+    # The only parameter of ours that botocore validates is the bucket's name.
+    botocore.exceptions.ParamValidationError: ErrorKind.NO_BUCKET,
+    botocore.exceptions.PartialCredentialsError: ErrorKind.CREDENTIALS,
+    botocore.exceptions.ProfileNotFound: ErrorKind.CREDENTIALS,
+    botocore.exceptions.ReadTimeoutError: ErrorKind.TIMED_OUT,
+    botocore.exceptions.SSOError: ErrorKind.CREDENTIALS,
+    botocore.exceptions.TokenRetrievalError: ErrorKind.CREDENTIALS,
+}
 _MESSAGES = {
     ErrorKind.NO_OBJECT: "{uri} does not exist{answer}: check its name",
     ErrorKind.NO_BUCKET: "there is no bucket {bucket}{answer}: check its name, and AWS_ENDPOINT_URL",
@@ -126,21 +113,56 @@ _MESSAGES = {
     ),
     ErrorKind.CHANGED: "{uri} was replaced while it was read: try again",
     ErrorKind.UNREACHABLE: "the store of {uri} does not answer{host}: check AWS_ENDPOINT_URL and the network",
-    ErrorKind.UNAVAILABLE: "the store failed at {uri}{answer}, retries exhausted: try again later",
+    ErrorKind.TIMED_OUT: "the store of {uri} did not answer in time{host}: check AWS_ENDPOINT_URL and the network",
 }
-_NEEDS_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CREDENTIALS}
+_FAILED = "the store failed at {uri}{answer}, retries exhausted: try again later"
+_NEED_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CREDENTIALS}
 
-_HOST_IN_TEXT = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
+_CODE = re.compile(r"<Code>(\w+)</Code>")
+_STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_TIMEOUT = re.compile(r"timed out|kind: Timeout")
+_HOST = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
+_BRANCH = re.compile(r"\n\s*\x1b\[\d+m↳\x1b\[\d+m")  # deltalake draws nested messages as a tree for a terminal
+
+
+def error_kind(error: Exception) -> ErrorKind:
+    """Why the request of boto3, obstore or deltalake failed that raised this error."""
+    code, status = _response(error)
+    if code in _KIND_BY_CODE:
+        return _KIND_BY_CODE[code]
+    for type_, kind in _KIND_BY_TYPE.items():
+        if isinstance(error, type_):
+            return kind
+    if status is not None:
+        is_server_error = status >= HTTPStatus.INTERNAL_SERVER_ERROR
+        return _KIND_BY_STATUS.get(status, ErrorKind.SERVER_ERROR if is_server_error else ErrorKind.OTHER)
+    return ErrorKind.TIMED_OUT if _TIMEOUT.search(str(error)) else ErrorKind.UNREACHABLE
+
+
+def response_code(error: Exception) -> str | None:
+    """The S3 error code or HTTP status of the store's response; None without a response. Holds no secret."""
+    code, status = _response(error)
+    return code or (str(status) if status else None)
+
+
+def _response(error: Exception) -> tuple[str | None, int | None]:
+    """S3 error code and HTTP status of the store's response, where there are any."""
+    if isinstance(error, botocore.exceptions.ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        return error.response.get("Error", {}).get("Code") or None, status or None
+    text = _BRANCH.sub(":", str(error))
+    code, status = _CODE.search(text), _STATUS.search(text)
+    return code and code[1], int(status[1]) if status else None
 
 
 def store_error(uri: str, error: Exception) -> StoreError:
-    """The error to raise for what boto3, obstore or deltalake raised at `uri`; says what to do, and nothing secret."""
-    trouble = error_kind(error)
-    code, host = response_code(error), _HOST_IN_TEXT.search(str(error))
-    message = _MESSAGES[trouble].format(
+    """The error to raise for an error of boto3, obstore or deltalake at `uri`: what to do, and nothing secret."""
+    kind = error_kind(error)
+    code, host = response_code(error), _HOST.search(str(error))
+    message = _MESSAGES.get(kind, _FAILED).format(
         uri=uri,
         bucket=S3_SCHEME + split_s3(uri)[0],
         answer=f" (the store answered {code})" if code else "",
         host=f" at {host[1]}" if host else "",
     )
-    return StoreAccessError(message) if trouble in _NEEDS_THE_USER else StoreError(message)
+    return StoreAccessError(message) if kind in _NEED_THE_USER else StoreError(message)

@@ -4,13 +4,10 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -19,8 +16,8 @@ from locray.errors import DeferralCause, ErrorCode
 from locray.images.decode import ImageFailure
 from locray.images.fetch import Deferred, Fetched, FetchRequest, Outcome, fetch_images
 from locray.storage import local_uri
-from locray.storage.retries import REFILL_PER_RESPONSE, RetryBudget
-from locray.storage.s3 import RetryPolicy
+from locray.storage.retries import REFILL_PER_RESPONSE, RetryBudget, RetryPolicy
+from tests.helpers.failing_store import failing_store
 from tests.helpers.s3_proxy import BUSY, Answer, Forward, Request, honest, s3_proxy
 from tests.helpers.s3_server import S3Bucket, S3Server, free_ports
 
@@ -246,45 +243,6 @@ class TestObjects:
         (port,) = free_ports(1)
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
         assert outcome_of(f"{s3_bucket.uri}/{key}") == Deferred(DeferralCause.DISCONNECTED, "the store did not answer")
-
-
-@contextmanager
-def failing_store(answers: list[int | None], monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
-    """A server that gives these answers in turn, the last one for ever; None: half of a body, then silence.
-
-    Yields the versions that it is asked for, one a request.
-    """
-    left = list(answers)
-    asked_for: list[str | None] = []
-    lock = threading.Lock()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with lock:
-                asked_for.append(self.headers["If-Match"])
-                status = left.pop(0) if len(left) > 1 else left[0]
-            body = b"12345" if status in (None, 200) else f"<Error><Code>Code{status}</Code></Error>".encode()
-            self.send_response(status or 200)
-            self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"abc"')
-            self.send_header("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")
-            self.end_headers()
-            self.wfile.write(body[:2] if status is None else body)
-            self.close_connection = status is None
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            monkeypatch.setenv(name, "any")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield asked_for
-        server.shutdown()
-        thread.join()
 
 
 class TestFailingStore:

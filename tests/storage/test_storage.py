@@ -18,7 +18,8 @@ from obstore.store import MemoryStore
 
 from locray import storage
 from locray.errors import StoreAccessError, StoreError, UsageError
-from locray.storage.s3 import RetryPolicy, bare_etag, quoted_etag, store
+from locray.storage.retries import RetryPolicy
+from locray.storage.s3 import bare_etag, quoted_etag, store
 from locray.storage.uris import is_plain_key
 from tests.helpers.s3_server import S3Bucket, S3Server, free_ports
 
