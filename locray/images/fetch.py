@@ -22,6 +22,7 @@ from locray.errors import DeferralCause, ErrorCode, StoreError
 from locray.images.byte_budget import ByteBudget, ByteReservation
 from locray.images.decode import ImageFailure
 from locray.storage.archives import MemberError, MemberErrorKind, read_member
+from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, response_code
 from locray.storage.files import file_etag
 from locray.storage.retries import (
     FETCH_RETRIES,
@@ -32,7 +33,6 @@ from locray.storage.retries import (
     call_with_retries,
 )
 from locray.storage.s3 import bare_etag, client, quoted_etag, store
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, response_code
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:

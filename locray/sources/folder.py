@@ -1,8 +1,8 @@
-"""A local folder of images, however deep. Used through `open_source`, and by the pattern source.
+"""A local folder of images, however deep.
 
-Every regular file is an image until its content says otherwise: names mean nothing, so nothing is left out by name,
-hidden files included. Links are followed, to files and to folders, except to a folder that the link lies in. A link
-to nothing is listed too, and becomes a row that says `not_found`.
+Every regular file is listed, whatever its name, hidden ones too: what is an image is decided by content. Links are
+followed, to files and to folders, except to a folder that the link lies in. A link to nothing is listed too, and
+becomes a row with `not_found`.
 """
 
 import itertools
@@ -16,13 +16,12 @@ from typing import Self
 import pyarrow as pa
 
 from locray.errors import StoreAccessError
-from locray.sources.source import BATCH_ROWS, listing_batch, rebatch
-from locray.sources.steps import Found, Step, run_steps
+from locray.sources.source import BATCH_ROWS, Step, StepResult, listing_batch, rebatch, run_steps
 from locray.storage import check_readable_folder, is_remote, local_path, local_uri
 from locray.storage.files import file_etag
 
 _NUM_THREADS = 8
-"""Enough to hide the latency of a network file system; on a local disk, Python's lock is the limit."""
+"""Enough to hide the latency of a network file system. On a local disk, Python's lock is the limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +38,10 @@ class FolderSource:
         return cls(local_path(images))
 
     def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
-        """Makes sure that the folder may be read.
+        """Checks that the folder may be read.
 
         Raises:
-            StoreAccessError: it may not, or is gone.
+            StoreAccessError: it may not, or is missing.
         """
         check_readable_folder(local_uri(self.path))
 
@@ -89,7 +88,7 @@ def walk(
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """A folder to be listed: its path, its depth, and (device, inode) of the folders that it lies in."""
+    """A folder to list: its path, its depth, and (device, inode) of the folders that it lies in."""
 
     path: str
     depth: int
@@ -103,26 +102,26 @@ class _Walk:
     max_depth: int | None
     _open: set["os._ScandirIterator[str]"] = field(default_factory=set)
 
-    def enter(self, folder: _Folder) -> Found:
+    def enter(self, folder: _Folder) -> StepResult:
         """Opens a folder, unless it lies in itself."""
         try:
             status = os.stat(folder.path)
             identity = (status.st_dev, status.st_ino)
             if identity in folder.ancestors:
-                return Found()
+                return StepResult()
             entries = os.scandir(folder.path)
         except OSError as error:
             if folder.depth > 1 and isinstance(error, FileNotFoundError | NotADirectoryError):
-                return Found()  # removed since its name was read
+                return StepResult()  # removed since its name was read
             raise StoreAccessError(
                 f"the folder {local_uri(folder.path)} can't be listed: {error.strerror}. Make it readable, or name "
-                "what is to be labelled with a pattern: nothing is left out silently"
+                "what is to be labelled with a pattern: nothing is skipped silently"
             ) from error
         self._open.add(entries)
         return self._read(_Folder(folder.path, folder.depth, folder.ancestors | {identity}), entries)
 
-    def _read(self, folder: _Folder, entries: "os._ScandirIterator[str]") -> Found:
-        """Reads the next names of a folder; a large one is described and read on in parallel."""
+    def _read(self, folder: _Folder, entries: "os._ScandirIterator[str]") -> StepResult:
+        """Reads the next names of a folder. Of a large one, files are looked up while the reading goes on."""
         chunk = list(itertools.islice(entries, BATCH_ROWS))
         folders = [entry.path for entry in chunk if _is_folder(entry)]
         files = [entry for entry in chunk if not _is_folder(entry)]
@@ -130,20 +129,20 @@ class _Walk:
         if self.max_depth is None or folder.depth < self.max_depth:
             enter = [partial(self.enter, _Folder(path, folder.depth + 1, folder.ancestors)) for path in folders]
         if len(chunk) == BATCH_ROWS:
-            # The last step is the first to be done: names that were read are described before more are.
-            return Found(steps=[partial(self._read, folder, entries), *enter, partial(self._describe, files)])
+            # The last step runs first: the files that were read are looked up before more are read.
+            return StepResult(steps=[partial(self._read, folder, entries), *enter, partial(self._look_up, files)])
         entries.close()
         self._open.discard(entries)
-        return Found(self._describe(files).batches, enter)
+        return StepResult(self._look_up(files).batches, enter)
 
-    def _describe(self, files: list["os.DirEntry[str]"]) -> Found:
+    def _look_up(self, files: list["os.DirEntry[str]"]) -> StepResult:
         start = len(self.root.rstrip("/")) + 1
         wanted = self.wanted
         rows = [row for entry in files if wanted is None or wanted(entry.path[start:]) for row in _rows_of(entry)]
-        return Found([listing_batch(*zip(*rows, strict=True))] if rows else [])
+        return StepResult([listing_batch(*zip(*rows, strict=True))] if rows else [])
 
     def close(self) -> None:
-        """Closes the folders that were left half read."""
+        """Closes the folders that were not read to their end."""
         for entries in self._open:
             entries.close()
 
@@ -151,16 +150,16 @@ class _Walk:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself, or through a folder that is closed to us
+    except OSError:  # a link to itself, or through a folder without access
         return False
 
 
 def _rows_of(entry: "os.DirEntry[str]") -> list[tuple[str, str | None, int | None, int | None]]:
-    """One row of a listing, or none for what is no regular file (pipes, sockets, devices)."""
+    """One row of a listing; none for pipes, sockets and devices."""
     try:
         status = entry.stat()
     except OSError:
-        return [(local_uri(entry.path), None, None, None)]  # fetching it tells what is wrong
+        return [(local_uri(entry.path), None, None, None)]  # fetching it will tell what is wrong
     if not stat.S_ISREG(status.st_mode):
         return []
     return [(local_uri(entry.path), file_etag(status), status.st_size, status.st_mtime_ns // 1000)]

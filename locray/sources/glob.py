@@ -1,7 +1,8 @@
-"""Local files by a pattern. Used through `open_source`; the pattern itself also by the objects of a store.
+"""Images by a pattern, below a local folder or an `s3://` prefix.
 
-`*`, `?` and `[...]` within a segment, `**` for any number of folders, as in Python's `glob`: hidden names match only a
-segment that begins with a dot, and only files match. A path that exists as it is written is no pattern.
+`*`, `?` and `[...]` match within a segment and `**` any number of folders, as in Python's `glob`: hidden names match
+only a segment that begins with a dot, and only files match. These characters may also occur in names: a path that
+exists as it is written is no pattern, nor is a prefix with objects below it.
 """
 
 import fnmatch
@@ -15,11 +16,18 @@ from typing import Self
 import pyarrow as pa
 
 from locray.errors import UsageError
+from locray.schema import IMAGE_URI
 from locray.sources.folder import path_below, walk
-from locray.storage import check_readable_folder, is_remote, local_path, local_uri
+from locray.sources.object_store import ObjectStoreSource
+from locray.sources.source import rebatch
+from locray.storage import check_readable_folder, folder_exists, is_remote, local_path, local_uri
+from locray.storage.uris import S3_SCHEME, split_s3
 
 ANY_FOLDERS = "**"
-_MAGIC = re.compile(r"[*?[]")
+_WILDCARD = re.compile(r"[*?[]")
+_ADVICE = (
+    f"check the pattern (in quotes, so that the shell leaves it alone; {ANY_FOLDERS} matches any number of folders)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +35,7 @@ class GlobSource:
     """The files that match a pattern below a folder.
 
     Attributes:
-        folder: The part of the pattern without magic.
+        folder: The path before the first segment with a wildcard.
         segments: The rest, split at its slashes.
     """
 
@@ -36,14 +44,14 @@ class GlobSource:
 
     @classmethod
     def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
-        """A local path with magic in it that doesn't exist as it is written."""
+        """A local path with a wildcard that doesn't exist as it is written."""
         if is_remote(images) or os.path.lexists(local_path(images)):
             return None
         folder, segments = split_pattern(local_path(images))
         return cls(folder or "/", segments) if segments else None
 
     def check(self, *, may_be_empty: bool = False) -> None:
-        """Makes sure that the folder is there and something in it matches.
+        """Checks that the folder exists and that a file matches.
 
         Raises:
             StoreAccessError: the folder is missing or may not be read.
@@ -52,10 +60,7 @@ class GlobSource:
         check_readable_folder(local_uri(self.folder))
         if not may_be_empty and next(self.listing(), None) is None:
             pattern = "/".join(self.segments)
-            raise UsageError(
-                f"no file in {local_uri(self.folder)} matches {pattern!r}: check the pattern (in quotes, so that the "
-                f"shell leaves it alone; {ANY_FOLDERS} matches any number of folders)"
-            )
+            raise UsageError(f"no file in {local_uri(self.folder)} matches {pattern!r}: {_ADVICE}")
 
     def lists(self, uri: str) -> bool:
         """Whether the file matches."""
@@ -72,10 +77,74 @@ class GlobSource:
         return walk(self.folder, lambda path: matches(path.split("/"), self.segments), max_depth)
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectGlobSource:
+    """The objects that match a pattern below a prefix.
+
+    Attributes:
+        uri: The pattern as it is written, a normalised URI.
+        below: The prefix before the first segment with a wildcard. It is listed whole.
+        segments: The rest of the key, split at its slashes.
+    """
+
+    uri: str
+    below: ObjectStoreSource
+    segments: tuple[str, ...]
+
+    @classmethod
+    def from_uri(cls, images: str, uri_column: str | None) -> Self | None:  # noqa: ARG003
+        """An `s3://` URI with a wildcard in its key."""
+        if not is_remote(images):
+            return None
+        bucket, key = split_s3(images)
+        prefix, segments = split_pattern(key)
+        return cls(images, ObjectStoreSource(bucket, f"{prefix}/" if prefix else ""), segments) if segments else None
+
+    def check(self, *, may_be_empty: bool = False) -> None:
+        """Checks that the bucket may be listed and that an object matches.
+
+        Raises:
+            StoreAccessError: the bucket is missing or denied, there are no credentials, or no answer.
+            UsageError: no object matches.
+        """
+        check_readable_folder(self._folder())
+        if may_be_empty or folder_exists(self.uri) or next(self._matching(), None) is not None:
+            return
+        found = "" if folder_exists(self._folder()) else f" ({self.below.explain_absence()})"
+        raise UsageError(f"no object below {self._folder()} matches {'/'.join(self.segments)!r}{found}: {_ADVICE}")
+
+    def lists(self, uri: str) -> bool:
+        """Whether the object matches, or lies below a prefix that is named like the pattern."""
+        return uri.startswith(f"{self.uri}/") or (self.below.lists(uri) and self._matches(uri))
+
+    def listing(self) -> Iterator[pa.RecordBatch]:
+        """All objects that match, as batches of `LISTING_SCHEMA`.
+
+        Raises:
+            StoreError: the listing failed, retries exhausted.
+        """
+        if folder_exists(self.uri):
+            return ObjectStoreSource(self.below.bucket, f"{split_s3(self.uri)[1]}/").listing()
+        return rebatch(self._matching())
+
+    def _folder(self) -> str:
+        return f"{S3_SCHEME}{self.below.bucket}/{self.below.prefix}".rstrip("/")
+
+    def _matching(self) -> Iterator[pa.RecordBatch]:
+        for batch in self.below.listing():
+            matching = batch.filter(pa.array(map(self._matches, batch[IMAGE_URI].to_pylist()), pa.bool_()))
+            if len(matching):
+                yield matching
+
+    def _matches(self, uri: str) -> bool:
+        start = f"{S3_SCHEME}{self.below.bucket}/{self.below.prefix}"
+        return matches(uri[len(start) :].split("/"), self.segments)
+
+
 def split_pattern(path: str) -> tuple[str, tuple[str, ...]]:
-    """The part of a path before the first segment with magic, and the segments from there; none without magic."""
+    """The path before the first segment with a wildcard, and the segments from there on, if there are any."""
     segments = path.split("/")
-    first = next((index for index, segment in enumerate(segments) if _MAGIC.search(segment)), len(segments))
+    first = next((index for index, segment in enumerate(segments) if _WILDCARD.search(segment)), len(segments))
     return "/".join(segments[:first]), tuple(segments[first:])
 
 

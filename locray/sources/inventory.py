@@ -1,9 +1,9 @@
-"""An S3 Inventory, the store's own list of a bucket, named by its `manifest.json`. Used through `open_source`.
+"""An S3 Inventory, the store's own list of a bucket, by its `manifest.json`.
 
-The files of the list are in CSV (gzipped, keys percent-encoded, columns named in the manifest only) or in Parquet. Each
-is brought to the local disk, compared with its MD5 in the manifest, and read in batches. Left out are delete markers,
-versions that are not the latest, and, as when a prefix is listed, zero-byte objects whose key ends in `/`. Where the
-inventory has no sizes, these can't be told apart and stay.
+Its files are CSV (gzipped, keys percent-encoded, columns named in the manifest only) or Parquet. Each is copied to the
+local disk, compared with its MD5 in the manifest, and read in batches. Skipped are delete markers, versions that are
+not the latest, and, as in the listing of a prefix, zero-byte objects whose key ends in `/`. An inventory without sizes
+keeps these.
 """
 
 import hashlib
@@ -22,15 +22,14 @@ import pyarrow.csv
 
 from locray.errors import StoreError, UsageError
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
-from locray.sources.source import BATCH_ROWS, rebatch
-from locray.sources.steps import Found, Step, run_steps
+from locray.sources.source import BATCH_ROWS, Step, StepResult, rebatch, run_steps
 from locray.storage import is_remote, local_path, local_uri, open_file, open_parquet, read_bytes, temporary_folder
 from locray.storage.uris import S3_SCHEME
 
 MANIFEST_NAME = "manifest.json"
 
 _NUM_FILES = 2
-"""One is read while another is fetched; so many lie on the local disk at a time."""
+"""Files on the local disk at a time: one is read while another is copied."""
 
 _COPY_BYTES = 8 << 20
 _CSV_BLOCK_BYTES = 4 << 20
@@ -45,7 +44,7 @@ _COLUMNS = {
     _IS_LATEST: ("is_latest", pa.bool_()),
     _IS_DELETE_MARKER: ("is_delete_marker", pa.bool_()),
 }
-"""The columns in use as CSV inventories name them: the name in Parquet, and the type."""
+"""The columns in use, by their name in CSV inventories: the name in Parquet, and the type."""
 
 _UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 
@@ -68,7 +67,7 @@ class InventorySource:
         return cls(images)
 
     def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
-        """Makes sure that the manifest can be used and that its first file is there.
+        """Checks that the manifest can be used and that its first file exists.
 
         Raises:
             StoreAccessError: it or the file is missing or denied.
@@ -78,11 +77,11 @@ class InventorySource:
             open_file(file.uri).close()
 
     def lists(self, uri: str) -> bool:  # noqa: ARG002
-        """Never: an inventory names what was there when it was made."""
+        """Always false: an inventory names what existed when it was made."""
         return False
 
     def listing(self) -> Iterator[pa.RecordBatch]:
-        """The inventory's current objects, as batches of `LISTING_SCHEMA`.
+        """The current objects, as batches of `LISTING_SCHEMA`.
 
         Raises:
             UsageError: a file is damaged, or is no part of an inventory.
@@ -91,7 +90,8 @@ class InventorySource:
         manifest = _Manifest.read(self.uri)
         with temporary_folder() as folder:
             steps: list[Step] = [
-                partial(_begin, manifest, file, Path(folder, str(number))) for number, file in enumerate(manifest.files)
+                partial(_copy_and_read, manifest, file, Path(folder, str(number)))
+                for number, file in enumerate(manifest.files)
             ]
             yield from rebatch(run_steps(steps, _NUM_FILES))
 
@@ -104,7 +104,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class _Manifest:
-    """What a manifest says.
+    """The content of a manifest.
 
     Attributes:
         bucket: The bucket that is listed.
@@ -150,7 +150,7 @@ class _Manifest:
 
 
 def _file_uri(manifest_uri: str, bucket: str, key: str) -> str:
-    """A file of the list: in the bucket that the manifest names, unless a copy lies by a local manifest."""
+    """A file of the list: in the bucket that the manifest names, or a copy beside a local manifest."""
     if not is_remote(manifest_uri):
         folder, name = Path(local_path(manifest_uri)).parent, key.rpartition("/")[2]
         for copy in (folder / name, folder / "data" / name, folder.parent / "data" / name):
@@ -159,8 +159,8 @@ def _file_uri(manifest_uri: str, bucket: str, key: str) -> str:
     return f"{S3_SCHEME}{bucket}/{key}"
 
 
-def _begin(manifest: _Manifest, file: _File, copy: Path) -> Found:
-    """Fetches a file and makes sure that it is whole before any of its rows is believed."""
+def _copy_and_read(manifest: _Manifest, file: _File, copy: Path) -> StepResult:
+    """Copies a file and checks that it is complete, before any of its rows is used."""
     digest = hashlib.md5(usedforsecurity=False)
     with open_file(file.uri) as source:
         try:
@@ -178,12 +178,12 @@ def _begin(manifest: _Manifest, file: _File, copy: Path) -> Found:
     return _read_on(file, _rows(manifest, copy))
 
 
-def _read_on(file: _File, batches: Iterator[pa.RecordBatch]) -> Found:
+def _read_on(file: _File, batches: Iterator[pa.RecordBatch]) -> StepResult:
     try:
         batch = next(batches, None)
     except _UNREADABLE as error:
         raise UsageError(f"{file.uri} can't be read as a part of an S3 Inventory: {error}") from error
-    return Found() if batch is None else Found([batch], [partial(_read_on, file, batches)])
+    return StepResult() if batch is None else StepResult([batch], [partial(_read_on, file, batches)])
 
 
 def _rows(manifest: _Manifest, copy: Path) -> Iterator[pa.RecordBatch]:
@@ -198,7 +198,7 @@ def _rows(manifest: _Manifest, copy: Path) -> Iterator[pa.RecordBatch]:
 def _csv(uri: str, names: tuple[str, ...]) -> Iterator[dict[str, pa.Array]]:
     types = {name: type_ for name, (_, type_) in _COLUMNS.items() if name in names}
     with pa.CompressedInputStream(open_file(uri), "gzip") as file:
-        if not file.read(1):  # a list of nothing, which pyarrow takes for an error
+        if not file.read(1):  # an empty list, which is an error for pyarrow
             return
     with (
         pa.CompressedInputStream(open_file(uri), "gzip") as file,
@@ -216,7 +216,7 @@ def _csv(uri: str, names: tuple[str, ...]) -> Iterator[dict[str, pa.Array]]:
 
 
 def _decoded(keys: pa.Array) -> pa.Array:
-    """Keys without their encoding, which is that of forms: a space is `+`.
+    """Keys without their encoding, which is that of HTML forms: a space is `+`.
 
     Raises:
         UnicodeDecodeError: a key isn't UTF-8.
@@ -229,11 +229,11 @@ def _decoded(keys: pa.Array) -> pa.Array:
 
 def _parquet(uri: str) -> Iterator[dict[str, pa.Array]]:
     with open_parquet(uri) as file:
-        there = {name: of_it for name, of_it in _COLUMNS.items() if of_it[0] in file.schema_arrow.names}
+        there = {name: column for name, column in _COLUMNS.items() if column[0] in file.schema_arrow.names}
         if _KEY not in there:
             raise pa.ArrowInvalid(f"it has no column {_COLUMNS[_KEY][0]!r}, but {', '.join(file.schema_arrow.names)}")
         names = [name for name, _ in there.values()]
-        # Row group by row group: what is buffered ahead is one of them and not the whole file.
+        # Row group by row group, so that no more than one of them is buffered.
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
                 yield {name: batch[in_file].cast(type_) for name, (in_file, type_) in there.items()}

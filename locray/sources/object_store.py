@@ -1,4 +1,4 @@
-"""All objects below an `s3://` prefix. Used through `open_source`; `object_listing.py` does the listing itself."""
+"""All objects below an `s3://` prefix."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ import pyarrow as pa
 from locray.errors import UsageError, did_you_mean
 from locray.sources.object_listing import ObjectListing
 from locray.storage import check_readable_folder, exists, folder_exists, is_remote
+from locray.storage.errors import translate_errors
 from locray.storage.s3 import client
-from locray.storage.s3_errors import S3_ERRORS, store_error
 from locray.storage.uris import S3_SCHEME, split_s3
 
 
@@ -35,7 +35,7 @@ class ObjectStoreSource:
         return cls(bucket, f"{key}/" if key else "")
 
     def check(self, *, may_be_empty: bool = False) -> None:
-        """Makes sure that the bucket may be listed and that the prefix leads to objects and isn't one itself.
+        """Checks that the bucket may be listed, and that the prefix has objects below it and isn't one itself.
 
         Raises:
             StoreAccessError: the bucket is missing or denied, there are no credentials, or no answer.
@@ -48,18 +48,16 @@ class ObjectStoreSource:
         if self.prefix and exists(uri):
             raise UsageError(f"{uri} is one object: expected a prefix, or a table of URIs named *.csv or *.parquet")
         if not may_be_empty:
-            raise UsageError(f"no object lies below {self._uri(self.prefix)}: {self.what_is_there()}. Check the name")
+            raise UsageError(f"no object lies below {self._uri(self.prefix)}: {self.explain_absence()}. Check the name")
 
-    def what_is_there(self) -> str:
-        """Why nothing is below the prefix, with the nearest name among the first thousand where it should be."""
+    def explain_absence(self) -> str:
+        """Why nothing is below the prefix, with the most similar of the first thousand names where it should be."""
         folder, _, name = self.prefix.removesuffix("/").rpartition("/")
         while folder and not folder_exists(self._uri(folder)):
             folder, _, name = folder.rpartition("/")
         above = f"{folder}/" if folder else ""
-        try:
+        with translate_errors(self._uri(above)):
             page = client().list_objects_v2(Bucket=self.bucket, Prefix=above, Delimiter="/")
-        except S3_ERRORS as error:
-            raise store_error(self._uri(above), error) from error
         keys = [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
         keys += [entry["Key"] for entry in page.get("Contents", ())]
         if not keys:

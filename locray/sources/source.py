@@ -1,6 +1,8 @@
-"""What a source of images is, and what sources share. Used by the sources, and by whatever lists images."""
+"""The interface of a source of images, and what sources share: batches of a listing, and listing in parallel."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 import pyarrow as pa
@@ -14,11 +16,11 @@ class Source(Protocol):
     """Lists images."""
 
     def check(self, *, may_be_empty: bool = False) -> None:
-        """Makes sure, before any work starts, that the listing can be had.
+        """Checks, before any work starts, that the source can be listed.
 
         Args:
-            may_be_empty: Whether a name that nothing is found under is right, since something was there before. A
-                folder or table that is there is right in any case.
+            may_be_empty: Whether finding nothing is fine, since something was found before. A folder or table that
+                exists is fine in any case.
 
         Raises:
             UsageError: what the user named is not what it should be.
@@ -26,27 +28,27 @@ class Source(Protocol):
         """
 
     def lists(self, uri: str) -> bool:
-        """Whether the listing takes up a file at this normalised URI, were there one: asks neither disk nor store."""
+        """Whether the listing would include a file at this normalised URI. Accesses neither disk nor store."""
 
     def listing(self) -> Iterator[pa.RecordBatch]:
         """All images, as batches of `LISTING_SCHEMA` of at most `BATCH_ROWS` rows, in no particular order.
 
-        An image may come twice (a table may name it twice): the worklist takes it once.
+        An image may come twice, as a table may name it twice: the worklist takes it once.
 
         Raises:
             UsageError: a row names no image.
-            StoreError: a part can't be listed. A listing is whole or it fails: it leaves out nothing silently.
+            StoreError: a part can't be listed. A listing is complete or it fails.
         """
 
 
 class NamedSource(Source, Protocol):
-    """A source that `--images` names: one class per kind of place, in its own module, listed in `SOURCES`."""
+    """A source that `--images` may name, listed in `SOURCES`."""
 
     @classmethod
     def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
-        """The source that a normalised `--images` names, or None where it names none of this kind.
+        """The source for a normalised `--images`, or None if it is not of this kind.
 
-        Looks at the name and at local files, and never asks a store.
+        Looks at the name and at local files, and makes no request.
         """
 
 
@@ -64,7 +66,7 @@ def listing_batch(
 
 
 def rebatch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of `BATCH_ROWS`, the last one smaller: listings arrive in crumbs and in lumps."""
+    """The same rows in batches of `BATCH_ROWS`, the last one smaller."""
     waiting: list[pa.RecordBatch] = []
     for batch in batches:
         waiting.append(batch)
@@ -75,3 +77,36 @@ def rebatch(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             waiting = [rows.slice(whole)]
     if any(map(len, waiting)):
         yield pa.concat_batches(waiting)
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Rows that a step of a listing found, and the steps to follow: another page, the folders below."""
+
+    batches: list[pa.RecordBatch] = field(default_factory=list)
+    steps: list["Step"] = field(default_factory=list)
+
+
+Step = Callable[[], StepResult]
+
+
+def run_steps(steps: Iterable[Step], num_threads: int) -> Iterator[pa.RecordBatch]:
+    """Runs steps, and those that they lead to, in parallel, and yields their batches as they come.
+
+    At most `num_threads` steps are running or waiting for the consumer, so a slow consumer slows the listing down. The
+    newest step runs first, as in a depth-first search, so that few are waiting at any time. The first error ends it.
+    """
+    waiting = list(steps)
+    running: set[Future[StepResult]] = set()
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="listing") as threads:
+        try:
+            while waiting or running:
+                while waiting and len(running) < num_threads:
+                    running.add(threads.submit(waiting.pop()))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    result = future.result()
+                    waiting += result.steps
+                    yield from result.batches
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,7 @@
-"""A CSV or Parquet table that names the images, local or in a store. Used through `open_source`.
+"""A CSV or Parquet table of image URIs, local or in a store.
 
-One column holds the URIs; `etag`, `size_bytes` and `last_modified` are taken where they are there. A relative path is
-relative to the table's folder. Local files are looked up for their version; objects are not: what the table doesn't
-say of them stays null.
+One column holds the URIs; `etag`, `size_bytes` and `last_modified` are optional. A relative path is relative to the
+table's folder. Local files are looked up for their version. Objects are not: what the table doesn't hold stays null.
 """
 
 import os
@@ -25,7 +24,7 @@ from locray.storage.uris import split_s3
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 URI_COLUMNS = (IMAGE_URI, "uri", "path")
-"""The column of the URIs, by preference, where `--uri-column` names none."""
+"""Names of the column of the URIs if `--uri-column` names none, by preference."""
 
 _OPTIONAL_COLUMNS = (ETAG, SIZE_BYTES, LAST_MODIFIED)
 _CSV_BLOCK_BYTES = 4 << 20
@@ -54,7 +53,7 @@ class UriTableSource:
         return cls(images, uri_column)
 
     def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
-        """Makes sure that the table is there and has a column of URIs.
+        """Checks that the table exists and has a column of URIs.
 
         Raises:
             StoreAccessError: it is missing or denied.
@@ -63,7 +62,7 @@ class UriTableSource:
         self._find_uri_column(self._column_names())
 
     def lists(self, uri: str) -> bool:  # noqa: ARG002
-        """Never: a table names what it names."""
+        """Always false: a table names what it names."""
         return False
 
     def listing(self) -> Iterator[pa.RecordBatch]:
@@ -90,7 +89,7 @@ class UriTableSource:
                 arrays[0] = pc.utf8_trim(arrays[0], '"')
                 uris = pa.array(self._image_uris(batch[uri_column].to_pylist(), uri_column, first_row), pa.string())
                 listed = pa.RecordBatch.from_arrays([uris, *arrays], schema=LISTING_SCHEMA)
-                yield _looked_up(listed, threads)
+                yield _look_up(listed, threads)
                 first_row += len(batch)
 
     def _is_csv(self) -> bool:
@@ -126,7 +125,7 @@ class UriTableSource:
         )
 
     def _read(self, columns: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        """The columns asked for, each of the type asked for."""
+        """Batches of these columns with these types."""
         schema = pa.schema(list(columns.items()))
         try:
             if self._is_csv():
@@ -154,7 +153,7 @@ class UriTableSource:
         return UsageError(f"{self.uri} can't be read as a {kind} table of image URIs: {error}")
 
     def _image_uri(self, value: str | None) -> str:
-        """The image that a cell names.
+        """The URI of the image that a cell names.
 
         Raises:
             UsageError: it names none.
@@ -179,8 +178,8 @@ class UriTableSource:
                 raise UsageError(f"{place}: {error}") from error
 
 
-def _looked_up(listed: pa.RecordBatch, threads: ThreadPoolExecutor) -> pa.RecordBatch:
-    """The batch with what the file system says of its local files."""
+def _look_up(listed: pa.RecordBatch, threads: ThreadPoolExecutor) -> pa.RecordBatch:
+    """The batch with version, size and time of its local files."""
     uris, *columns = (column.to_pylist() for column in listed.columns)
     local = [index for index, uri in enumerate(uris) if not is_remote(uri)]
     if not local:
@@ -197,7 +196,7 @@ def _version_of_file(uri: str) -> tuple[str, int, int] | tuple[None, None, None]
     try:
         status = os.stat(local_path(uri))
     except OSError:
-        return None, None, None  # fetching it tells what is wrong
+        return None, None, None  # fetching it will tell what is wrong
     if not stat.S_ISREG(status.st_mode):
         return None, None, None
     return file_etag(status), status.st_size, status.st_mtime_ns // 1000

@@ -1,18 +1,17 @@
-"""Bytes at URIs, local or `s3://`. Used by every layer above; nothing else of locray opens files or stores."""
+"""Bytes at URIs, local, `s3://` or in zip archives. Nothing else of locray opens files or stores."""
 
-from locray.storage.bulk import delete, delete_folder, read_all
 from locray.storage.files import (
-    check_readable_folder,
+    delete,
     exists,
-    folder_exists,
     is_archive,
-    list_uris,
     open_file,
     open_parquet,
+    read_all,
     read_bytes,
     write_bytes,
     write_parquet,
 )
+from locray.storage.folders import check_readable_folder, delete_folder, folder_exists, list_uris
 from locray.storage.s3 import delta_storage_options
 from locray.storage.temporary_folder import temporary_folder
 from locray.storage.uris import archive_folder, is_in_archive, is_remote, join, local_path, local_uri, normalise

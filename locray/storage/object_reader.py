@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import obstore
 
+from locray.storage.errors import translate_errors
 from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
 from locray.storage.s3 import store
-from locray.storage.s3_errors import S3_ERRORS, store_error
 from locray.storage.uris import split_s3
 
 if TYPE_CHECKING:
@@ -59,10 +59,8 @@ class ObjectReader(io.RawIOBase):
             StoreError: the store failed, or the object was replaced since it was opened.
         """
         end = self._size_bytes if size is None or size < 0 else self._position + size
-        try:
+        with translate_errors(self._uri):
             data = self.get_range(self._position, end)
-        except S3_ERRORS as error:
-            raise store_error(self._uri, error) from error
         self._position += len(data)
         return data
 

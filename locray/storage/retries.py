@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind
+from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig

@@ -1,8 +1,7 @@
-"""How S3 is reached: credentials, region and endpoint as boto3 finds them, connections kept for the process.
+"""Connections to S3, kept for the process.
 
-Used by the rest of storage, by the object store source and by the fetching of images. boto3 decides who we are and
-where the store is (environment, profiles, instance roles, ...), so that every tool in a user's hands agrees; obstore
-does the bulk work: it lists and fetches about ten times as many objects a CPU second.
+boto3 finds credentials, region and endpoint (environment, profiles, instance roles, ...), so that all tools of a user
+agree. obstore does the bulk work: it lists and fetches about ten times as many objects per CPU second.
 """
 
 import os
@@ -18,30 +17,30 @@ from obstore.auth.boto3 import Boto3CredentialProvider
 from obstore.store import S3Store
 
 from locray.errors import StoreAccessError
+from locray.storage.errors import store_error
 from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
-from locray.storage.s3_errors import store_error
 from locray.storage.uris import S3_SCHEME, is_remote, split_s3
 
 MAX_CONNECTIONS = 64
 
-# Botocore renews what expires ten minutes ahead; a copy that is handed on must be younger than that when it is used.
+# botocore renews credentials ten minutes before they expire: a copy that obstore keeps must be younger than that.
 _CREDENTIALS_TTL = timedelta(minutes=5)
 _AWS_ENDPOINT = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com")
 _DEFAULT_REGION = "us-east-1"
 
 
 def bare_etag(header: str | None) -> str | None:
-    """An etag as tables hold it, without the quotes that it wears in HTTP."""
+    """An etag as tables hold it, without the quotes of the HTTP header."""
     return header.strip('"') if header else None
 
 
 def quoted_etag(etag: str) -> str:
-    """The inverse of `bare_etag`, as a condition (`If-Match`) needs it."""
+    """The inverse of `bare_etag`, for the header `If-Match`."""
     return f'"{etag}"'
 
 
-# One connection for each state of the environment, which is what decides who and where we are. Locked, since boto3
-# makes clients in one thread at a time.
+# One connection per state of the environment, which holds credentials and endpoint. Locked, since boto3 makes clients
+# in one thread at a time.
 _lock = threading.RLock()
 _clients: dict[Any, Any] = {}
 _stores: dict[Any, S3Store] = {}
@@ -61,7 +60,7 @@ def _session() -> Any:
 
 
 def _credentials(session: Any, uri: str) -> Any:
-    """What to sign with now: `access_key`, `secret_key`, `token`."""
+    """Current credentials: `access_key`, `secret_key`, `token`."""
     try:
         credentials = session.get_credentials()
         if credentials is None:
@@ -95,8 +94,8 @@ def store(bucket: str, retries: RetryPolicy = DEFAULT_RETRIES) -> S3Store:
 
     Raises:
         StoreAccessError: there are no credentials, or the AWS configuration can't be used.
-        RuntimeError: called in a forked child of a process that has used a store: its network threads are not there,
-            and every request would hang. Start children with `spawn`.
+        RuntimeError: called in a forked child of a process that has used a store. The child lacks the network threads,
+            so every request would hang. Start children with `spawn`.
     """
     global _owner_pid  # noqa: PLW0603  # a process has one obstore runtime
     with _lock:
@@ -128,7 +127,7 @@ def _new_store(bucket: str, retries: RetryPolicy) -> S3Store:
 
 
 def _endpoint_and_region(bucket: str) -> tuple[str | None, str]:
-    """The endpoint where it isn't AWS's own for the region, and the region that the bucket lies in."""
+    """The endpoint, None for AWS's own of the region; and the region of the bucket."""
     s3 = client()
     endpoint, region = str(s3.meta.endpoint_url), s3.meta.region_name
     if not _AWS_ENDPOINT.fullmatch(endpoint):
@@ -144,9 +143,9 @@ def _endpoint_and_region(bucket: str) -> tuple[str | None, str]:
 
 
 def delta_storage_options(uri: str) -> dict[str, str] | None:
-    """What deltalake needs to reach `uri` (`storage_options`); None for a local table.
+    """Deltalake's `storage_options` for `uri`; None for a local table.
 
-    Holds secrets: never log it. Credentials of a role are valid for some hours only: ask again for every commit.
+    They hold secrets: never log them. Credentials of a role are valid for some hours only: call this for each commit.
 
     Raises:
         StoreAccessError: there are no credentials, or the AWS configuration can't be used.

@@ -1,7 +1,7 @@
-"""Folders on this machine for what a command keeps while it lasts. Used by inventories, the worklist and the nights.
+"""Temporary folders that are deleted even if their process is killed.
 
-A process that is killed leaves its folder, with tens of GB in it: whoever needs one next deletes it. What is in use is
-told by a lock, which the system lets go of when its process ends, however that may be.
+A killed process leaves its folder, perhaps with tens of GB in it. The next process that makes one deletes it. A lock
+shows which folders are in use: the system releases it when its process ends, in whatever way.
 """
 
 import fcntl
@@ -18,9 +18,9 @@ _NOT_LOCKED_YET = "locray-new-"
 
 @contextmanager
 def temporary_folder() -> Iterator[str]:
-    """An empty folder in TMPDIR, which is deleted afterwards. Before it is made, those of dead processes are deleted.
+    """An empty folder in TMPDIR, deleted afterwards. Folders that dead processes have left are deleted before.
 
-    Of this user and this machine only: TMPDIR may be shared by several.
+    Only those of this user and this machine: TMPDIR may be shared.
 
     Raises:
         OSError: it can't be made.
@@ -31,24 +31,24 @@ def temporary_folder() -> Iterator[str]:
         folder = Path(tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=parent))
         at_the_end.callback(_delete, folder)
         lock = at_the_end.enter_context((folder / _LOCK).open("xb"))
-        with suppress(OSError):  # on a disk that knows no locks it keeps its name, by which nobody deletes it
+        with suppress(OSError):  # on a disk without locks it keeps its name, by which nobody deletes it
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            folder = folder.rename(parent / f"{_locked()}{folder.name.removeprefix(_NOT_LOCKED_YET)}")
+            folder = folder.rename(parent / f"{_locked_prefix()}{folder.name.removeprefix(_NOT_LOCKED_YET)}")
         at_the_end.callback(_delete, folder)
         files = folder / _FILES
         files.mkdir()
         yield str(files)
 
 
-def _locked() -> str:
-    """What the names begin with of folders whose lock says whether they are in use."""
+def _locked_prefix() -> str:
+    """The start of the names of folders whose lock shows whether they are in use."""
     return f"locray-{os.uname().nodename}-{os.geteuid()}-"
 
 
 def _delete_dead(parent: Path) -> None:
     with suppress(OSError):
         for name in os.listdir(parent):
-            if name.startswith(_locked()):
+            if name.startswith(_locked_prefix()):
                 with suppress(OSError):  # in use, or another process deletes it
                     _delete_if_dead(parent / name)
 
@@ -62,7 +62,7 @@ def _delete_if_dead(folder: Path) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Deletes what is in a folder, the lock last: what is left, if anything, is left to the next process."""
+    """Deletes a folder, its lock last, so that the next process deletes what is left if this fails."""
     with suppress(OSError), _opened(folder, os.O_DIRECTORY) as directory:
         with suppress(FileNotFoundError):
             shutil.rmtree(_FILES, dir_fd=directory)
@@ -73,7 +73,7 @@ def _delete(folder: Path) -> None:
 
 @contextmanager
 def _opened(path: Path | str, flags: int, folder: int | None = None) -> Iterator[int]:
-    """A descriptor; of no symbolic link."""
+    """A descriptor of a file or folder that is no symbolic link."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         yield descriptor

@@ -1,7 +1,7 @@
-"""URIs: the opaque names of files and objects. Used by everything that names bytes.
+"""URIs: the opaque names of files and objects.
 
-An object is `s3://bucket/<key>`, the key as it is: nothing is percent-decoded, `#` and `%` are letters like others.
-A local file is its absolute path. Only a path that isn't valid UTF-8, and so fits into no Arrow string, is written as
+An object is `s3://bucket/<key>`, the key as it is: nothing is percent-decoded, and `#` and `%` have no meaning.
+A local file is its absolute path. Only a path that isn't valid UTF-8, which no Arrow string can hold, is written as
 `file://` and its percent-encoded bytes.
 
 A member of a zip archive is `zip:<archive>!/<member>`, the archive being one of the above with `%` and `!` written as
@@ -35,7 +35,7 @@ def is_in_archive(uri: str) -> bool:
 
 
 def archive_folder(archive_uri: str) -> str:
-    """The URI of all that is in a zip archive; `join` leads from there to members."""
+    """The URI of the content of a zip archive; `join` leads from there to members."""
     return f"{ZIP_SCHEME}{archive_uri.replace('%', '%25').replace('!', '%21')}!"
 
 
@@ -78,9 +78,9 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def normalise(uri: str) -> str:
-    """The one spelling of a folder or file that a user named: absolute, without a slash at its end.
+    """A folder or file that a user named in its only spelling: absolute, without a slash at its end.
 
-    Meant for what users type. The URI of an image is opaque and never goes through here.
+    Not for URIs of images, which are opaque.
 
     Raises:
         UsageError: the URI is empty, names no bucket, or its scheme is not supported.
@@ -88,7 +88,7 @@ def normalise(uri: str) -> str:
     if not uri:
         raise UsageError("an empty path: expected a local path or s3://BUCKET/PREFIX")
     if "\0" in uri:
-        raise UsageError(f"{uri!r} holds a NUL, which no path may")
+        raise UsageError(f"{uri!r} contains a NUL, which no path may")
     if is_in_archive(uri):
         return uri.rstrip("/")
     scheme = _SCHEME.match(uri)
@@ -106,7 +106,7 @@ def normalise(uri: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    # `link/..` is not where a textual clean-up thinks it is: only the file system knows.
+    # Only the file system knows where `link/..` is.
     return os.path.realpath(path) if ".." in path.split("/") else os.path.abspath(path)
 
 
@@ -119,10 +119,10 @@ def join(uri: str, *parts: str) -> str:
 
 
 def is_plain_key(key: str) -> bool:
-    """Whether obstore names exactly this object with `key`.
+    """Whether obstore can name this object.
 
-    Its paths know no empty, `.` or `..` segment and no control character; it refuses some such keys, and silently
-    takes `/a` and `a/` for `a`. Those objects are reached through boto3.
+    Its paths have no empty, `.` or `..` segment and no control character. It refuses some such keys, and silently
+    reads `/a` and `a/` as `a`. boto3 reads those objects.
     """
     if any(segment in ("", ".", "..") for segment in key.split("/")):
         return False

@@ -17,7 +17,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
 from locray.errors import StoreAccessError, StoreError
-from locray.storage.s3_errors import store_error
+from locray.storage.errors import store_error
 from locray.table.errors import translate_errors
 
 ROWS_PER_GROUP = 65_536

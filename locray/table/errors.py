@@ -7,7 +7,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from locray import storage
 from locray.errors import StoreAccessError
-from locray.storage.s3_errors import store_error
+from locray.storage.errors import store_error
 
 
 @contextmanager

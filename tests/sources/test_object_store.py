@@ -8,10 +8,10 @@ import pytest
 from locray.errors import StoreAccessError, UsageError
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, SIZE_BYTES
 from locray.sources import object_listing, open_source
+from locray.sources.key_ranges import KeyRange, find_split_keys
 from locray.sources.object_listing import ObjectListing
-from locray.sources.object_ranges import KeyRange, cuts
 from locray.sources.object_store import ObjectStoreSource
-from locray.sources.steps import Step, run_steps
+from locray.sources.source import Step, run_steps
 from tests.helpers.listings import listed, uris
 from tests.helpers.s3_server import S3Bucket, S3Server
 
@@ -56,11 +56,11 @@ def uris_of(step: Step, num_threads: int = 8) -> list[str]:
     return sorted(uri for batch in run_steps([step], num_threads) for uri in batch[IMAGE_URI].to_pylist())
 
 
-def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets short listings be cut as long ones are."""
+def split_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes short listings be split as long ones are."""
     monkeypatch.setattr(object_listing, "_MAX_PAGES", 1)
     monkeypatch.setattr(object_listing, "_CHUNK_ROWS", 20)
-    monkeypatch.setattr(object_listing, "_ROWS_BETWEEN_LOOKS", 20)
+    monkeypatch.setattr(object_listing, "_ROWS_BETWEEN_PROBES", 20)
 
 
 def test_an_empty_source_is_an_error_unless_rows_exist(s3_bucket: S3Bucket) -> None:
@@ -118,14 +118,14 @@ def test_an_odd_key_deep_in_a_prefix_that_is_listed_as_a_whole(
     assert len(rows) == 1303
 
 
-def test_one_huge_folder_is_cut_and_listed_whole(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    look_often(monkeypatch)
+def test_one_huge_folder_is_split_and_listed_completely(s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    split_often(monkeypatch)
     numbers = [f"in/{number:06d}.jpg" for number in range(0, 90_000, 100)]
     odd = [f"in/{key}{number}" for key in ("ünï 日本", "a+b", "100%20", "~", "\U0001f600") for number in range(80)]
     fill(s3_bucket, [*numbers, *odd, "in/" + "/".join(["é" * 100] * 5) + "/" + "x" * 16])
     assert max(len(key.encode()) for key in s3_bucket.entries()) == 1024
     assert listed(open_source(s3_bucket.uri)) == as_boto3_lists(s3_bucket)
-    listing = ObjectListing(s3_bucket.name)  # in one thread, so that looks come in time
+    listing = ObjectListing(s3_bucket.name)  # in one thread, so that probes come in time
     assert uris_of(lambda: listing._open("in/", 1), 1) == [row[IMAGE_URI] for row in as_boto3_lists(s3_bucket)]
     assert len(listing._ends) > 8
     assert not listing._ranges
@@ -136,7 +136,7 @@ def test_a_prefix_whose_folders_the_store_lists_in_an_order_of_its_own(
     s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, *, obstore_names_them: bool
 ) -> None:
     # The server of the tests lists a/1 before a-b and a b; S3 lists it after them.
-    look_often(monkeypatch)
+    split_often(monkeypatch)
     folders = ("a/", "a-b/", "a b/", "a", "a/b-", "a0/x/", "")
     odd = [] if obstore_names_them else ["in/a/05\n", "in/tab\t"]
     fill(s3_bucket, [f"in/{folder}{number:02d}" for folder in folders for number in range(60)] + odd)
@@ -163,20 +163,21 @@ def test_a_range_whose_end_was_deleted_goes_on_to_the_next(s3_bucket: S3Bucket) 
     ]
 
 
-def test_cuts_are_keys_ahead_at_the_uppermost_letter_that_changes(s3_bucket: S3Bucket) -> None:
+def test_split_keys_are_at_the_uppermost_letter_that_changes(s3_bucket: S3Bucket) -> None:
     for key in ("0001", "0002", "0100", "0250", "0251", "0300/", "0400", "1000", "2000"):
         s3_bucket.put(f"in/{key}", b"" if key.endswith("/") else b"x")
     s3_bucket.put("in2/3000", b"x")
 
-    def cut(after: str, until: str = "", most: int = 9) -> list[str]:
-        return [end.removeprefix("in/") for end in cuts(KeyRange(s3_bucket.name, "in/", after, until), most)]
+    def split(after: str, until: str = "", max_keys: int = 9) -> list[str]:
+        keys = KeyRange(s3_bucket.name, "in/", after, until)
+        return [key.removeprefix("in/") for key in find_split_keys(keys, max_keys)]
 
-    assert cut("in/0001") == ["1000", "2000"]
-    assert cut("in/0001", most=1) == ["1000"]
-    assert cut("in/0001", "in/1000") == ["0100", "0250", "0400"]
-    assert cut("in/0100", "in/0300") == ["0250"]
-    assert cut("in/0001", "in/0002") == cut("in/2000") == []
-    assert cuts(KeyRange(s3_bucket.name, "in/", "in/0001"), 9, wanted=lambda: False) == []
+    assert split("in/0001") == ["1000", "2000"]
+    assert split("in/0001", max_keys=1) == ["1000"]
+    assert split("in/0001", "in/1000") == ["0100", "0250", "0400"]
+    assert split("in/0100", "in/0300") == ["0250"]
+    assert split("in/0001", "in/0002") == split("in/2000") == []
+    assert find_split_keys(KeyRange(s3_bucket.name, "in/", "in/0001"), 9, is_needed=lambda: False) == []
 
 
 def test_folder_markers_are_left_out_and_empty_objects_are_not(s3_bucket: S3Bucket) -> None:

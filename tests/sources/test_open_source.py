@@ -7,9 +7,8 @@ import pytest
 from locray.errors import UsageError
 from locray.sources import SOURCES, Source, open_source
 from locray.sources.folder import FolderSource
-from locray.sources.glob import GlobSource
+from locray.sources.glob import GlobSource, ObjectGlobSource
 from locray.sources.inventory import InventorySource
-from locray.sources.object_glob import ObjectGlobSource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.uri_table import UriTableSource
 

@@ -1,7 +1,7 @@
-"""Where a long listing of objects can be cut, so that its parts are read at once. Used by the object store source.
+"""Keys at which a long listing of objects can be split, so that its parts are listed in parallel.
 
-S3 lists in one order only, a thousand keys a request, each needing the one before. What can be asked for is the first
-key after any text: a few such questions find out how the names go on.
+S3 lists in one order only, a thousand keys per request, and each request needs the last key of the one before. But a
+request may ask for the first key after any text. A few of them find out how the keys go on.
 """
 
 import sys
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from locray.storage.errors import translate_errors
 from locray.storage.s3 import client
-from locray.storage.s3_errors import S3_ERRORS, store_error
 from locray.storage.uris import S3_SCHEME, is_plain_key
 
 _SURROGATES = (0xD800, 0xDFFF)
@@ -18,13 +18,13 @@ _SURROGATES = (0xD800, 0xDFFF)
 
 @dataclass(frozen=True, slots=True)
 class KeyRange:
-    """Keys below a prefix that are yet to be listed: those after `after`, up to `until` and with it.
+    """Keys below a prefix that are still to be listed: those after `after`, up to and including `until`.
 
     Attributes:
         bucket: The bucket.
-        prefix: What all of the keys begin with.
-        after: The last key that was listed, or the start; empty: from the beginning.
-        until: The key that the listing ends with; empty: the prefix's last.
+        prefix: The start of all of the keys.
+        after: The last key that was listed, or the start; empty: from the first one on.
+        until: The last key of the range; empty: the prefix's last one.
     """
 
     bucket: str
@@ -33,17 +33,17 @@ class KeyRange:
     until: str = ""
 
 
-def cuts(keys: KeyRange, most: int, wanted: Callable[[], bool] = lambda: True) -> list[str]:
-    """Existing keys in a range, ascending, each of which may end one part and begin the next; empty where none helps.
+def find_split_keys(keys: KeyRange, max_keys: int, is_needed: Callable[[], bool] = lambda: True) -> list[str]:
+    """Existing keys in a range, ascending, at each of which the range may be split; empty if no split helps.
 
-    The names of the keys ahead are a tree of letters. Its uppermost branching after `keys.after` is found by bisection
-    of that key's length; then each branch gives its first key. So numbers are cut by their highest digit that still
-    grows, hashes by their first, dates by year, month or day. A part that is still long can be cut again.
+    The keys ahead form a tree of letters. Its uppermost branching after `keys.after` is found by bisection over the
+    length of that key; then each branch gives its first key. So numbers are split at their highest digit that still
+    grows, hashes at their first, dates at the year, month or day. A part that is still long can be split again.
 
     Args:
-        keys: What is ahead; `after` is a key that was listed.
-        most: How many to return.
-        wanted: Whether to go on asking; with a no, the result is empty.
+        keys: The range; `after` is a key that was listed.
+        max_keys: The most keys to return.
+        is_needed: Called before each request; once it is false, the result is empty.
 
     Raises:
         StoreError: the listing failed, retries exhausted.
@@ -53,7 +53,7 @@ def cuts(keys: KeyRange, most: int, wanted: Callable[[], bool] = lambda: True) -
     entry = _first_beyond(keys, last, highest)
     if entry is None:
         return []
-    while lowest < highest and wanted():
+    while lowest < highest and is_needed():
         middle = (lowest + highest) // 2
         found = _first_beyond(keys, last, middle)
         if found is None:
@@ -61,24 +61,22 @@ def cuts(keys: KeyRange, most: int, wanted: Callable[[], bool] = lambda: True) -
         else:
             entry, highest = found, middle
     ends: list[str] = []
-    while entry is not None and len(ends) < most and wanted():
+    while entry is not None and len(ends) < max_keys and is_needed():
         key = str(entry["Key"])
-        # obstore has to name it, and must not take it for a folder's marker.
+        # obstore must be able to name it, and must not take it for a folder's marker.
         if is_plain_key(key) and entry["Size"] > 0:
             ends.append(key)
         if key[:highest] != last[:highest] or len(key) == highest:
             break
         entry = _first_beyond(keys, key, highest)
-    return ends if wanted() else []
+    return ends if is_needed() else []
 
 
 def _first_beyond(keys: KeyRange, key: str, position: int) -> dict[str, Any] | None:
     """boto3's entry of the first key in the range that is larger than all that begin with `key[: position + 1]`."""
     beyond = key[:position] + _next_letter(key[position])
-    try:
+    with translate_errors(f"{S3_SCHEME}{keys.bucket}/{keys.prefix}"):
         page = client().list_objects_v2(Bucket=keys.bucket, Prefix=keys.prefix, StartAfter=beyond, MaxKeys=1)
-    except S3_ERRORS as error:
-        raise store_error(f"{S3_SCHEME}{keys.bucket}/{keys.prefix}", error) from error
     for entry in page.get("Contents", ()):
         if key < entry["Key"] and (not keys.until or entry["Key"] < keys.until):
             return dict(entry)

@@ -1,16 +1,26 @@
 """Errors of real clients, by kind, against a server that fails on purpose."""
 
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
+import boto3
 import obstore
 import pytest
+from botocore.config import Config
 from deltalake import DeltaTable
+from obstore.store import S3Store
 
 from locray.errors import StoreAccessError
+from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, response_code, store_error
 from locray.storage.retries import NO_RETRIES
 from locray.storage.s3 import client, delta_storage_options, store
-from locray.storage.s3_errors import S3_ERRORS, ErrorKind, error_kind, response_code, store_error
 from tests.helpers.failing_store import failing_store
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig
 
 
 def read_by_boto3() -> None:
@@ -61,6 +71,28 @@ def test_an_absent_object_is_no_absent_bucket(monkeypatch: pytest.MonkeyPatch, r
     with failing_store([404], monkeypatch, "NoSuchKey"), pytest.raises(S3_ERRORS) as caught:
         read()
     assert error_kind(caught.value) is ErrorKind.NO_OBJECT
+
+
+@contextmanager
+def silent_endpoint() -> Iterator[str]:
+    """A server that accepts connections and never responds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_timeout_is_told_from_a_broken_connection() -> None:
+    keys: Any = {"aws_access_key_id": "any", "aws_secret_access_key": "any"}
+    with silent_endpoint() as url:
+        options: ClientConfig = {"allow_http": True, "read_timeout": timedelta(seconds=0.2)}
+        silent = S3Store(
+            "bucket", endpoint=url, region="r", client_options=options, retry_config={"max_retries": 0}, **keys
+        )
+        with pytest.raises(S3_ERRORS) as by_obstore:
+            obstore.get(silent, "key")
+        limits = Config(read_timeout=0.2, retries=NO_RETRIES.for_boto3())
+        with pytest.raises(S3_ERRORS) as by_boto3:
+            boto3.client("s3", endpoint_url=url, region_name="r", config=limits, **keys).get_object(Bucket="b", Key="k")
+    assert error_kind(by_obstore.value) is error_kind(by_boto3.value) is ErrorKind.TIMED_OUT
 
 
 def test_a_message_tells_what_to_do_and_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,15 @@
-"""Errors of boto3, obstore and deltalake by kind, and what a user is told of them.
+"""Errors of stores and file systems, and what a user is told of them.
 
-Types decide where they can. obstore has the same type for every failure that is no answer about an object, and for
-denied objects and wrong credentials; deltalake raises `OSError` for all. Both are written on the same Rust library,
-whose messages hold the store's error code and the HTTP status. They also hold access keys and signed requests: no
-message for users is made of the full text.
+Types decide where they can. But obstore has one type for all failures that are no answer about an object, and one for
+denied objects and wrong credentials; deltalake raises `OSError` for everything. Both are built on one Rust library,
+whose messages hold the store's error code and the HTTP status. They also hold access keys and signed requests, so no
+message for users repeats the text.
 """
 
+import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from http import HTTPStatus
 
@@ -14,7 +17,7 @@ import botocore.exceptions
 import obstore.exceptions
 
 from locray.errors import StoreAccessError, StoreError
-from locray.storage.uris import S3_SCHEME, split_s3
+from locray.storage.uris import S3_SCHEME, is_remote, split_s3
 
 
 class ErrorKind(StrEnum):
@@ -166,3 +169,38 @@ def store_error(uri: str, error: Exception) -> StoreError:
         host=f" at {host[1]}" if host else "",
     )
     return StoreAccessError(message) if kind in _NEED_THE_USER else StoreError(message)
+
+
+def local_error(uri: str, error: OSError) -> StoreError:
+    """The error to raise for an error of the file system at `uri`: what to do."""
+    if isinstance(error, FileNotFoundError):
+        return StoreAccessError(f"{uri} does not exist: check the path")
+    if isinstance(error, PermissionError):
+        return StoreAccessError(f"permission denied at {uri}: check who owns it and its mode")
+    if isinstance(error, IsADirectoryError):
+        return StoreAccessError(f"{uri} is a folder: expected a file")
+    if isinstance(error, NotADirectoryError):
+        return StoreAccessError(f"{uri}: a part of this path is a file, not a folder")
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreError(f"{uri} can't be written: no space is left on its disk. Free some and run the command again")
+    return StoreError(f"{uri} can't be used: {error.strerror or error}")
+
+
+@contextmanager
+def translate_errors(uri: str) -> Iterator[None]:
+    """Raises errors of boto3, obstore and the file system as those for the user, at a file or object.
+
+    Raises:
+        StoreAccessError: it is absent, or access is denied.
+        StoreError: the store failed, retries exhausted.
+    """
+    if is_remote(uri):
+        try:
+            yield
+        except S3_ERRORS as error:
+            raise store_error(uri, error) from error
+    else:
+        try:
+            yield
+        except OSError as error:
+            raise local_error(uri, error) from error
