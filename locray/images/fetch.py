@@ -1,8 +1,8 @@
-"""From URIs to bytes: fetches many images at once, each with its outcome. Called by the decode stage, in its worker.
+"""Fetching of images from files, objects and archives, many at a time.
 
-A pool of threads, for files and objects alike: obstore does its work outside the interpreter's lock, and threads cost
-half of what its asyncio interface costs. A trouble of one image is an outcome (`ImageFailure`); a trouble of the
-store, its credentials included, says nothing about the image and defers it to the next run (`Deferred`).
+A pool of threads does it: obstore works outside of Python's lock, and threads cost half as much as its asyncio
+interface. An error about one image is an `ImageFailure`. An error of the store, its credentials included, says nothing
+about the image, which is `Deferred` to the next run.
 """
 
 import errno
@@ -44,12 +44,12 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class FetchRequest:
-    """One image to fetch, as the listing knows it.
+    """One image to fetch, as it was listed.
 
     Attributes:
-        uri: Where it is.
-        etag: The version to fetch; null: whatever is there.
-        size_bytes: Its size; null: not known.
+        uri: The image.
+        etag: The version to fetch; None: the current one.
+        size_bytes: Its size; None: unknown.
     """
 
     uri: str
@@ -59,7 +59,7 @@ class FetchRequest:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """The bytes of one image, with the version that they are of."""
+    """The bytes of one image, and their version."""
 
     data: bytes
     etag: str | None
@@ -87,53 +87,52 @@ def fetch_images(
     retries: RetryPolicy = FETCH_RETRIES,
     budget: RetryBudget = PROCESS_BUDGET,
 ) -> Iterator[tuple[int, Outcome]]:
-    """Fetches images, several at a time, and yields each as it arrives: its index in `requests`, and its outcome.
+    """Fetches images, several at a time, and yields each as it arrives: its index in `requests` and its outcome.
 
-    A consumer that is slow slows the fetching down: what is under way or not yet consumed is never more than
-    `concurrency` images, nor more than `max_waiting_bytes` (but one image is always fetched).
+    A slow consumer slows the fetching down: at most `concurrency` images and `max_waiting_bytes` are under way or not
+    yet consumed. One image is always fetched, whatever its size.
 
     Args:
         requests: The images.
         max_bytes: A larger image is not fetched: `too_many_bytes`.
         concurrency: Requests in flight.
-        max_waiting_bytes: By the sizes of the listing; of an image whose size it doesn't know, by what the store
-            says before it sends a byte of it.
-        retries: How often the object store is asked again for an image.
-        budget: How often for all images. Shared with all other calls of the process.
+        max_waiting_bytes: By the sizes in the requests. If one is unknown, the store's response begins with it.
+        retries: Retries of an object store for one image.
+        budget: Retries for all images, shared by all calls in the process.
     """
     arrived: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
-    under_way: dict[Future[Outcome], tuple[int, ByteReservation]] = {}
-    waiting = ByteBudget(max_waiting_bytes)
+    running: dict[Future[Outcome], tuple[int, ByteReservation]] = {}
+    waiting_bytes = ByteBudget(max_waiting_bytes)
     next_index = 0
     threads = ThreadPoolExecutor(min(concurrency, max(1, len(requests))), thread_name_prefix="fetch")
     try:
-        while next_index < len(requests) or under_way:
-            while next_index < len(requests) and len(under_way) < concurrency:
-                limits = _Limits(max_bytes, ByteReservation(waiting), retries, budget)
+        while next_index < len(requests) or running:
+            while next_index < len(requests) and len(running) < concurrency:
+                limits = _Limits(max_bytes, ByteReservation(waiting_bytes), retries, budget)
                 future = threads.submit(_fetch, requests[next_index], limits)
-                under_way[future] = next_index, limits.reservation
+                running[future] = next_index, limits.reservation
                 future.add_done_callback(arrived.put)
                 next_index += 1
             future = arrived.get()
-            index, reservation = under_way.pop(future)
+            index, reservation = running.pop(future)
             yield index, future.result()
             reservation.release()
     finally:
-        waiting.close()
+        waiting_bytes.close()
         threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """What one image may take: bytes, memory beside the others, and retries."""
+    """Limits of one image: its size, the memory that it reserves, and the retries."""
 
     max_bytes: int
     reservation: ByteReservation
     retries: RetryPolicy
     budget: RetryBudget
 
-    def refuse(self, size_bytes: int) -> ImageFailure | None:
-        """Why an image of this size is not fetched; None, once it is reserved, if it is."""
+    def reserve(self, size_bytes: int) -> ImageFailure | None:
+        """Reserves memory for an image of this size, or returns the failure if it is too large."""
         if size_bytes > self.max_bytes:
             return ImageFailure(ErrorCode.TOO_MANY_BYTES, f"{size_bytes} bytes; the limit is {self.max_bytes}")
         self.reservation.acquire(size_bytes)
@@ -141,14 +140,14 @@ class _Limits:
 
 
 def _fetch(request: FetchRequest, limits: _Limits) -> Outcome:
-    if request.size_bytes is not None and (refusal := limits.refuse(request.size_bytes)):
-        return refusal
+    if request.size_bytes is not None and (failure := limits.reserve(request.size_bytes)):
+        return failure
     if is_in_archive(request.uri):
         return _fetch_member(request, limits)
     if not is_remote(request.uri):
         return _fetch_file(request, limits)
     bucket, key = split_s3(request.uri)
-    fetch_object = _fetch_object if is_plain_key(key) else _fetch_oddly_named_object
+    fetch_object = _fetch_object if is_plain_key(key) else _fetch_object_by_boto3
     return _fetch_from_store(lambda: fetch_object(bucket, key, request.etag, limits), limits)
 
 
@@ -185,18 +184,18 @@ def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> O
     options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
     result = obstore.get(store(bucket, NO_RETRIES), key, options=options)
     meta = result.meta
-    if refusal := limits.refuse(meta["size"]):
-        return refusal
+    if failure := limits.reserve(meta["size"]):
+        return failure
     data = bytes(result.bytes())
     return Fetched(data, bare_etag(meta["e_tag"]), len(data), meta["last_modified"])
 
 
-def _fetch_oddly_named_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
+def _fetch_object_by_boto3(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
     arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
     answer: dict[str, Any] = client(NO_RETRIES).get_object(Bucket=bucket, Key=key, **arguments)
-    with closing(answer["Body"]) as body:  # (as a context manager by itself it would give the raw stream)
-        if refusal := limits.refuse(answer["ContentLength"]):
-            return refusal
+    with closing(answer["Body"]) as body:  # as a context manager itself it would give the raw stream
+        if failure := limits.reserve(answer["ContentLength"]):
+            return failure
         data = body.read()
     return Fetched(data, bare_etag(answer.get("ETag")), len(data), answer.get("LastModified"))
 
@@ -243,7 +242,7 @@ _CODE_BY_ERRNO = {
 
 def _fetch_file(request: FetchRequest, limits: _Limits) -> Outcome:
     try:
-        # Non-blocking, not to hang on a pipe that nobody writes to.
+        # Non-blocking, so that a pipe without a writer does not hang.
         descriptor = os.open(local_path(request.uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         return _file_failure(error)
@@ -261,8 +260,8 @@ def _read_file(descriptor: int, etag: str | None, limits: _Limits) -> Outcome:
     before = os.fstat(descriptor)
     if not stat.S_ISREG(before.st_mode):
         return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, "not a file but a folder or a device")
-    if refusal := limits.refuse(before.st_size):
-        return refusal
+    if failure := limits.reserve(before.st_size):
+        return failure
     with open(descriptor, "rb", closefd=False) as file:
         data = file.read(before.st_size)
     etag_read = file_etag(before)

@@ -1,6 +1,6 @@
-"""A proxy before the S3 server, which does to requests what networks and overloaded stores do. For tests of faults.
+"""A proxy in front of the S3 server that makes the faults of networks and overloaded stores.
 
-The server checks signatures against the `Host` header, which the proxy hands on as it came.
+It passes the `Host` header on unchanged, since signatures include it.
 """
 
 import re
@@ -19,7 +19,7 @@ HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrives, before the server knows of it."""
+    """A request, before it reaches the server."""
 
     method: str
     path: str
@@ -27,17 +27,17 @@ class Request:
     query: str
     body: bytes = field(repr=False)
     access_key: str
-    """Whose keys it is signed with; empty without a signature."""
+    """The access key that signed it; empty without a signature."""
 
     @property
     def changes_the_store(self) -> bool:
-        """Whether the store is another one after it."""
+        """Whether it may modify the store."""
         return self.method in {"PUT", "POST", "DELETE"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client gets; `status` 0 is a connection that is closed without an answer."""
+    """The response for a client; with `status` 0 the connection is closed without one."""
 
     status: int
     body: bytes = b""
@@ -49,17 +49,17 @@ BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your req
 
 Forward = Callable[[], Answer]
 Fault = Callable[[Request, Forward], Answer]
-"""Says what the client gets; calls its second argument, once, for the server's own answer."""
+"""Returns the response for the client. Its second argument, called once, gets the server's own."""
 
 
-def honest(request: Request, forward: Forward) -> Answer:  # noqa: ARG001 (the shape of a fault)
-    """No fault at all."""
+def honest(request: Request, forward: Forward) -> Answer:  # noqa: ARG001 (the signature of a fault)
+    """No fault."""
     return forward()
 
 
 @dataclass
 class S3Proxy:
-    """A running proxy. `fault` may be set at any time; it runs in the thread of each request."""
+    """A running proxy. `fault` runs in the thread of each request and may be replaced at any time."""
 
     endpoint_url: str
     fault: Fault = honest
@@ -69,7 +69,7 @@ class S3Proxy:
 
 @contextmanager
 def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
-    """A proxy before the server, until the block ends."""
+    """A proxy in front of the server, until the block ends."""
     server = urlsplit(server_url)
     assert server.hostname
     assert server.port
@@ -95,7 +95,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
             proxy.requests.append(request)
             self._give(proxy.fault(request, lambda: self._forward(body)))
 
-        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_ANY  # noqa: N815 (names that http.server asks for)
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = do_ANY  # noqa: N815 (names that http.server expects)
 
         def _forward(self, body: bytes) -> Answer:
             self.upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
@@ -104,7 +104,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
             self.upstream.endheaders(body or None)
             response: HTTPResponse = self.upstream.getresponse()
             answer = Answer(response.status, response.read(), tuple(response.getheaders()))
-            self.upstream.close()  # the server may close a connection that is left open, just as it is used again
+            self.upstream.close()  # the server might close an open connection just when it is used again
             return answer
 
         def _give(self, answer: Answer) -> None:
@@ -125,14 +125,14 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
                 self.wfile.write(answer.body)
 
         def log_message(self, *_: object) -> None:
-            """Says nothing: tests look at `requests`."""
+            """Prints nothing: tests look at `requests`."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 256
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Clients that go away, killed by a test, are no news."""
+            """Ignores clients that a test has killed."""
 
     with Server(("127.0.0.1", 0), Handler) as listening:
         proxy.endpoint_url = f"http://127.0.0.1:{listening.server_address[1]}"

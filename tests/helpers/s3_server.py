@@ -1,4 +1,4 @@
-"""A real S3 server (SeaweedFS) for tests, as a process of its own. Used by the fixtures in `conftest.py`."""
+"""A real S3 server (SeaweedFS) for tests, in its own process."""
 
 import json
 import socket
@@ -32,9 +32,9 @@ PORT_OPTIONS = [
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server. The environment names its owner.
+    """A running S3 server. The environment holds the credentials of its owner.
 
-    `successor` may do what the owner may; `reader` may not write, `stranger` not even read.
+    `successor` has the rights of the owner, `reader` may only read, and `stranger` may do nothing.
     """
 
     endpoint_url: str
@@ -60,7 +60,7 @@ class S3Bucket:
         return self.client.put_object(Bucket=self.name, Key=key, Body=data)["ETag"].strip('"')
 
     def entries(self) -> dict[str, dict[str, Any]]:
-        """What boto3 lists, by key, folder markers included."""
+        """boto3's entries by key, folder markers included."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
         return {entry["Key"]: entry for page in pages for entry in page.get("Contents", ())}
 
@@ -79,7 +79,7 @@ def identity(name: str, actions: list[str]) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different: they are held until the last one is found."""
+    """Free ports, all different: each is held until the last one is found."""
     with ExitStack() as held:
         sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
         for one in sockets:
@@ -104,7 +104,7 @@ def server_command(folder: Path, ports: list[int]) -> list[str]:
         "-ip.bind=127.0.0.1",
         "-master.telemetry=false",
         "-master.volumeSizeLimitMB=64",
-        "-volume.max=10000",  # every bucket takes some volumes of its own
+        "-volume.max=10000",  # each bucket takes several volumes
         "-s3",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
@@ -114,14 +114,14 @@ def server_command(folder: Path, ports: list[int]) -> list[str]:
 
 
 def remove_sockets(ports: list[int]) -> None:
-    """The server also listens on sockets in /tmp, and leaves them there when it is killed."""
+    """Removes the sockets in /tmp that the server leaves when it is killed."""
     for port in ports:
         for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
             path.unlink(missing_ok=True)
 
 
 def wait_until_it_serves(process: subprocess.Popen[bytes], client: Any, log: Path) -> None:
-    """A server that accepts connections may still refuse to store anything: ask it to."""
+    """Waits until the server stores an object: it may accept connections before it can."""
     deadline = time.monotonic() + SERVER_STARTS_WITHIN_S
     while True:
         try:

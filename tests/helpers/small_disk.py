@@ -1,4 +1,4 @@
-"""A file system that gets full, for tests of what has no space left."""
+"""A small file system, for tests of full disks."""
 
 import subprocess
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import pytest
 
 @dataclass(frozen=True)
 class Disk:
-    """A file system of a few pages."""
+    """A file system of limited size."""
 
     folder: Path
 
@@ -26,7 +26,7 @@ def small_disk(folder: Path) -> Iterator[Disk]:
         ["mount", "-t", "tmpfs", "-o", "size=200k", "locray-test", folder], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
-        pytest.skip(f"only root may mount the small file system that gets full here: {mounted.stderr.strip()}")
+        pytest.skip(f"only root may mount the small file system of this test: {mounted.stderr.strip()}")
     try:
         yield Disk(folder)
     finally:

@@ -1,4 +1,4 @@
-"""The proxy that tests of faults put before the S3 server: transparent by itself, and as bad as it is told to be."""
+"""The proxy of the fault tests is transparent by default, and makes the faults that it is given."""
 
 import pytest
 
@@ -10,9 +10,7 @@ from tests.helpers.s3_server import S3Bucket, S3Server
 pytestmark = pytest.mark.s3
 
 
-def test_a_store_seen_through_the_proxy_is_the_same(
-    s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_proxy_is_transparent(s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
     with s3_proxy(s3_server.endpoint_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
         uri = f"{s3_bucket.uri}/a folder/ü%40.bin"
@@ -26,7 +24,7 @@ def test_a_store_seen_through_the_proxy_is_the_same(
 
 
 @pytest.mark.parametrize("answer", [BUSY, CLOSED])
-def test_a_write_that_was_refused_at_first_is_done_again(
+def test_a_refused_write_is_retried(
     answer: Answer, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def twice(_: Request, forward: Forward) -> Answer:
@@ -40,7 +38,7 @@ def test_a_write_that_was_refused_at_first_is_done_again(
     assert len(proxy.requests) == 3
 
 
-def test_a_lost_answer_is_a_write_that_happened(
+def test_a_write_with_a_lost_response_has_happened(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lose(_: Request, forward: Forward) -> Answer:

@@ -1,4 +1,4 @@
-"""Fetching: every image has one outcome. Real files, a real S3 server, and one that fails on purpose."""
+"""Fetching gives each image one outcome: from files, from a real S3 server, and from one that fails on purpose."""
 
 import os
 import pickle
@@ -64,7 +64,7 @@ class TestFiles:
         ]
         assert outcomes([]) == []
 
-    def test_what_was_read_is_known_by_its_version(self, tmp_path: Path) -> None:
+    def test_fetched_files_have_their_version(self, tmp_path: Path) -> None:
         path = os.fsencode(tmp_path) + b"/caf\xe9 %.jpg"
         Path(os.fsdecode(path)).write_bytes(b"12345")
         os.utime(path, ns=(0, 1_700_000_000_123_456_789))
@@ -124,33 +124,31 @@ class TestFiles:
         (tmp_path / "a").write_bytes(b"x" * 10)
         fetching = fetch_images([FetchRequest(str(tmp_path / "a"), None, 10)] * 100, max_bytes=99, concurrency=8)
         next(fetching)
-        assert len(fetching.gi_frame.f_locals["under_way"]) < 8  # type: ignore[attr-defined]
+        assert len(fetching.gi_frame.f_locals["running"]) < 8  # type: ignore[attr-defined]
         assert fetching.gi_frame.f_locals["next_index"] == 8  # type: ignore[attr-defined]
         fetching.close()
 
     @pytest.mark.parametrize("size_bytes", [1_000_000, None])
-    def test_bytes_that_wait_have_a_limit_also_where_sizes_are_not_known(
-        self, tmp_path: Path, size_bytes: int | None
-    ) -> None:
+    def test_waiting_bytes_are_limited_even_if_sizes_are_unknown(self, tmp_path: Path, size_bytes: int | None) -> None:
         (tmp_path / "a").write_bytes(b"x" * 1_000_000)
         requests = [FetchRequest(str(tmp_path / "a"), None, size_bytes)] * 40
         assert peak_bytes(requests, max_waiting_bytes=3_500_000) < 5_500_000
         assert peak_bytes(requests, max_waiting_bytes=50_000_000) > 10_000_000
 
-    def test_one_image_over_the_budget_is_fetched_all_the_same(self, tmp_path: Path) -> None:
+    def test_an_image_over_the_budget_is_fetched_alone(self, tmp_path: Path) -> None:
         (tmp_path / "a").write_bytes(b"x" * 100)
         requests = [FetchRequest(str(tmp_path / "a"), None, 100)] * 5
         assert all(isinstance(outcome, Fetched) for outcome in outcomes(requests, max_waiting_bytes=1))
 
-    def test_requests_and_outcomes_travel_between_processes(self) -> None:
+    def test_requests_and_outcomes_can_be_pickled(self) -> None:
         for value in (FetchRequest("/a", None, 1), Fetched(b"x", None, 1, None), Deferred(DeferralCause.STORE, "why")):
             assert pickle.loads(pickle.dumps(value)) == value
         assert pickle.loads(pickle.dumps(fetch_images)) is fetch_images
 
 
 def peak_bytes(requests: Sequence[FetchRequest], max_waiting_bytes: int) -> int:
-    """The most that Python objects take at once while a consumer dawdles over the first image."""
-    assert isinstance(outcome_of(requests[0].uri, max_bytes=1 << 30), Fetched)  # makes the client that stays
+    """The peak memory of Python objects while a consumer is slow over the first image."""
+    assert isinstance(outcome_of(requests[0].uri, max_bytes=1 << 30), Fetched)  # creates the client, which stays
     tracemalloc.start()
     try:
         fetching = fetch_images(
@@ -174,7 +172,7 @@ def stat_of(path: Path) -> tuple[str, int, datetime]:
 @pytest.mark.s3
 class TestObjects:
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
-    def test_bytes_that_wait_have_a_limit_where_sizes_are_not_known(self, s3_bucket: S3Bucket, key: str) -> None:
+    def test_waiting_bytes_are_limited_if_sizes_are_unknown(self, s3_bucket: S3Bucket, key: str) -> None:
         s3_bucket.put(key, b"x" * 1_000_000)
         requests = [FetchRequest(f"{s3_bucket.uri}/{key}", None, None)] * 40
         assert peak_bytes(requests, max_waiting_bytes=3_500_000) < 9_000_000
@@ -213,14 +211,14 @@ class TestObjects:
         s3_bucket.put(key, b"x" * (LIMIT_BYTES + 1))
         assert code_of(outcome_of(uri)) is ErrorCode.TOO_MANY_BYTES
 
-    def test_keys_that_differ_in_a_slash_only_are_not_mixed_up(self, s3_bucket: S3Bucket) -> None:
+    def test_keys_that_differ_in_a_slash_are_kept_apart(self, s3_bucket: S3Bucket) -> None:
         s3_bucket.put("a", b"a")
         s3_bucket.put("folder/", b"")
         assert code_of(outcome_of(f"{s3_bucket.uri}/a/")) is ErrorCode.NOT_FOUND
         assert outcome_of(f"{s3_bucket.uri}/folder/") != outcome_of(f"{s3_bucket.uri}/folder")
 
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
-    def test_access_denied_is_the_images_but_wrong_credentials_are_ours(
+    def test_denied_access_fails_an_image_and_wrong_credentials_defer_it(
         self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, key: str
     ) -> None:
         s3_bucket.put(key, b"x")
@@ -247,7 +245,7 @@ class TestObjects:
 
 class TestFailingStore:
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
-    def test_trouble_that_passes_is_not_noticed(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    def test_errors_that_pass_are_retried(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([500, 503, 200], monkeypatch) as asked_for:
             fetched = outcome_of(f"s3://bucket/{key}", "abc")
         assert isinstance(fetched, Fetched)
@@ -255,13 +253,13 @@ class TestFailingStore:
         assert asked_for == ['"abc"'] * 3
 
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
-    def test_trouble_that_stays_defers(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    def test_errors_that_stay_defer_the_image(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([503], monkeypatch) as asked_for:
             assert outcome_of(f"s3://bucket/{key}") == Deferred(DeferralCause.THROTTLED, "the store answered Code503")
         assert asked_for == [None] * (1 + FEW_RETRIES.max_retries)
 
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
-    def test_half_a_body_is_never_taken_for_a_whole_one(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    def test_half_a_body_defers_the_image(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([None], monkeypatch):
             assert isinstance(outcome_of(f"s3://bucket/{key}"), Deferred)
 
@@ -275,7 +273,7 @@ class TestFailingStore:
             (418, DeferralCause.STORE, 1),
         ],
     )
-    def test_what_may_pass_is_retried_and_nothing_else(
+    def test_only_transient_errors_are_retried(
         self, monkeypatch: pytest.MonkeyPatch, key: str, status: int, cause: DeferralCause, requests: int
     ) -> None:
         with failing_store([status], monkeypatch) as asked_for:
@@ -291,7 +289,7 @@ def objects(bucket: S3Bucket, count: int) -> list[FetchRequest]:
 
 @pytest.mark.s3
 class TestSharedRetries:
-    def test_a_store_that_is_down_is_not_asked_many_times_for_every_image(
+    def test_the_budget_limits_retries_while_a_store_is_down(
         self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         requests, budget = objects(s3_bucket, 100), RetryBudget(capacity=30)
@@ -315,7 +313,7 @@ class TestSharedRetries:
             assert outcomes(requests, budget=budget) == down
             assert 330 < len(proxy.requests) <= 330 + 100 * REFILL_PER_RESPONSE
 
-    def test_each_cause_has_a_budget_of_its_own(
+    def test_each_kind_of_error_has_its_own_budget(
         self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         broken = Answer(500, b"<Error><Code>InternalError</Code></Error>")
@@ -328,7 +326,7 @@ class TestSharedRetries:
         causes = [outcome.cause for outcome in found if isinstance(outcome, Deferred)]
         assert (causes.count(DeferralCause.SERVER_ERROR), causes.count(DeferralCause.THROTTLED)) == (11, 9)
 
-    def test_a_store_that_throttles_gives_all_in_the_end(
+    def test_throttled_images_are_all_fetched_in_the_end(
         self, s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         requests, asked_for = objects(s3_bucket, 100), set[str]()

@@ -113,7 +113,7 @@ def format_(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_keys_and_versions_are_taken_as_the_bucket_has_them(tmp_path: Path, format_: str) -> None:
+def test_keys_and_versions_are_those_of_the_bucket(tmp_path: Path, format_: str) -> None:
     parts = [[row(key) for key in ODD_KEYS[:3]], [], [row(key) for key in ODD_KEYS[3:]]]
     rows = listed(open_source(str(write(tmp_path, format_, parts))))
     assert rows == [
@@ -122,7 +122,7 @@ def test_keys_and_versions_are_taken_as_the_bucket_has_them(tmp_path: Path, form
     ]
 
 
-def test_what_is_no_current_object_is_left_out(tmp_path: Path, format_: str) -> None:
+def test_only_current_objects_are_listed(tmp_path: Path, format_: str) -> None:
     rows = [
         row("now"),
         row("now", IsLatest=False, ETag="old"),
@@ -142,7 +142,7 @@ def test_what_is_no_current_object_is_left_out(tmp_path: Path, format_: str) -> 
     ]
 
 
-def test_only_the_key_has_to_be_there(tmp_path: Path, format_: str) -> None:
+def test_only_the_key_is_required(tmp_path: Path, format_: str) -> None:
     manifest = write(tmp_path, format_, [[row("a.jpg"), row("folder/", Size=0)]], fields=("Bucket", "Key"))
     rows = listed(open_source(str(manifest)))
     assert [list(one.values()) for one in rows] == [[f"s3://photos/{key}", *[None] * 3] for key in ("a.jpg", "folder/")]
@@ -159,7 +159,7 @@ def test_many_rows_in_many_files_come_in_batches(tmp_path: Path, format_: str) -
     assert [len(batch) for batch in source.listing()] == [BATCH_ROWS, BATCH_ROWS, BATCH_ROWS // 2]
 
 
-def test_a_file_that_is_not_the_one_of_the_manifest_is_named(tmp_path: Path, format_: str) -> None:
+def test_a_file_with_another_md5_is_an_error(tmp_path: Path, format_: str) -> None:
     manifest = write(tmp_path, format_, [[row("a")], [row("b")]])
     damaged = next((tmp_path / "data").glob("1.*"))
     damaged.write_bytes(WRITERS[format_][0]([row("c")], FIELDS))
@@ -167,7 +167,7 @@ def test_a_file_that_is_not_the_one_of_the_manifest_is_named(tmp_path: Path, for
         list(open_source(str(manifest)).listing())
 
 
-def test_a_file_that_is_no_list_is_named(tmp_path: Path, format_: str) -> None:
+def test_a_file_that_cannot_be_parsed_is_an_error(tmp_path: Path, format_: str) -> None:
     manifest = write(tmp_path, format_, [[row("a")]])
     file = next((tmp_path / "data").glob("0.*"))
     for data in (b"neither", gzip.compress(b'"too","few"\n'), gzip.compress(b'"photos","%FF"' + b',""' * 7 + b"\n")):
@@ -239,7 +239,7 @@ def test_what_is_no_manifest_is_told(tmp_path: Path) -> None:
         open_source(str(manifest)).check()
 
 
-def test_a_copy_is_kept_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str) -> None:
+def test_copies_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     source = open_source(str(write(tmp_path, format_, [[row(str(number)) for number in range(25_000)]])))

@@ -82,7 +82,7 @@ def test_an_empty_source_is_an_error_unless_rows_exist(s3_bucket: S3Bucket) -> N
         assert list(source.listing()) == []
 
 
-def test_a_folder_of_which_only_the_marker_is_there_lists_nothing(s3_bucket: S3Bucket) -> None:
+def test_a_folder_with_only_its_marker_lists_nothing(s3_bucket: S3Bucket) -> None:
     s3_bucket.put("photos/", b"")
     assert listed(open_source(f"{s3_bucket.uri}/photos")) == []
 
@@ -93,7 +93,7 @@ def test_odd_keys_are_listed_as_they_are(s3_bucket: S3Bucket) -> None:
     assert listed(open_source(s3_bucket.uri)) == as_boto3_lists(s3_bucket)
 
 
-def test_keys_that_obstore_cannot_name_are_listed_too(s3_bucket: S3Bucket) -> None:
+def test_keys_that_obstore_cannot_name_are_listed(s3_bucket: S3Bucket) -> None:
     fill(s3_bucket, [f"in/{key}" for key in (*ODD_KEYS, *KEYS_THAT_OBSTORE_CANNOT_NAME)])
     assert listed(open_source(f"{s3_bucket.uri}/in")) == as_boto3_lists(s3_bucket)
 
@@ -132,7 +132,7 @@ def test_one_huge_folder_is_split_and_listed_completely(s3_bucket: S3Bucket, mon
 
 
 @pytest.mark.parametrize("obstore_names_them", [True, False])
-def test_a_prefix_whose_folders_the_store_lists_in_an_order_of_its_own(
+def test_a_store_with_an_order_of_its_own_is_listed_completely(
     s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, *, obstore_names_them: bool
 ) -> None:
     # The server of the tests lists a/1 before a-b and a b; S3 lists it after them.
@@ -180,7 +180,7 @@ def test_split_keys_are_at_the_uppermost_letter_that_changes(s3_bucket: S3Bucket
     assert find_split_keys(KeyRange(s3_bucket.name, "in/", "in/0001"), 9, is_needed=lambda: False) == []
 
 
-def test_folder_markers_are_left_out_and_empty_objects_are_not(s3_bucket: S3Bucket) -> None:
+def test_folder_markers_are_skipped_and_empty_objects_are_not(s3_bucket: S3Bucket) -> None:
     s3_bucket.put("in/a/", b"")
     s3_bucket.put("in/a/b/", b"")
     s3_bucket.put("in/a/b/c/d/e/f/", b"")
@@ -198,7 +198,7 @@ def test_a_single_object_is_no_prefix(s3_bucket: S3Bucket) -> None:
         open_source(f"{s3_bucket.uri}/in/a.jpg").check()
 
 
-def test_no_bucket_and_no_access_are_told_before_work_starts(
+def test_an_absent_or_denied_bucket_is_an_error_before_work_starts(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoreAccessError, match="there is no bucket"):

@@ -1,4 +1,4 @@
-"""Which source is meant by what a user names."""
+"""The source for a URI."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from locray.sources.object_store import ObjectStoreSource
 from locray.sources.uri_table import UriTableSource
 
 
-def test_each_kind_is_recognised(tmp_path: Path) -> None:
+def test_each_kind_of_source_is_found(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "list.CSV").write_text("uri\n")
     (tmp_path / "odd.csv").mkdir()
@@ -48,7 +48,7 @@ def test_a_path_that_exists_as_it_is_written_is_no_pattern(tmp_path: Path) -> No
     assert open_source(str(tmp_path / "a[1]*")) == FolderSource(str(tmp_path / "a[1]*"))
 
 
-def test_a_name_that_does_not_exist_is_answered_with_the_nearest(tmp_path: Path) -> None:
+def test_an_absent_name_suggests_the_most_similar_one(tmp_path: Path) -> None:
     (tmp_path / "photographs").mkdir()
     with pytest.raises(UsageError, match=r"has no 'photograps'; did you mean 'photographs'\?"):
         open_source(str(tmp_path / "photograps"))
@@ -85,6 +85,6 @@ def test_a_uri_column_needs_a_table(tmp_path: Path) -> None:
         (ObjectStoreSource("bucket", ""), "s3://bucket/t", "s3://bucket2/t"),
     ],
 )
-def test_a_source_knows_what_it_would_list(source: Source, listed: str, not_listed: str) -> None:
+def test_a_source_tells_whether_it_would_list_a_uri(source: Source, listed: str, not_listed: str) -> None:
     assert source.lists(listed)
     assert not source.lists(not_listed)

@@ -43,7 +43,7 @@ def test_the_uris_of_a_parquet_file_are_taken_as_they_are(tmp_path: Path, type_:
     assert uris(open_source(table)) == sorted(ODD_URIS)
 
 
-def test_versions_are_taken_where_the_table_has_them(tmp_path: Path) -> None:
+def test_versions_are_read_if_the_table_has_them(tmp_path: Path) -> None:
     modified = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
     expected = [{IMAGE_URI: "s3://b/k", ETAG: "abc-2", SIZE_BYTES: 12, LAST_MODIFIED: modified}]
     header = ["key", IMAGE_URI, ETAG, SIZE_BYTES, LAST_MODIFIED]
@@ -80,7 +80,7 @@ def test_a_table_in_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
     assert [row[SIZE_BYTES] for row in rows] == [1, None]
 
 
-def test_the_column_is_found_or_asked_for(tmp_path: Path) -> None:
+def test_the_column_is_found_or_named(tmp_path: Path) -> None:
     only = write_csv(tmp_path / "only.csv", [["whatever"], ["s3://b/k"]])
     assert uris(open_source(only)) == ["s3://b/k"]
     many = write_parquet(tmp_path / "many.parquet", thumbnail=["s3://b/t"], original=["s3://b/o"], path=["s3://b/p"])
@@ -100,7 +100,7 @@ def test_a_list_without_a_header_does_not_lose_its_first_image(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cell", ["", None, "s3://bucket", "s3://", "gs://b/k"])
-def test_a_row_that_names_no_image_is_told_by_its_number(tmp_path: Path, cell: str | None) -> None:
+def test_a_row_without_an_image_is_an_error_with_its_number(tmp_path: Path, cell: str | None) -> None:
     filler = [f"s3://b/{number}" for number in range(25_000)]
     table = write_parquet(tmp_path / "t.parquet", uri=pa.array([*filler, cell, "s3://b/k"], pa.string()))
     with pytest.raises(UsageError, match=r"row 25001 of .*column 'uri'"):
@@ -111,7 +111,7 @@ def test_a_row_that_names_no_image_is_told_by_its_number(tmp_path: Path, cell: s
             list(open_source(table).listing())
 
 
-def test_what_is_no_such_table_is_told(tmp_path: Path) -> None:
+def test_an_unreadable_table_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"no parquet")
     (tmp_path / "t.csv").write_bytes(b"")
     for name in ("t.parquet", "t.csv"):
@@ -125,7 +125,7 @@ def test_what_is_no_such_table_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.s3
-def test_tables_on_s3_name_objects_beside_them(s3_bucket: S3Bucket) -> None:
+def test_relative_paths_in_tables_on_s3(s3_bucket: S3Bucket) -> None:
     buffer = io.BytesIO()
     pq.write_table(pa.table({"uri": ["a b#.jpg", "sub/x.jpg", "s3://other/k", "/local.jpg"]}), buffer)
     s3_bucket.put("lists/a#b.parquet", buffer.getvalue())

@@ -1,4 +1,4 @@
-"""Zip archives as folders: real archives, sound and broken, on disk and on a real S3 server."""
+"""Zip archives as folders: sound and broken ones, on disk and on a real S3 server."""
 
 import io
 import os
@@ -51,7 +51,7 @@ def with_flag(data: bytes, flag: int) -> bytes:
 
 
 @given(st.text(st.sampled_from("a!%2135/."), min_size=1), st.text(st.sampled_from("a!%/\n."), max_size=8))
-def test_a_members_uri_leads_back_to_archive_and_name(archive: str, member: str) -> None:
+def test_the_uri_of_a_member_round_trips(archive: str, member: str) -> None:
     for archive_uri in (f"/{archive}", f"s3://bucket/{archive}"):
         uri = f"{storage.archive_folder(archive_uri)}/{member}"
         assert storage.is_in_archive(uri)
@@ -61,7 +61,7 @@ def test_a_members_uri_leads_back_to_archive_and_name(archive: str, member: str)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_members_are_listed_and_read_as_files_are(tmp_path: Path, method: int) -> None:
+def test_members_are_listed_and_read_like_files(tmp_path: Path, method: int) -> None:
     uri = str(tmp_path / "100%!.ZIP")
     Path(uri).write_bytes(packed(method))
     folder = storage.archive_folder(uri)
@@ -84,7 +84,7 @@ def test_members_are_listed_and_read_as_files_are(tmp_path: Path, method: int) -
     assert not storage.exists(storage.archive_folder(f"{uri}.zip") + "/a.jpg")
 
 
-def test_a_folder_that_is_named_as_an_archive_is_a_folder(tmp_path: Path) -> None:
+def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
     for name in ("x.zip", "x.zip!"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "a").write_bytes(b"in a folder")
@@ -94,7 +94,7 @@ def test_a_folder_that_is_named_as_an_archive_is_a_folder(tmp_path: Path) -> Non
         assert storage.read_bytes(f"{uri}/a") == b"in a folder"
 
 
-def test_archives_as_other_tools_make_them(tmp_path: Path) -> None:
+def test_archives_made_by_other_tools(tmp_path: Path) -> None:
     """Sizes after the data, names and extra fields that differ between header and directory, a program in front."""
     path = tmp_path / "x.zip"
     with path.open("wb") as file:
@@ -119,7 +119,7 @@ def test_archives_as_other_tools_make_them(tmp_path: Path) -> None:
         assert storage.read_bytes(storage.join(folder, name)) == name[:1].encode() * 100
 
 
-def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
+def test_an_encrypted_archive_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(with_flag(packed(), 0x1))
     with pytest.raises(UsageError, match=r"x.zip: it is encrypted, and no .* Expected an archive without a password"):
@@ -129,7 +129,7 @@ def test_an_encrypted_archive_is_refused(tmp_path: Path) -> None:
     assert outcome.code is ErrorCode.ACCESS_DENIED
 
 
-def test_one_member_that_is_packed_otherwise_costs_itself_only(tmp_path: Path) -> None:
+def test_an_unsupported_method_affects_its_member_only(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("good", b"good")
@@ -144,7 +144,7 @@ def test_one_member_that_is_packed_otherwise_costs_itself_only(tmp_path: Path) -
     assert outcome.code is ErrorCode.UNSUPPORTED_FORMAT
 
 
-def test_what_is_no_sound_archive_is_named(tmp_path: Path) -> None:
+def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     sound = packed()
     for data in (b"", b"no archive", sound[:-30], sound[:100], b"PK\x05\x06" + b"\xff" * 18):
@@ -157,7 +157,7 @@ def test_what_is_no_sound_archive_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_damaged_member_is_never_passed_on(tmp_path: Path, method: int) -> None:
+def test_a_damaged_member_is_an_error(tmp_path: Path, method: int) -> None:
     sound = packed(method, {"a": bytes(range(200))})
     path = tmp_path / "x.zip"
     member = f"{storage.archive_folder(str(path))}/a"
@@ -170,7 +170,7 @@ def test_a_damaged_member_is_never_passed_on(tmp_path: Path, method: int) -> Non
             storage.read_bytes(member)
 
 
-def test_a_member_that_grows_beyond_what_it_declares(tmp_path: Path) -> None:
+def test_a_member_larger_than_declared_is_not_decompressed(tmp_path: Path) -> None:
     data = bytearray(packed(content={"a": bytes(50_000_000)}))
     at = data.find(b"PK\x01\x02")
     data[at + 24 : at + 28] = struct.pack("<I", 1000)
@@ -186,7 +186,7 @@ def test_a_member_that_grows_beyond_what_it_declares(tmp_path: Path) -> None:
     assert peak_bytes < 5_000_000
 
 
-def test_limits_absence_and_versions_are_those_of_files(tmp_path: Path) -> None:
+def test_limits_absence_and_versions_work_as_for_files(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     path.write_bytes(packed())
     folder = storage.archive_folder(str(path))
@@ -207,7 +207,7 @@ def test_limits_absence_and_versions_are_those_of_files(tmp_path: Path) -> None:
         storage.read_bytes(f"{storage.archive_folder(str(tmp_path / 'absent.zip'))}/a")
 
 
-def test_an_archive_that_is_replaced_is_read_anew(tmp_path: Path) -> None:
+def test_a_replaced_archive_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "x.zip"
     uri = f"{storage.archive_folder(str(path))}/a"
     for data in (b"first", b"second, longer"):

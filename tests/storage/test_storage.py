@@ -1,4 +1,4 @@
-"""Bytes at URIs: names, files, and a real S3 server."""
+"""URIs, files and folders, local and on a real S3 server."""
 
 import io
 import os
@@ -46,7 +46,7 @@ ODD_FILE_NAMES = [name for name in ODD_KEYS if len(os.fsencode(name)) < 256]
 
 class TestNames:
     @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
-    def test_every_path_has_a_uri_that_fits_into_arrow_and_leads_back(self, name: bytes) -> None:
+    def test_every_path_has_a_uri_that_arrow_can_hold(self, name: bytes) -> None:
         path = b"/" + name
         uri = storage.local_uri(path)
         assert pa.array([uri], pa.string())[0].as_py() == uri
@@ -56,7 +56,7 @@ class TestNames:
     def test_a_path_in_utf8_is_its_own_uri(self, name: str) -> None:
         assert storage.local_uri(f"/{name}") == f"/{name}"
 
-    def test_one_place_has_one_spelling(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_normalise_gives_one_spelling(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "a b%").mkdir()
         expected = str(tmp_path / "a b%")
@@ -75,12 +75,12 @@ class TestNames:
         assert storage.join("s3://bucket/a%20b", "c d", "e#") == "s3://bucket/a%20b/c d/e#"
 
     @pytest.mark.parametrize("uri", ["gs://b/x", "az://b/x", "http://host/x", "s3a://b/x", "file://host/x"])
-    def test_an_unknown_scheme_is_refused_with_what_is_supported(self, uri: str) -> None:
+    def test_an_unknown_scheme_is_an_error(self, uri: str) -> None:
         with pytest.raises(UsageError, match=r"s3://|file:///"):
             storage.normalise(uri)
 
     @pytest.mark.parametrize("uri", ["", "s3://", "s3:///key", "/a\0b"])
-    def test_what_names_nothing_is_refused(self, uri: str) -> None:
+    def test_an_empty_name_is_an_error(self, uri: str) -> None:
         with pytest.raises(UsageError):
             storage.normalise(uri)
 
@@ -95,14 +95,14 @@ class TestNames:
         assert is_plain_key(key) == named
 
     @given(st.text(st.sampled_from("abc-0123"), min_size=1))
-    def test_etags_wear_quotes_only_in_http(self, etag: str) -> None:
+    def test_etags_have_quotes_only_in_http(self, etag: str) -> None:
         assert bare_etag(quoted_etag(etag)) == etag
         assert bare_etag(None) is None
 
 
 class TestLocalFiles:
     @pytest.mark.parametrize("name", ODD_FILE_NAMES)
-    def test_what_is_written_is_read(self, tmp_path: Path, name: str) -> None:
+    def test_written_bytes_are_read_back(self, tmp_path: Path, name: str) -> None:
         uri = storage.join(str(tmp_path), "new", name)
         assert not storage.exists(uri)
         storage.write_bytes(uri, b"first")
@@ -127,7 +127,7 @@ class TestLocalFiles:
             storage.write_bytes(str(tmp_path / "taken"), b"x")
         assert os.listdir(tmp_path) == ["taken"]
 
-    def test_what_is_missing_is_told(self, tmp_path: Path) -> None:
+    def test_missing_files_are_errors(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         for uri, reason in [
             (tmp_path / "gone", "does not exist"),
@@ -140,7 +140,7 @@ class TestLocalFiles:
         assert storage.delete_folder(str(tmp_path / "gone")) == 0
         assert storage.delta_storage_options(str(tmp_path)) is None
 
-    def test_a_folder_is_deleted_with_all_that_is_in_it_and_nothing_else(self, tmp_path: Path) -> None:
+    def test_delete_folder_deletes_its_content_and_nothing_else(self, tmp_path: Path) -> None:
         for name in ("scratch/a", "scratch/deep/er/b", "scratch2/c", "linked/d"):
             storage.write_bytes(str(tmp_path / name), b"x")
         (tmp_path / "scratch" / "empty").mkdir()
@@ -151,7 +151,7 @@ class TestLocalFiles:
         assert storage.delete_folder(str(tmp_path / "scratch2")) == 1
         assert (tmp_path / "linked" / "d").read_bytes() == b"x"
 
-    def test_the_check_of_a_folder_tells_what_is_wrong(self, tmp_path: Path) -> None:
+    def test_check_readable_folder_names_the_reason(self, tmp_path: Path) -> None:
         storage.check_readable_folder(str(tmp_path))
         (tmp_path / "file").write_bytes(b"")
         with pytest.raises(StoreAccessError, match="does not exist"):
@@ -177,7 +177,7 @@ def parquet_of_ten_groups() -> bytes:
 
 @pytest.mark.s3
 class TestS3:
-    def test_what_is_written_is_read_under_every_name(self, s3_bucket: S3Bucket) -> None:
+    def test_written_bytes_are_read_back_under_every_key(self, s3_bucket: S3Bucket) -> None:
         uris = [f"{s3_bucket.uri}/in/{key}" for key in ODD_KEYS]
         for uri in uris:
             assert not storage.exists(uri)
@@ -190,7 +190,7 @@ class TestS3:
         storage.delete([*uris, f"{s3_bucket.uri}/never-there"])
         assert s3_bucket.keys() == ["in/marker/", "in2/other"]
 
-    def test_a_folder_is_what_has_an_object_below_it(self, s3_bucket: S3Bucket) -> None:
+    def test_a_folder_exists_if_an_object_lies_below_it(self, s3_bucket: S3Bucket) -> None:
         assert not storage.folder_exists(s3_bucket.uri)
         s3_bucket.put("in/deep/a", b"")
         s3_bucket.put("in2/b", b"")
@@ -213,7 +213,7 @@ class TestS3:
         assert file.num_row_groups == 10
         assert file.read_row_group(3)["n"].to_pylist() == list(range(3000, 4000))
 
-    def test_a_file_that_is_replaced_while_it_is_open_is_noticed(self, s3_bucket: S3Bucket) -> None:
+    def test_replacing_an_open_file_is_an_error(self, s3_bucket: S3Bucket) -> None:
         s3_bucket.put("p", parquet_of_ten_groups())
         file = storage.open_parquet(f"{s3_bucket.uri}/p")
         s3_bucket.put("p", parquet_of_ten_groups())
@@ -304,7 +304,7 @@ class TestCheckOfABucket:
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_server")
-def test_a_forked_child_is_told_instead_of_hanging() -> None:
+def test_a_forked_child_gets_an_error_instead_of_hanging() -> None:
     program = """
 import os, sys
 from locray.storage.s3 import store

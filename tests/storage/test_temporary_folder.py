@@ -1,4 +1,4 @@
-"""Folders for what a command keeps while it lasts: deleted in any case, but never one that is in use."""
+"""Temporary folders are deleted in any case, but never while they are in use."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def holder() -> Iterator[tuple["subprocess.Popen[str]", Path]]:
 
 
 def killed() -> Path:
-    """What a process has left that was killed."""
+    """The folder that a killed process has left."""
     with holder() as (process, files):
         process.kill()
         assert process.wait() == -signal.SIGKILL
@@ -56,7 +56,7 @@ def killed() -> Path:
     return files.parent
 
 
-def test_a_folder_is_deleted_with_all_that_is_in_it(temporary: Path) -> None:
+def test_a_folder_is_deleted_with_its_content(temporary: Path) -> None:
     with temporary_folder() as first, temporary_folder() as second:
         for folder in (first, second):
             assert list(Path(folder).iterdir()) == []
@@ -82,7 +82,7 @@ def test_leftovers_of_killed_processes_are_deleted_and_used_ones_kept(temporary:
     assert list(temporary.iterdir()) == []
 
 
-def test_what_no_dead_process_of_ours_has_left_is_not_touched(temporary: Path, tmp_path: Path) -> None:
+def test_other_files_and_folders_are_left_alone(temporary: Path, tmp_path: Path) -> None:
     dead = killed()
     name = dead.name[:-1]
     elsewhere = dead.rename(tmp_path / "elsewhere")
@@ -115,7 +115,7 @@ def test_a_link_in_a_dead_folder_is_deleted_and_not_followed(temporary: Path, tm
     assert list(temporary.iterdir()) == []
 
 
-def test_many_that_start_at_once_do_not_hurt_each_other(temporary: Path) -> None:
+def test_many_threads_make_folders_at_once(temporary: Path) -> None:
     def use(number: int) -> None:
         for _ in range(20):
             with temporary_folder() as folder:
