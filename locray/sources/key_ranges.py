@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from locray.storage.errors import translate_errors
+from locray.storage.errors import translate_io_errors
 from locray.storage.s3 import client
 from locray.storage.uris import S3_SCHEME, is_plain_key
 
@@ -75,7 +75,7 @@ def find_split_keys(keys: KeyRange, max_keys: int, is_needed: Callable[[], bool]
 def _first_beyond(keys: KeyRange, key: str, position: int) -> dict[str, Any] | None:
     """boto3's entry of the first key in the range that is larger than all that begin with `key[: position + 1]`."""
     beyond = key[:position] + _next_letter(key[position])
-    with translate_errors(f"{S3_SCHEME}{keys.bucket}/{keys.prefix}"):
+    with translate_io_errors(f"{S3_SCHEME}{keys.bucket}/{keys.prefix}"):
         page = client().list_objects_v2(Bucket=keys.bucket, Prefix=keys.prefix, StartAfter=beyond, MaxKeys=1)
     for entry in page.get("Contents", ()):
         if key < entry["Key"] and (not keys.until or entry["Key"] < keys.until):

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from locray.schema import LISTING_SCHEMA, TIMESTAMP
 from locray.sources.key_ranges import KeyRange, find_split_keys
 from locray.sources.source import Step, StepResult, listing_batch, rebatch, run_steps
-from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, translate_errors
+from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, translate_io_errors
 from locray.storage.folders import is_folder_marker, list_objects
 from locray.storage.s3 import bare_etag, client, store
 from locray.storage.uris import S3_SCHEME, is_plain_key
@@ -76,7 +76,7 @@ class ObjectListing:
         pages = client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/")
         entries: list[dict[str, Any]] = []
         folders: list[str] = []
-        with translate_errors(self._uri(prefix)):
+        with translate_io_errors(self._uri(prefix)):
             for page_number, page in enumerate(pages, start=1):
                 entries += page.get("Contents", ())
                 folders += (folder["Prefix"] for folder in page.get("CommonPrefixes", ()))

@@ -9,7 +9,7 @@ import pyarrow as pa
 from locray.errors import UsageError, did_you_mean
 from locray.sources.object_listing import ObjectListing
 from locray.storage import check_readable_folder, exists, folder_exists, is_remote
-from locray.storage.errors import translate_errors
+from locray.storage.errors import translate_io_errors
 from locray.storage.s3 import client
 from locray.storage.uris import S3_SCHEME, split_s3
 
@@ -56,7 +56,7 @@ class ObjectStoreSource:
         while folder and not folder_exists(self._uri(folder)):
             folder, _, name = folder.rpartition("/")
         above = f"{folder}/" if folder else ""
-        with translate_errors(self._uri(above)):
+        with translate_io_errors(self._uri(above)):
             page = client().list_objects_v2(Bucket=self.bucket, Prefix=above, Delimiter="/")
         keys = [entry["Prefix"] for entry in page.get("CommonPrefixes", ())]
         keys += [entry["Key"] for entry in page.get("Contents", ())]

@@ -187,7 +187,7 @@ def local_error(uri: str, error: OSError) -> StoreError:
 
 
 @contextmanager
-def translate_errors(uri: str) -> Iterator[None]:
+def translate_io_errors(uri: str) -> Iterator[None]:
     """Raises errors of boto3, obstore and the file system as those for the user, at a file or object.
 
     Raises:

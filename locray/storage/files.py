@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from locray.storage.archives import has_member, is_archive_name, read_member
-from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, store_error, translate_errors
+from locray.storage.errors import S3_ERRORS, ErrorKind, error_kind, store_error, translate_io_errors
 from locray.storage.object_reader import ObjectReader
 from locray.storage.s3 import client, store
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
@@ -39,9 +39,9 @@ def read_bytes(uri: str) -> bytes:
         UsageError: a zip archive or its member is absent, encrypted or damaged.
     """
     if is_in_archive(uri):
-        with translate_errors(split_archive(uri)[0]):
+        with translate_io_errors(split_archive(uri)[0]):
             return read_member(uri).data
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         if not is_remote(uri):
             return Path(local_path(uri)).read_bytes()
         bucket, key = split_s3(uri)
@@ -61,7 +61,7 @@ def _read_lightly(uri: str) -> bytes:
     if not is_remote(uri) or not is_plain_key(split_s3(uri)[1]):
         return read_bytes(uri)
     bucket, key = split_s3(uri)
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         return bytes(obstore.get(store(bucket), key).bytes())
 
 
@@ -74,7 +74,7 @@ def open_file(uri: str) -> pa.NativeFile:
     """
     if is_in_archive(uri):
         return pa.BufferReader(read_bytes(uri))
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         if not is_remote(uri):
             return pa.OSFile(os.fsencode(local_path(uri)))
         bucket, key = split_s3(uri)
@@ -104,7 +104,7 @@ def write_bytes(uri: str, data: bytes) -> None:
         StoreAccessError: the folder or bucket is absent, or access is denied.
         StoreError: the store failed, retries exhausted.
     """
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         if is_remote(uri):
             bucket, key = split_s3(uri)
             client().put_object(Bucket=bucket, Key=key, Body=data)
@@ -155,7 +155,7 @@ def exists(uri: str) -> bool:
         UsageError: a zip archive is damaged.
     """
     if is_in_archive(uri):
-        with translate_errors(split_archive(uri)[0]):
+        with translate_io_errors(split_archive(uri)[0]):
             return has_member(uri)
     if not is_remote(uri):
         return os.path.exists(local_path(uri))
@@ -194,7 +194,7 @@ def delete(uris: Iterable[str]) -> None:
 
 
 def _delete_one(uri: str) -> None:
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         if is_remote(uri):
             bucket, key = split_s3(uri)
             client().delete_object(Bucket=bucket, Key=key)

@@ -10,7 +10,7 @@ from typing import Any
 
 from locray.errors import StoreAccessError, StoreError
 from locray.storage.archives import list_members
-from locray.storage.errors import local_error, translate_errors
+from locray.storage.errors import local_error, translate_io_errors
 from locray.storage.files import delete, is_archive
 from locray.storage.retries import CHECK_RETRIES
 from locray.storage.s3 import client
@@ -39,7 +39,7 @@ def folder_exists(uri: str) -> bool:
     if not is_remote(uri):
         return os.path.isdir(local_path(uri))
     bucket, key = split_s3(uri)
-    with translate_errors(uri):
+    with translate_io_errors(uri):
         page = client().list_objects_v2(Bucket=bucket, Prefix=_folder_prefix(key), MaxKeys=1)
     return bool(page.get("Contents"))
 
@@ -57,7 +57,7 @@ def list_uris(prefix_uri: str) -> list[str]:
     if is_in_archive(prefix_uri) or is_archive(prefix_uri):
         uri = prefix_uri if is_in_archive(prefix_uri) else archive_folder(prefix_uri)
         archive_uri, folder = split_archive(uri)
-        with translate_errors(archive_uri):
+        with translate_io_errors(archive_uri):
             return list_members(archive_uri, folder)
     if not is_remote(prefix_uri):
         return sorted(_walk_local(prefix_uri))
@@ -91,7 +91,7 @@ def list_objects(bucket: str, prefix: str, start_after: str = "") -> Iterator[di
     """
     arguments = {"StartAfter": start_after} if start_after else {}
     pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **arguments)
-    with translate_errors(f"{S3_SCHEME}{bucket}/{prefix}"):
+    with translate_io_errors(f"{S3_SCHEME}{bucket}/{prefix}"):
         for page in pages:
             yield from (entry for entry in page.get("Contents", ()) if not is_folder_marker(entry))
 
@@ -112,12 +112,12 @@ def check_readable_folder(uri: str) -> None:
         path = local_path(uri)
         if os.path.exists(path) and not os.path.isdir(path):
             raise StoreAccessError(f"{uri} is a file: expected a folder")
-        with translate_errors(uri):
+        with translate_io_errors(uri):
             os.scandir(path).close()
         return
     bucket, prefix = split_s3(uri)
     try:
-        with translate_errors(uri):
+        with translate_io_errors(uri):
             client(CHECK_RETRIES).list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1)
     except StoreError as error:
         raise StoreAccessError(str(error)) from error

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import obstore
 
-from locray.storage.errors import translate_errors
+from locray.storage.errors import translate_io_errors
 from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
 from locray.storage.s3 import store
 from locray.storage.uris import split_s3
@@ -59,7 +59,7 @@ class ObjectReader(io.RawIOBase):
             StoreError: the store failed, or the object was replaced since it was opened.
         """
         end = self._size_bytes if size is None or size < 0 else self._position + size
-        with translate_errors(self._uri):
+        with translate_io_errors(self._uri):
             data = self.get_range(self._position, end)
         self._position += len(data)
         return data
