@@ -39,7 +39,7 @@ _MAX_EXTRA_BYTES = 128
 """Extra fields of a member's local header that are read along with it. Longer ones take a second request."""
 
 _COMPRESSION_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
-_EXPECTED = "Expected an archive without a password, stored or deflated, as zip tools make it by default"
+_EXPECTED = "Expected an archive without a password, stored or deflated, which is the default of zip tools"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -149,7 +149,7 @@ def list_members(archive_uri: str, folder: str = "") -> list[str]:
     """The URIs of all members below a folder of the archive, sorted.
 
     Raises:
-        MemberError: it is no zip archive, a damaged one, or one of which no member can be read.
+        MemberError: it is not a zip archive, is damaged, or no member can be read.
         OSError: a local file is absent, or access is denied.
         What `S3_ERRORS` lists, or a `StoreError`: the store's.
     """
@@ -184,7 +184,7 @@ def read_member(
     Args:
         uri: The member.
         max_bytes: A larger one is not read.
-        retries: How often the store is asked again.
+        retries: Retries of the store.
         admit: Called with the member's size in bytes before it is read; may wait.
 
     Raises:
@@ -232,7 +232,7 @@ def _obstacle(member: zipfile.ZipInfo) -> tuple[MemberErrorKind, str] | None:
 
 
 def _damaged(uri: str, reason: str) -> MemberError:
-    message = f"{uri} is damaged: {reason}. Copy the archive again, or make it anew"
+    message = f"{uri} is damaged: {reason}. Copy or create the archive again"
     return MemberError(MemberErrorKind.DAMAGED, message)
 
 
@@ -246,7 +246,7 @@ def _open_local(archive_uri: str) -> _Archive:
     status = os.stat(path)
     version = (status.st_mtime_ns, status.st_size, status.st_ino)
     if not stat.S_ISREG(status.st_mode):
-        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri} is no file. Expected a zip archive")
+        raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri} is not a file. Expected a zip archive")
     modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
     return _cached(archive_uri, version, lambda: _Archive(zipfile.ZipFile(path), version, modified))
 
@@ -282,7 +282,7 @@ def _cached(archive_uri: str, version: tuple[Any, ...], read_directory: Callable
         except (zipfile.BadZipFile, UnicodeDecodeError, struct.error, ValueError) as error:
             raise MemberError(
                 MemberErrorKind.DAMAGED,
-                f"{archive_uri} is no zip archive, or a damaged one ({error}). Copy it again, or make it anew",
+                f"{archive_uri} is not a zip archive, or a damaged one ({error}). Copy it or create it again",
             ) from None
         while len(_archives) >= _MAX_OPEN_ARCHIVES:
             del _archives[next(iter(_archives))]

@@ -1,4 +1,4 @@
-"""Errors of stores and file systems, and what a user is told of them.
+"""Errors of stores and file systems, and their messages for users.
 
 Types decide where they can. But obstore has one type for all failures that are no answer about an object, and one for
 denied objects and wrong credentials; deltalake raises `OSError` for everything. Both are built on one Rust library,

@@ -66,7 +66,7 @@ def _read_lightly(uri: str) -> bytes:
 
 
 def open_file(uri: str) -> pa.NativeFile:
-    """A file or object for random access: only what is asked for is read.
+    """A file or object for random access: only the requested ranges are read.
 
     Raises:
         StoreAccessError: it is absent, or access is denied.
@@ -85,12 +85,12 @@ def open_file(uri: str) -> pa.NativeFile:
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    """A Parquet file. Its footer is read now, row groups and columns when they are asked for.
+    """A Parquet file. Its footer is read now, row groups and columns on request.
 
     Raises:
         StoreAccessError: the file is absent, or access is denied.
         StoreError: the store failed, retries exhausted.
-        pyarrow.ArrowInvalid: it is no Parquet file.
+        pyarrow.ArrowInvalid: it is not a Parquet file.
     """
     return pq.ParquetFile(open_file(uri), pre_buffer=True)
 
@@ -170,7 +170,7 @@ def exists(uri: str) -> bool:
 
 
 def is_archive(uri: str) -> bool:
-    """Whether `uri` is a zip archive: a file or object with this ending, and no folder.
+    """Whether `uri` is a zip archive: a file or object, not a folder, with this ending.
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.

@@ -126,7 +126,7 @@ def check_readable_folder(uri: str) -> None:
 def delete_folder(uri: str) -> int:
     """Deletes all files below a folder, then the folders, and returns the number of files.
 
-    What others put there meanwhile stays.
+    Files that other processes add meanwhile stay.
 
     Raises:
         StoreAccessError: the bucket is absent, or access is denied.
@@ -136,6 +136,6 @@ def delete_folder(uri: str) -> int:
     delete(uris)
     if not is_remote(uri):
         for folder, _, _ in os.walk(local_path(uri), topdown=False):
-            with contextlib.suppress(OSError):  # not empty: somebody else uses it
+            with contextlib.suppress(OSError):  # not empty: another process uses it
                 os.rmdir(folder)
     return len(uris)

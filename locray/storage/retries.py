@@ -1,10 +1,12 @@
 """Retries of requests to an object store: how many, after what waits, and for which errors.
 
 Listings, tables and artifacts are few requests. They are retried by the library that makes them (obstore, boto3,
-deltalake), which gets its settings here. Images are many: a store that is down would be asked a full series of times
-for each of them. They are fetched without the libraries' retries, by `call_with_retries`: exponential backoff with
-full jitter (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), within a budget of retries that
-all images of a process share.
+deltalake), which gets its settings here.
+
+Images are many: while a store is down, each of them would take a full series of retries. They are fetched without the
+libraries' retries, by `call_with_retries`: exponential backoff with full jitter
+(https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/), within a budget of retries that all images
+of a process share.
 """
 
 import random

@@ -132,7 +132,7 @@ def _endpoint_and_region(bucket: str) -> tuple[str | None, str]:
     endpoint, region = str(s3.meta.endpoint_url), s3.meta.region_name
     if not _AWS_ENDPOINT.fullmatch(endpoint):
         return endpoint, region or _DEFAULT_REGION
-    # boto3 follows a bucket into its region by itself; obstore and deltalake must be told.
+    # boto3 finds the region of a bucket by itself; obstore and deltalake need it in their configuration.
     try:
         headers = s3.head_bucket(Bucket=bucket)["ResponseMetadata"]["HTTPHeaders"]
     except botocore.exceptions.ClientError as error:

@@ -31,7 +31,7 @@ def temporary_folder() -> Iterator[str]:
         folder = Path(tempfile.mkdtemp(prefix=_NOT_LOCKED_YET, dir=parent))
         at_the_end.callback(_delete, folder)
         lock = at_the_end.enter_context((folder / _LOCK).open("xb"))
-        with suppress(OSError):  # on a disk without locks it keeps its name, by which nobody deletes it
+        with suppress(OSError):  # on a disk without locks it keeps its name, which no process deletes
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = folder.rename(parent / f"{_locked_prefix()}{folder.name.removeprefix(_NOT_LOCKED_YET)}")
         at_the_end.callback(_delete, folder)

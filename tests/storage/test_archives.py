@@ -149,7 +149,9 @@ def test_a_broken_archive_is_an_error(tmp_path: Path) -> None:
     sound = packed()
     for data in (b"", b"no archive", sound[:-30], sound[:100], b"PK\x05\x06" + b"\xff" * 18):
         path.write_bytes(data)
-        with pytest.raises(UsageError, match=r"x.zip is no zip archive, or a damaged one \(.*Copy it again"):
+        with pytest.raises(
+            UsageError, match=r"x.zip is not a zip archive, or a damaged one \(.*Copy it or create it again"
+        ):
             storage.list_uris(str(path))
         outcome = outcome_of(f"{storage.archive_folder(str(path))}/a.jpg")
         assert isinstance(outcome, ImageFailure)
@@ -166,7 +168,7 @@ def test_a_damaged_member_is_an_error(tmp_path: Path, method: int) -> None:
         outcome = outcome_of(member)
         assert isinstance(outcome, ImageFailure), at
         assert outcome.code is ErrorCode.CORRUPT
-        with pytest.raises(UsageError, match=r"x.zip!/a is damaged: .* Copy the archive again"):
+        with pytest.raises(UsageError, match=r"x.zip!/a is damaged: .* Copy or create the archive again"):
             storage.read_bytes(member)
 
 
@@ -258,7 +260,7 @@ def test_an_archive_in_a_bucket(s3_bucket: S3Bucket) -> None:
     assert absent.code is ErrorCode.NOT_FOUND
     assert not storage.is_archive(f"{s3_bucket.uri}/absent.zip")
     s3_bucket.put("broken.zip", b"no archive")
-    with pytest.raises(UsageError, match="is no zip archive"):
+    with pytest.raises(UsageError, match="is not a zip archive"):
         storage.list_uris(f"{s3_bucket.uri}/broken.zip")
 
 
