@@ -18,7 +18,7 @@ from locray.images.decode import DecodeLimits, ImageFailure, decode_image
 from locray.images.exif import boxes_in_upright_frame
 from locray.images.fetch import Deferred, FetchRequest, fetch_images
 from locray.progress import Progress, Report
-from locray.storage.files import list_objects
+from locray.storage.folders import list_objects
 from locray.storage.uris import split_s3
 
 _NUM_WRITERS = 16
