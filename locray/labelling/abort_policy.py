@@ -10,7 +10,7 @@ from locray.errors import DeferralCause, ErrorCode
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.labelling.committer import Committer
 from locray.labelling.worklist import Worklist
-from locray.storage.s3 import CHECK_RETRIES
+from locray.storage.retries import CHECK_RETRIES
 
 MIN_IMAGES_BEFORE_ABORT = 200
 """Images to try before a run ends because none of them could be labelled."""
