@@ -80,7 +80,7 @@ def test_after_a_kill_the_next_run_makes_the_table_whole(
 @pytest.mark.parametrize(
     ("index", "exit_code", "message"),
     [
-        (FIRST_NIGHT.mutations.index("worklist"), ExitCode.UNEXPECTED, "interrupted; run the command again to go on"),
+        (FIRST_NIGHT.mutations.index("worklist"), ExitCode.UNEXPECTED, "interrupted; run the command again to continue"),
         (FIRST_COMMIT, ExitCode.DEFERRED, "the run was asked to stop (SIGTERM)"),
     ],
     ids=["before it labels", "in a commit"],
