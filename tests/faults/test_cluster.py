@@ -84,7 +84,7 @@ def check_ended_well(driver: "subprocess.Popen[str]", table: str, versions: Vers
     check_whole(table, versions)
 
 
-def test_workers_and_a_raylet_that_are_killed_cost_no_image(
+def test_killed_workers_and_a_killed_raylet_lose_no_image(
     cluster: Any, driver: "subprocess.Popen[str]", images: tuple[str, Versions], tmp_path: Path
 ) -> None:
     table = str(tmp_path / "table")

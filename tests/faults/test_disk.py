@@ -71,7 +71,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Versions]:
 
 
 @pytest.mark.slow
-def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[str, Versions], artifact: str) -> None:
+def test_a_full_disk_of_the_table_loses_no_image(disk: Disk, images: tuple[str, Versions], artifact: str) -> None:
     table = str(disk.folder / "table")
     held = 0
     for attempt in range(2):
@@ -88,7 +88,7 @@ def test_a_table_s_disk_that_gets_full_costs_no_image(disk: Disk, images: tuple[
 
 
 @pytest.mark.slow
-def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
+def test_a_full_temporary_folder_is_reported_and_harmless(
     disk: Disk, images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> None:
     table = str(tmp_path / "table")
@@ -105,7 +105,9 @@ def test_a_temporary_folder_that_gets_full_is_told_and_changes_nothing(
 
 
 @pytest.mark.parametrize("num_rows", [10_000, 1_000_000])
-def test_a_database_that_outgrows_its_disk_says_so(disk: Disk, monkeypatch: pytest.MonkeyPatch, num_rows: int) -> None:
+def test_a_database_that_outgrows_its_disk_is_reported(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, num_rows: int
+) -> None:
     """At the end of a statement, or in the middle of it."""
     monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
     told = f"the keys of the images don't fit into {disk.folder}: .* No space left"
@@ -185,7 +187,7 @@ class FullFromTheMiddle:
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.usefixtures("cluster")
-def test_an_object_store_that_can_not_spill_costs_no_image(one_bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
+def test_an_object_store_that_can_not_spill_loses_no_image(one_bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
     """Another job of the cluster takes all of the store when rows are committed, and holds it in the next run, too."""
     name = uuid4().hex[:8]
     versions = fill_bucket(one_bucket, f"{name}/in", NUM_IMAGES)

@@ -84,7 +84,7 @@ def bench(made_up_images: Path, artifact: str, tmp_path: Path, monkeypatch: pyte
 
 
 @guarded
-def test_the_transaction_number_fences_off_a_writer_that_was_overtaken(bench: Bench, guard: bool) -> None:
+def test_the_transaction_number_fences_an_older_writer(bench: Bench, guard: bool) -> None:
     if not guard:
         real = TableWriter._send_commit
 
@@ -99,7 +99,7 @@ def test_the_transaction_number_fences_off_a_writer_that_was_overtaken(bench: Be
 
 
 @guarded
-def test_the_comparison_after_a_refresh_sees_a_claim_that_came_with_it(bench: Bench, guard: bool) -> None:
+def test_the_comparison_after_a_refresh_detects_a_claim(bench: Bench, guard: bool) -> None:
     if not guard:
 
         def refresh(writer: TableWriter, number: int) -> None:
@@ -113,7 +113,7 @@ def test_the_comparison_after_a_refresh_sees_a_claim_that_came_with_it(bench: Be
 
 
 @guarded
-def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bool) -> None:
+def test_the_write_id_tells_a_lost_response_from_a_refusal(bench: Bench, guard: bool) -> None:
     def lose_the_answer() -> None:
         raise StoreError("no answer")
 
@@ -130,7 +130,7 @@ def test_the_write_id_tells_a_lost_answer_from_a_refusal(bench: Bench, guard: bo
 
 
 @guarded
-def test_the_write_id_keeps_files_of_older_versions_from_being_cleaned_up(bench: Bench, guard: bool) -> None:
+def test_the_write_id_protects_files_of_older_versions(bench: Bench, guard: bool) -> None:
     bench.label()
     labelled = DeltaTable(bench.uri)
     rows = labelled.to_pyarrow_dataset().to_table()
@@ -221,7 +221,7 @@ def test_a_claim_comes_before_the_clean_up(bench: Bench, guard: bool) -> None:
 
 
 @guarded
-def test_who_was_overtaken_while_it_slept_cleans_nothing_up(bench: Bench, guard: bool) -> None:
+def test_a_writer_fenced_while_paused_cleans_nothing_up(bench: Bench, guard: bool) -> None:
     if not guard:
         bench.patch.setattr(TableWriter, "check_claim", lambda _: None)
     model_id = run.ModelSpec.read(bench.model, LabelConfig(images="", model=bench.model, table="")).key.model_id

@@ -45,9 +45,7 @@ WHERE = [
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=named)
-def test_an_undisturbed_run_changes_the_store_in_these_steps(
-    scenario: Scenario, place: Place, templates: Templates
-) -> None:
+def test_an_undisturbed_run_makes_these_changes(scenario: Scenario, place: Place, templates: Templates) -> None:
     """So that the tests below leave none out."""
     place.put(templates[scenario.name])
     nothing_happens = AtMutation(100, request_lost)
@@ -60,7 +58,7 @@ def test_an_undisturbed_run_changes_the_store_in_these_steps(
 
 @pytest.mark.parametrize("deed", [killed_before, killed_when_applied], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
-def test_after_a_kill_the_next_run_makes_the_table_whole(
+def test_after_a_kill_the_next_run_completes_the_table(
     scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
 ) -> None:
     place.put(templates[scenario.name])
@@ -80,12 +78,16 @@ def test_after_a_kill_the_next_run_makes_the_table_whole(
 @pytest.mark.parametrize(
     ("index", "exit_code", "message"),
     [
-        (FIRST_NIGHT.mutations.index("worklist"), ExitCode.UNEXPECTED, "interrupted; run the command again to continue"),
+        (
+            FIRST_NIGHT.mutations.index("worklist"),
+            ExitCode.UNEXPECTED,
+            "interrupted; run the command again to continue",
+        ),
         (FIRST_COMMIT, ExitCode.DEFERRED, "the run was asked to stop (SIGTERM)"),
     ],
     ids=["before it labels", "in a commit"],
 )
-def test_a_driver_that_is_asked_to_stop_ends_with_whole_commits(
+def test_an_interrupted_driver_ends_with_whole_commits(
     index: int, exit_code: ExitCode, message: str, place: Place
 ) -> None:
     driver = place.start_with(AtMutation(index, asked_to_stop), FIRST_NIGHT)

@@ -38,7 +38,7 @@ WHERE = [
 
 @pytest.mark.parametrize("deed", [paused_before, paused_after], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
-def test_a_paused_driver_is_overtaken_and_changes_nothing(
+def test_a_paused_driver_is_fenced_and_changes_nothing(
     scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
 ) -> None:
     place.put(templates[scenario.name])
@@ -66,7 +66,7 @@ def test_a_paused_driver_is_overtaken_and_changes_nothing(
 
 
 @pytest.mark.parametrize("kind", ["table", "claim"])
-def test_of_two_drivers_that_start_at_once_one_works_and_one_stops(kind: str, place: Place) -> None:
+def test_of_two_concurrent_drivers_one_stops(kind: str, place: Place) -> None:
     arrived: list[Request] = []
     both_are_there = threading.Event()
 

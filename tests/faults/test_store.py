@@ -134,7 +134,7 @@ class FromTheMiddle:
 
 
 @pytest.mark.ray
-def test_a_store_that_refuses_everything_for_a_while_costs_no_image(run: Runs, images: Versions) -> None:
+def test_a_temporary_outage_of_the_store_loses_no_image(run: Runs, images: Versions) -> None:
     refused: list[float] = []
 
     def outage(_: Request, forward: Forward) -> Answer:
@@ -155,7 +155,7 @@ def test_a_store_that_refuses_everything_for_a_while_costs_no_image(run: Runs, i
     check_whole(run.table, images)
 
 
-def test_answers_that_get_lost_cost_no_image_and_label_none_twice(run: Runs, images: Versions) -> None:
+def test_lost_responses_lose_and_repeat_no_image(run: Runs, images: Versions) -> None:
     """A fifth of all requests, before or after the store has done what they ask; each is asked again at other odds."""
     asked: Counter[tuple[str, str, str]] = Counter()
     lost = []
@@ -183,7 +183,7 @@ def test_answers_that_get_lost_cost_no_image_and_label_none_twice(run: Runs, ima
     check_whole(run.table, images)
 
 
-def test_keys_that_expire_in_mid_run_cost_no_image(run: Runs, images: Versions) -> None:
+def test_credentials_that_expire_during_a_run_lose_no_image(run: Runs, images: Versions) -> None:
     """First those of the workers, then all: nothing is said of images that can't be fetched any more."""
     done = run(FromTheMiddle(lambda request, forward: EXPIRED if is_for_an_image(request) else forward()))
     assert done.returncode == 4, done
@@ -233,7 +233,7 @@ class Renewal:
         self._have_expired.set()
 
 
-def test_keys_that_are_renewed_in_mid_run_are_taken_up_at_once(
+def test_renewed_credentials_are_used_at_once(
     run: Runs, images: Versions, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By those who fetch and by those who commit: not one asks with keys that have expired."""
@@ -266,9 +266,7 @@ def test_keys_that_are_renewed_in_mid_run_are_taken_up_at_once(
     check_whole(run.table, images)
 
 
-def test_what_happens_to_an_image_between_its_listing_and_its_fetching(
-    bucket: S3Bucket, artifact: str, proxy: S3Proxy
-) -> None:
+def test_images_that_change_between_listing_and_fetching(bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
     versions = dict(fill_bucket(bucket, "moving", 12))
     uri = {
         name: f"{bucket.uri}/moving/{number:04d}.jpg" for number, name in enumerate(["denied", "gone", "new", "huge"])

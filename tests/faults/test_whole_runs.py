@@ -81,7 +81,7 @@ def end_with(place: Place, index: int, deed: Deed) -> tuple[Done, AtMutation]:
         return driver.end(), fault
 
 
-def test_a_night_of_accidents(place: Place, versions: Versions) -> None:
+def test_a_run_with_many_faults(place: Place, versions: Versions) -> None:
     done, fault = end_with(place, IN_MID_RUN, asked_to_stop)
     assert (done.returncode, fault.hit) == (ExitCode.DEFERRED, "commit"), done
     summary = summary_of(done)

@@ -116,7 +116,7 @@ class TestFiles:
         assert code_of(outcome_of(str(tmp_path / "sparse"))) is ErrorCode.TOO_MANY_BYTES
         assert code_of(outcome_of("/gone", None, LIMIT_BYTES + 1)) is ErrorCode.TOO_MANY_BYTES
 
-    def test_a_file_that_may_not_be_read(self, unprivileged_folder: Path) -> None:
+    def test_an_unreadable_file(self, unprivileged_folder: Path) -> None:
         (unprivileged_folder / "closed").touch(mode=0)
         assert code_of(outcome_of(str(unprivileged_folder / "closed"))) is ErrorCode.ACCESS_DENIED
 

@@ -45,7 +45,7 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
         assert (pending.counts().listed, pending.counts().pending) == (2, 0)
 
 
-def test_a_listing_tells_how_far_it_is() -> None:
+def test_a_listing_reports_progress() -> None:
     batch = predicted([0, 1]).select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA).to_batches()[0]
 
     class InBatches:

@@ -63,7 +63,7 @@ def test_images_go_and_come_back(table: Path) -> None:
     assert list(listed_in(all_gone)) == [uri_of(number) for number in range(5)]
 
 
-def test_of_other_rows_nothing_is_missing(table: Path) -> None:
+def test_rows_of_other_keys_are_ignored(table: Path) -> None:
     assert night(table, 0, [7], PredictionKey(OTHER, "c0ffee")).images == 1
     assert night(table, 0, [], PredictionKey(MODEL_ID, "beef")).images == 0
 
@@ -73,7 +73,7 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     assert night(tmp_path / "table", 0, [1]).images == 0
 
 
-def test_the_list_joins_with_the_table_and_is_none_of_its_files(table: Path) -> None:
+def test_the_list_joins_with_the_table_and_is_not_part_of_it(table: Path) -> None:
     found = night(table, 0, [0, 1, 4])
     with duckdb.connect() as connection:
         rows = f"read_parquet('{table}/**/*.parquet')"
@@ -82,7 +82,7 @@ def test_the_list_joins_with_the_table_and_is_none_of_its_files(table: Path) -> 
     assert left == [(uri_of(number),) for number in (0, 1, 4, 7, 8)]
 
 
-def test_something_else_in_the_place_of_the_list(table: Path) -> None:
+def test_another_file_in_place_of_the_list(table: Path) -> None:
     file = table / "_locray" / "deleted"
     file.parent.mkdir()
     for content in (b"mine", b""):
@@ -94,9 +94,7 @@ def test_something_else_in_the_place_of_the_list(table: Path) -> None:
         night(table, 0, [0])
 
 
-def test_a_temporary_folder_that_gets_full_is_told(
-    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_temporary_folder_is_reported(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with small_disk(tmp_path / "disk") as disk:
         monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
         disk.resize(8)
@@ -104,13 +102,13 @@ def test_a_temporary_folder_that_gets_full_is_told(
             night(table, 0, [0])
 
 
-def test_a_file_of_the_table_that_is_missing_is_told(table: Path) -> None:
+def test_a_missing_file_of_the_table_is_reported(table: Path) -> None:
     next(table.glob(f"{schema.MODEL_ID}={MODEL_ID}/*/*.parquet")).unlink()
     with pytest.raises(StoreAccessError, match="Run `locray verify` to find"):
         night(table, 0, [0])
 
 
-def test_what_stops_the_listing_is_raised_as_it_is(table: Path) -> None:
+def test_errors_of_the_listing_are_raised_unchanged(table: Path) -> None:
     def listing() -> Iterator[pa.RecordBatch]:
         yield from ()
         raise StoreError("the store is out")

@@ -47,7 +47,7 @@ def table(tmp_path: Path) -> str:
     return uri
 
 
-def test_small_files_become_one_that_is_as_if_written_at_once(table: str) -> None:
+def test_small_files_become_one_like_any_other(table: str) -> None:
     rows, others = rows_of(table), files_of(table, OTHER)
     done = compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     assert done == Compaction(files_before=4, files_after=2, rows_rewritten=6)
@@ -74,7 +74,7 @@ def test_a_filter_on_any_column_finds_the_rows_of_a_compacted_file(table: str) -
             assert predictions.to_table(filter=wanted).num_rows == expected, (name, value)
 
 
-def test_a_flipped_byte_of_a_compacted_file_is_noticed(table: str) -> None:
+def test_a_flipped_byte_of_a_compacted_file_is_detected(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     flip_a_byte(files_of(table)[0])
     assert check_table(table).findings.faults.keys() == {Check.FILE_UNREADABLE}
@@ -126,12 +126,12 @@ def logged(name: str, size: int, *, day: int = 0, rows: int | None = 10, model_i
         ([logged("a%2540", 10), logged("b%20", 10), logged("c", 10)], [["a%2540", "c"]]),
     ],
 )
-def test_which_files_go_together(files: list[LoggedFile], groups: list[list[str]]) -> None:
+def test_files_are_grouped_by_partition_and_size(files: list[LoggedFile], groups: list[list[str]]) -> None:
     found = groups_to_merge(files, target_bytes=100, max_rows=1000)
     assert [[file.uri for file in group] for group in found] == groups
 
 
-def test_a_compaction_that_was_overtaken_changes_nothing(table: str) -> None:
+def test_a_fenced_compaction_changes_nothing(table: str) -> None:
     rows, files = rows_of(table), files_of(table)
     old = TableWriter.claim(table, MODEL_ID)
     new = TableWriter.claim(table, MODEL_ID)
@@ -143,7 +143,7 @@ def test_a_compaction_that_was_overtaken_changes_nothing(table: str) -> None:
     assert rows_of(table) == rows
 
 
-def test_who_resumes_gives_way_to_a_run_that_began_since(table: str) -> None:
+def test_a_resumed_writer_is_fenced_by_a_newer_run(table: str) -> None:
     number = TableWriter.claim(table, MODEL_ID).transaction
     resumed = TableWriter.resume(table, MODEL_ID, number)
     number = TableWriter.claim(table, MODEL_ID).transaction
@@ -153,7 +153,7 @@ def test_who_resumes_gives_way_to_a_run_that_began_since(table: str) -> None:
     assert compact(TableWriter.resume(table, MODEL_ID, number), MIB, ignore).files_after == 2
 
 
-def test_commits_of_another_model_meanwhile_do_no_harm(table: str) -> None:
+def test_concurrent_commits_of_another_model_are_harmless(table: str) -> None:
     writer = TableWriter.claim(table, MODEL_ID)
     commit(table, predicted([7]), model_id=OTHER)
     rows = rows_of(table)
@@ -161,7 +161,7 @@ def test_commits_of_another_model_meanwhile_do_no_harm(table: str) -> None:
     assert rows_of(table) == rows
 
 
-def test_files_that_deltalake_has_written_go_like_others(table: str) -> None:
+def test_files_written_by_deltalake_are_compacted(table: str) -> None:
     """They lie in folders whose names are percent-encoded, and have names in the log that are encoded once more."""
     opened(table).optimize.compact()
     assert any("%40" in file for file in files_of(table, ""))
@@ -176,7 +176,7 @@ def test_files_that_deltalake_has_written_go_like_others(table: str) -> None:
     assert check_table(table).findings.notes == {}
 
 
-def test_files_whose_names_in_the_log_are_nothing_to_go_by_stay(table: str) -> None:
+def test_files_that_a_commit_can_not_name_stay(table: str) -> None:
     files = logged_files(opened(table), table)
     strange = replace(files[0], path=files[0].path.replace("@", "%20"))
     before = data_files(table)
@@ -185,7 +185,7 @@ def test_files_whose_names_in_the_log_are_nothing_to_go_by_stay(table: str) -> N
     assert data_files(table) == before
 
 
-def test_a_damaged_file_is_not_made_into_one_that_looks_sound(table: str) -> None:
+def test_a_damaged_file_is_not_copied_into_a_valid_one(table: str) -> None:
     flip_a_byte(files_of(table)[0])
     before = files_of(table)
     with pytest.raises(StoreError, match=before[0]):
@@ -239,7 +239,7 @@ def test_a_vacuum_deletes_what_the_log_has_forgotten(table: str, hours: int, del
     assert Path(other.uri).exists()
 
 
-def test_a_vacuum_still_knows_what_to_delete_after_a_checkpoint(table: str) -> None:
+def test_a_vacuum_after_a_checkpoint_deletes_removed_files(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     opened(table).create_checkpoint()
     assert vacuum(TableWriter.claim(table, OTHER), 0) == 3

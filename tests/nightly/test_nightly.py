@@ -83,7 +83,7 @@ def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
-def test_three_nights(images: Path, store: Path, artifact: str) -> None:
+def test_three_nightly_runs(images: Path, store: Path, artifact: str) -> None:
     def night(number: int, *options: str, run: Any = without_ray) -> dict[str, Any]:
         arguments = ("--images", str(images), "--model", artifact, "--table", str(store), "--retention-hours", "0")
         done = run("nightly", *arguments, "--json", "--run-date", f"2026-01-0{number}", *options)
@@ -142,7 +142,7 @@ def test_three_nights(images: Path, store: Path, artifact: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_labelling_that_was_given_up_ends_the_night(store: Path, tmp_path: Path, artifact: str) -> None:
+def test_an_aborted_labelling_ends_the_run(store: Path, tmp_path: Path, artifact: str) -> None:
     folder = tmp_path / "broken"
     folder.mkdir()
     for number in range(300):
@@ -176,7 +176,7 @@ def labelled(images: Path, store: Path, artifact: str) -> NightlyConfig:
 
 
 @pytest.mark.s3
-def test_nights_on_a_bucket(images: Path, artifact: str, s3_bucket: S3Bucket) -> None:
+def test_nightly_runs_on_a_bucket(images: Path, artifact: str, s3_bucket: S3Bucket) -> None:
     table = f"{s3_bucket.uri}/table"
     config = labelled_before(images, artifact, table)
     first = nightly(config, ignore)
@@ -219,7 +219,7 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
     assert second.verify.notes.keys() == {Check.FILE_REMOVED}
 
 
-def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: Path) -> None:
+def test_a_concurrent_run_takes_precedence(labelled: NightlyConfig, store: Path) -> None:
     """The files are left to it; it is not fenced."""
     others: list[TableWriter] = []
 
@@ -235,7 +235,7 @@ def test_a_run_that_began_meanwhile_goes_first(labelled: NightlyConfig, store: P
     assert TableWriter.resume(str(store), others[0].model_id, others[0].transaction)
 
 
-def test_images_that_come_meanwhile_are_for_the_next_night(labelled: NightlyConfig, images: Path) -> None:
+def test_images_that_arrive_during_a_run_are_left_to_the_next(labelled: NightlyConfig, images: Path) -> None:
     """The listing of the verification is that of the labelling."""
 
     def report(progress: Progress) -> None:
@@ -255,7 +255,7 @@ def test_a_model_without_rows_beside_another(store: Path, tmp_path: Path, artifa
     assert (night.verify.rows, night.verify.listed) == (2, 0)
 
 
-def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
+def test_each_date_draws_another_sample(labelled: NightlyConfig) -> None:
     seeds = [
         nightly_run._verify_config(labelled.model_copy(update={"run_date": date(2026, 1, day)})).seed for day in (1, 2)
     ]
@@ -263,7 +263,7 @@ def test_each_date_draws_a_sample_of_its_own(labelled: NightlyConfig) -> None:
 
 
 @pytest.mark.parametrize("is_fenced", [False, True])
-def test_a_labelling_that_an_error_stops_is_written_down(
+def test_a_labelling_stopped_by_an_error_is_recorded(
     images: Path,
     store: Path,
     artifact: str,
@@ -299,7 +299,7 @@ def test_a_labelling_that_an_error_stops_is_written_down(
     assert record["label"]["deferred_reason"] == f"the run was stopped by an error: {error.__name__}"
 
 
-def test_a_failed_page_leaves_the_night_as_it_was(labelled: NightlyConfig) -> None:
+def test_a_failed_page_does_not_change_the_other_results(labelled: NightlyConfig) -> None:
     night = nightly(labelled, ignore)
 
     def fail() -> None:
@@ -309,7 +309,7 @@ def test_a_failed_page_leaves_the_night_as_it_was(labelled: NightlyConfig) -> No
     assert (night.exit_code, night.failed) == (ExitCode.UNEXPECTED, {"page": "no space"})
 
 
-def test_a_step_that_fails_as_nobody_foresaw_is_written_down_too(labelled: NightlyConfig) -> None:
+def test_an_unexpected_error_in_a_step_is_recorded(labelled: NightlyConfig) -> None:
     night = nightly(labelled, ignore)
     assert night.attempt("compact", lambda: 1 // 0) is None
     assert night.exit_code is ExitCode.UNEXPECTED
@@ -328,5 +328,5 @@ def test_a_step_that_fails_as_nobody_foresaw_is_written_down_too(labelled: Night
         ([0, 6, 1, 2, 3, 4, 5], 6),
     ],
 )
-def test_the_worst_of_the_steps_is_told(codes: list[int], expected: int) -> None:
+def test_the_exit_code_is_the_worst_of_the_steps(codes: list[int], expected: int) -> None:
     assert worst(*map(ExitCode, codes)) == expected

@@ -45,13 +45,13 @@ def test_rows_are_counted_by_model_configuration_and_date(table: str) -> None:
     assert found.size_bytes == sum(Path(file).stat().st_size for file in DeltaTable(table).file_uris())
 
 
-def test_small_files_are_those_that_a_night_would_merge(table: str) -> None:
+def test_small_files_are_those_that_compaction_would_merge(table: str) -> None:
     assert (status_of(table).files, status_of(table).small_files) == (4, 2)
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
     assert (status_of(table).files, status_of(table).small_files) == (3, 0)
 
 
-def test_the_last_night_of_each_model(table: str) -> None:
+def test_the_last_run_of_each_model(table: str) -> None:
     assert status_of(table).nights == []
     for model_id, run_id in ((MODEL_ID, "2"), (MODEL_ID, "1"), (OTHER, "0")):
         write_record(records_uri(table, PredictionKey(model_id, "c0ffee")), run_id, {schema.RUN_ID: run_id})

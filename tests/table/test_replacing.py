@@ -35,7 +35,7 @@ def files_of(uri: str) -> set[str]:
     return set(DeltaTable(uri).file_uris())
 
 
-def test_only_files_with_replaced_rows_are_written_again(tmp_path: Path) -> None:
+def test_only_files_with_replaced_rows_are_rewritten(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     commit(uri, predicted([1, 2]))
     untouched = files_of(uri)
@@ -73,7 +73,7 @@ def test_rows_of_other_models_and_configurations_stay(tmp_path: Path) -> None:
     assert sorted(rows_of(uri)[schema.STATUS].to_pylist()) == ["failed", "failed", "ok"]
 
 
-def test_commits_of_another_model_meanwhile_do_no_harm(tmp_path: Path) -> None:
+def test_concurrent_commits_of_another_model_are_harmless(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     commit(uri, predicted([1], status=FAILED))
     retry = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
@@ -83,7 +83,7 @@ def test_commits_of_another_model_meanwhile_do_no_harm(tmp_path: Path) -> None:
     assert rows_of(uri)[schema.STATUS].to_pylist() == ["ok", "ok", "ok"]
 
 
-def test_what_a_crash_leaves_of_a_replacement_is_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_crashed_replacement_are_cleaned_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "table")
     commit(uri, predicted([1]), predicted([2], status=FAILED))
     partition = tmp_path / "table" / f"{schema.MODEL_ID}={MODEL_ID}" / f"{schema.RUN_DATE}={RUN_DATE}"
@@ -104,7 +104,7 @@ def test_what_a_crash_leaves_of_a_replacement_is_cleaned_up(tmp_path: Path, monk
     check(uri, 1, 2)
 
 
-def test_rows_in_a_file_that_a_merge_has_written_are_replaced(tmp_path: Path) -> None:
+def test_rows_in_a_file_written_by_a_merge_are_replaced(tmp_path: Path) -> None:
     """It lies in a folder with a percent-encoded name, encoded once more in the log."""
     uri = str(tmp_path / "table")
     commit(uri, predicted([1, 2], status=FAILED))
@@ -129,7 +129,7 @@ def test_kept_rows_stay_in_their_partition(tmp_path: Path) -> None:
     assert rows_of(uri)[schema.RUN_DATE].to_pylist() == [RUN_DATE, date(2026, 1, 3)]
 
 
-def test_a_damaged_file_is_not_made_into_one_that_looks_sound(tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_copied_into_a_valid_one(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     commit(uri, predicted([1]), predicted([2], status=FAILED))
     (path,) = map(Path, files_of(uri))

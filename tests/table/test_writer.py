@@ -99,7 +99,7 @@ def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
     assert commits.deferred_examples == dict.fromkeys(uris, "something is wrong")
 
 
-def test_images_without_a_name_are_no_examples(tmp_path: Path) -> None:
+def test_images_without_a_uri_are_not_examples(tmp_path: Path) -> None:
     """Of a unit whose worklist could not be read, only the ordinals are known."""
     commits = committer(TableWriter.claim(str(tmp_path / "table"), MODEL_ID))
     unread = predicted(list(range(20)), status=schema.STATUS_DEFERRED, code="store")
@@ -125,7 +125,7 @@ def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
     assert rows_of(uri)[schema.IMAGE_URI].to_pylist() == ["s3://bucket/000000.jpg", "s3://bucket/000002.jpg"]
 
 
-def test_a_claim_between_a_commit_and_its_refresh_is_noticed(tmp_path: Path) -> None:
+def test_a_claim_between_a_commit_and_its_refresh_is_detected(tmp_path: Path) -> None:
     """The refreshed snapshot holds the other's claim, so Delta alone would let the next commit pass."""
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
@@ -156,7 +156,7 @@ def test_writers_of_different_models_do_not_disturb_each_other(tmp_path: Path) -
     assert rows_of(uri).num_rows == 6
 
 
-def test_a_commit_whose_answer_was_lost_counts_as_done(tmp_path: Path) -> None:
+def test_a_commit_whose_response_was_lost_has_succeeded(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     real = writer.table
@@ -200,7 +200,7 @@ class Flaky:
 
 
 @pytest.mark.parametrize("replace", [False, True])
-def test_a_writer_knows_a_commit_of_its_own_that_it_could_not_see(tmp_path: Path, replace: bool) -> None:
+def test_a_writer_recognises_its_own_uncertain_commit(tmp_path: Path, replace: bool) -> None:
     """No other run is there: nobody has overtaken it, and it can go on."""
     uri = str(tmp_path / "table")
     first = committer(TableWriter.claim(uri, MODEL_ID))
@@ -223,7 +223,7 @@ def test_a_writer_knows_a_commit_of_its_own_that_it_could_not_see(tmp_path: Path
         writer.check_claim()
 
 
-def test_a_claim_on_top_of_a_commit_in_doubt_is_another_run_s(tmp_path: Path) -> None:
+def test_a_claim_after_an_uncertain_commit_fences_the_writer(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     real = writer.table
@@ -242,9 +242,7 @@ def test_a_claim_on_top_of_a_commit_in_doubt_is_another_run_s(tmp_path: Path) ->
     assert rows_of(uri).num_rows == 1
 
 
-def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_outcome_of_a_commit_is_looked_up_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     asked: list[None] = []
@@ -268,9 +266,7 @@ def test_a_store_that_can_not_say_whether_a_commit_landed_is_asked_again(
     assert (len(asked), commits.ok, rows_of(uri).num_rows) == (2, 1, 1)
 
 
-def test_a_refusal_that_is_no_other_run_s_doing_says_what_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refusal_without_another_run_gives_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as a change of the table's columns by somebody else."""
     monkeypatch.setattr("locray.table.writer._RETRY_DELAYS_S", ())
     uri = str(tmp_path / "table")
@@ -304,7 +300,7 @@ def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> 
     assert rows_of(uri).num_rows == 2
 
 
-def test_who_was_overtaken_cleans_nothing_up(tmp_path: Path) -> None:
+def test_a_fenced_writer_cleans_nothing_up(tmp_path: Path) -> None:
     """It was paused after its claim, and wakes between a file of the newer run and its commit."""
     uri = str(tmp_path / "table")
     paused = TableWriter.claim(uri, MODEL_ID)
@@ -369,7 +365,7 @@ def test_a_file_where_the_table_should_be(tmp_path: Path) -> None:
         open_table(str(tmp_path / "table"))
 
 
-def test_a_table_with_a_damaged_log_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_damaged_log_is_reported_in_one_line(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     TableWriter.claim(uri, MODEL_ID)
     next((tmp_path / "table" / "_delta_log").glob("*1.json")).write_text("not json")
@@ -378,14 +374,14 @@ def test_a_table_with_a_damaged_log_is_told_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_a_folder_that_may_not_be_written_to(unprivileged_folder: Path) -> None:
+def test_a_folder_without_write_permission(unprivileged_folder: Path) -> None:
     (unprivileged_folder / "closed").mkdir(mode=0o500)
     with pytest.raises(StoreAccessError, match="closed"):
         TableWriter.claim(str(unprivileged_folder / "closed" / "table"), MODEL_ID)
 
 
 @pytest.mark.s3
-def test_a_bucket_that_is_not_there_or_denied_or_may_only_be_read(
+def test_a_bucket_that_is_missing_denied_or_read_only(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(StoreAccessError, match="no bucket s3://not-there"):
@@ -409,7 +405,7 @@ def use_keys(monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]) -> None:
 
 
 @pytest.mark.s3
-def test_keys_that_change_in_mid_run_are_taken_up(
+def test_credentials_that_change_during_a_run_are_used(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table is opened with keys that may not write to it, as keys that have run out may not."""
@@ -430,7 +426,7 @@ def test_keys_that_change_in_mid_run_are_taken_up(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("replace", [False, True])
-def test_new_keys_do_not_hide_the_claim_of_another_run(
+def test_new_credentials_do_not_hide_another_claim(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch, replace: bool
 ) -> None:
     uri = f"{s3_bucket.uri}/table"
@@ -447,7 +443,7 @@ def test_new_keys_do_not_hide_the_claim_of_another_run(
 STORE, MODEL = "access_denied", "non_finite"
 
 
-def test_failures_that_may_be_ours_wait_for_an_image_that_clears_us(tmp_path: Path) -> None:
+def test_failures_are_quarantined_until_an_image_succeeds(tmp_path: Path) -> None:
     """Written too early, they would never be tried again."""
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
@@ -465,7 +461,7 @@ def test_failures_that_may_be_ours_wait_for_an_image_that_clears_us(tmp_path: Pa
     assert (commits.ok, commits.failed, commits.deferred, commits.commits) == (1, 3, 0, 3)
 
 
-def test_failures_that_nothing_clears_us_of_are_deferred(tmp_path: Path) -> None:
+def test_failures_that_stay_quarantined_are_deferred(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
     commits.add(predicted(list(range(12)), status=schema.STATUS_FAILED, code=STORE))
@@ -476,7 +472,7 @@ def test_failures_that_nothing_clears_us_of_are_deferred(tmp_path: Path) -> None
     assert list(commits.deferred_examples.values()) == ["something is wrong"] * 10
 
 
-def test_failures_are_held_back_while_nobody_vouches_for_the_store(tmp_path: Path) -> None:
+def test_failures_are_quarantined_while_the_store_check_fails(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     said: list[ErrorCode | None] = [ErrorCode.ACCESS_DENIED, None, ErrorCode.ACCESS_DENIED]
     asked: list[ErrorCode | None] = []
@@ -517,7 +513,7 @@ def test_what_could_not_be_committed_is_deferred(tmp_path: Path) -> None:
     assert rows_of(uri).num_rows == 1
 
 
-def test_a_table_that_another_run_makes_at_this_moment_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_that_another_run_creates_concurrently_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the look for a table and the look for what else lies there."""
     uri = str(tmp_path / "table")
     list_uris = storage.list_uris

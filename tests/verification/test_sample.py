@@ -123,7 +123,7 @@ def lose_detections(row: dict[str, Any]) -> None:
         (lose_detections, "the model now finds"),
     ],
 )
-def test_a_row_that_the_model_would_not_give(
+def test_a_row_that_differs_from_the_model(
     table: Path, artifact: str, damage: Callable[[dict[str, Any]], None], told: str
 ) -> None:
     (file,) = DeltaTable(table).file_uris()
@@ -141,7 +141,7 @@ def test_a_row_that_the_model_would_not_give(
 
 @pytest.mark.parametrize("precision", ["auto", "bf16"])
 @pytest.mark.parametrize(("steps", "differs"), [(2, False), (3, True)])
-def test_rows_that_may_be_of_bfloat16_may_differ_more(
+def test_rows_of_bfloat16_may_differ_more(
     table: Path, artifact: str, precision: str, steps: int, differs: bool
 ) -> None:
     (file,) = DeltaTable(table).file_uris()
@@ -154,7 +154,7 @@ def test_rows_that_may_be_of_bfloat16_may_differ_more(
     assert (Check.PREDICTION in verified(table, model=artifact, precision=precision).faults) == differs
 
 
-def test_images_that_were_changed_or_deleted_are_not_compared(table: Path, images: Path, artifact: str) -> None:
+def test_changed_or_deleted_images_are_not_compared(table: Path, images: Path, artifact: str) -> None:
     first, second, *_ = sorted(images.glob("[!b]*"))
     first.unlink()
     Image.new("RGB", (50, 40)).save(second, "JPEG")
@@ -168,7 +168,7 @@ def test_images_that_were_changed_or_deleted_are_not_compared(table: Path, image
     assert beside.exit_code is ExitCode.DEFERRED
 
 
-def test_the_model_must_be_the_one_of_the_table(table: Path, artifact: str, tmp_path: Path) -> None:
+def test_the_model_must_have_rows_in_the_table(table: Path, artifact: str, tmp_path: Path) -> None:
     other = str(tmp_path / "other")
     info = ArtifactInfo(architecture="small_cnn", classes=["a", "b", "c"], input_size=32)
     described = save_artifact(other, build_model("small_cnn", 3), info)
@@ -200,6 +200,6 @@ def detection(score: float, *, label_id: int = 0, shift: float = 0.0) -> dict[st
         ([], [detection(0.311)], 0, 1),
     ],
 )
-def test_each_detection_has_one_of_its_own(before: Any, again: Any, lost: int, added: int) -> None:
+def test_detections_match_one_to_one(before: Any, again: Any, lost: int, added: int) -> None:
     tolerance = Tolerance(box_px=2.0, score=0.01, min_score=0.31)
     assert tuple(map(len, unmatched(before, again, tolerance))) == (lost, added)

@@ -86,7 +86,7 @@ def counts(found: dict[Check, Finding]) -> dict[Check, int]:
     return {check: finding.count for check, finding in found.items()}
 
 
-def test_a_sound_table_has_no_findings_and_stays_as_it_is(table: Path) -> None:
+def test_a_correct_table_has_no_findings_and_is_unchanged(table: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in table.rglob("*")}
     check = check_table(str(table), listing(*ALL), sample=2)
     assert (check.findings.faults, check.findings.pending, check.findings.notes) == ({}, {}, {})
@@ -95,7 +95,7 @@ def test_a_sound_table_has_no_findings_and_stays_as_it_is(table: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in table.rglob("*")} == before
 
 
-def test_rows_that_were_replaced_and_a_log_with_a_checkpoint_are_sound(table: Path) -> None:
+def test_replaced_rows_and_a_checkpoint_are_correct(table: Path) -> None:
     """A merge writes files in the layout of another library, under a folder whose name is percent-encoded."""
     commit(str(table), predicted([2, 6]), replace=True)
     commit(str(table), predicted([7], status=schema.STATUS_FAILED))
@@ -115,7 +115,7 @@ def test_a_table_without_rows(tmp_path: Path) -> None:
     assert (check.findings.faults, check.num_rows, len(check.sample)) == ({}, 0, 0)
 
 
-def test_a_file_that_is_gone(table: Path) -> None:
+def test_a_missing_file(table: Path) -> None:
     gone = files_of(table)[1]
     gone.unlink()
     check = check_table(str(table), listing(*ALL))
@@ -124,7 +124,7 @@ def test_a_file_that_is_gone(table: Path) -> None:
     assert check.num_rows == 3
 
 
-def test_a_file_that_is_cut_off(table: Path) -> None:
+def test_a_truncated_file(table: Path) -> None:
     file = files_of(table)[0]
     data = file.read_bytes()
     file.write_bytes(data[:-100])
@@ -134,7 +134,7 @@ def test_a_file_that_is_cut_off(table: Path) -> None:
 
 
 @pytest.mark.parametrize("column", range(len(schema.PREDICTIONS_SCHEMA) - 3))
-def test_a_byte_that_was_flipped(table: Path, column: int) -> None:
+def test_a_flipped_byte(table: Path, column: int) -> None:
     """The size is right, and many a flipped byte decodes to a value: the checksum of the page tells."""
     file = files_of(table)[0]
     chunk = pq.read_metadata(file).row_group(0).column(column)
@@ -153,7 +153,7 @@ def test_a_file_with_other_rows_than_the_log_says(table: Path) -> None:
     assert "2 rows, the log says 3" in found[Check.FILE_ROWS].first[0]
 
 
-def test_a_file_with_images_outside_of_the_bounds_of_the_log(table: Path) -> None:
+def test_a_file_with_images_outside_its_bounds_in_the_log(table: Path) -> None:
     def change(rows: list[dict[str, Any]]) -> None:
         rows[0][schema.IMAGE_URI], rows[-1][schema.IMAGE_URI] = "a.jpg", "z.jpg"
 
@@ -161,7 +161,7 @@ def test_a_file_with_images_outside_of_the_bounds_of_the_log(table: Path) -> Non
     assert faults(table)[Check.FILE_BOUNDS] == Finding(2, ("a.jpg", "z.jpg"))
 
 
-def test_a_file_that_may_not_be_read(unprivileged_folder: Path) -> None:
+def test_an_unreadable_file(unprivileged_folder: Path) -> None:
     uri = unprivileged_folder / "table"
     commit(str(uri), predicted([0]))
     files_of(uri)[0].chmod(0)
@@ -185,7 +185,7 @@ def test_other_versions_models_and_configurations_are_no_duplicates(table: Path)
     assert faults(table) == {}
 
 
-def test_files_that_nothing_refers_to_are_named_and_no_fault(table: Path) -> None:
+def test_unreferenced_files_are_named_and_are_not_faults(table: Path) -> None:
     orphan = files_of(table)[0].parent / f"part-{'0' * 32}.parquet"
     scratch = table / "_locray" / MODEL_ID / "worklist-000000"
     for file in (orphan, scratch, table / "notes.txt"):
@@ -218,7 +218,7 @@ OK, FAILED = 0, 2
         (Check.DETECTIONS, FAILED, {schema.DETECTIONS: []}),
     ],
 )
-def test_a_row_that_contradicts_itself(table: Path, check: Check, row: int, change: dict[str, Any]) -> None:
+def test_an_inconsistent_row(table: Path, check: Check, row: int, change: dict[str, Any]) -> None:
     rewrite(files_of(table)[0], lambda rows: rows[row].update(change))
     found = faults(table)
     assert counts(found) == {Check.FILE_SIZE: 1, check: 1}
@@ -244,7 +244,7 @@ def test_a_row_that_contradicts_itself(table: Path, check: Check, row: int, chan
         (Check.LABEL, {schema.LABEL_ID: -1}),
     ],
 )
-def test_a_detection_that_none_can_be(table: Path, check: Check, change: dict[str, Any]) -> None:
+def test_an_invalid_detection(table: Path, check: Check, change: dict[str, Any]) -> None:
     """Of the second row the first of two detections; a score of 0.4 puts it below the other."""
 
     def damage(rows: list[dict[str, Any]]) -> None:
@@ -256,7 +256,7 @@ def test_a_detection_that_none_can_be(table: Path, check: Check, change: dict[st
     assert found[check].first == (uri_of(1),)
 
 
-def test_boxes_up_to_the_edges_and_scores_up_to_the_ends_are_sound(table: Path) -> None:
+def test_boxes_and_scores_at_their_limits_are_valid(table: Path) -> None:
     edges = {schema.XMIN: 0.0, schema.YMIN: 0.0, schema.XMAX: 10.0, schema.YMAX: 10.0}
 
     def change(rows: list[dict[str, Any]]) -> None:
@@ -268,14 +268,14 @@ def test_boxes_up_to_the_edges_and_scores_up_to_the_ends_are_sound(table: Path) 
     assert counts(faults(table)) == {Check.FILE_SIZE: 1}
 
 
-def test_only_the_first_few_are_named(table: Path) -> None:
+def test_only_the_first_few_examples_are_kept(table: Path) -> None:
     commit(str(table), predicted(list(range(10, 20))))
     rewrite(files_of(table)[2], lambda rows: [row.update({schema.FORMAT: None}) for row in rows])
     finding = faults(table)[Check.FRAME]
     assert (finding.count, finding.first) == (10, tuple(map(uri_of, range(10, 15))))
 
 
-def test_columns_that_are_none_of_a_predictions_table(table: Path) -> None:
+def test_missing_and_unexpected_columns(table: Path) -> None:
     first, second = files_of(table)
     pq.write_table(pq.ParquetFile(first).read().drop_columns([schema.STATUS]), first)
     rows = pq.ParquetFile(second).read()
@@ -289,7 +289,7 @@ def test_columns_that_are_none_of_a_predictions_table(table: Path) -> None:
     assert f"{second}: {schema.WIDTH} is int64, expected int32" in told
 
 
-def test_a_table_of_other_types_or_other_partitions(tmp_path: Path) -> None:
+def test_wrong_types_and_partitions(tmp_path: Path) -> None:
     wrong = schema.PREDICTIONS_SCHEMA.set(4, pa.field(schema.WIDTH, pa.int64()))
     DeltaTable.create(tmp_path / "types", wrong, partition_by=schema.PARTITION_COLUMNS)
     DeltaTable.create(tmp_path / "partitions", schema.PREDICTIONS_SCHEMA, partition_by=[schema.RUN_DATE])
@@ -297,7 +297,7 @@ def test_a_table_of_other_types_or_other_partitions(tmp_path: Path) -> None:
         assert counts(faults(tmp_path / name)) == {Check.SCHEMA: 1}
 
 
-def test_a_listing_beside_the_rows(table: Path) -> None:
+def test_a_listing_is_compared_with_the_rows(table: Path) -> None:
     """One image is new, one was changed; of one the listing doesn't know the version, one it names twice."""
     listed = listing((0, "v1"), (0, "v1"), (1, "v2"), (2, None), (3, "v1"), (3, None), (9, "v1"), (8, None))
     check = check_table(str(table), listed)
@@ -310,7 +310,7 @@ def test_a_listing_beside_the_rows(table: Path) -> None:
     assert check.findings.notes == {Check.IMAGE_GONE: Finding(2, (uri_of(4), uri_of(5)))}
 
 
-def test_a_listing_tells_how_far_it_is(table: Path) -> None:
+def test_a_listing_reports_progress(table: Path) -> None:
     (batch,) = pa.Table.from_batches(listing(*ALL)).combine_chunks().to_batches()
     told: list[Progress] = []
     assert check_table(str(table), iter([batch, batch, batch]), report=told.append).num_listed == 6
@@ -318,7 +318,7 @@ def test_a_listing_tells_how_far_it_is(table: Path) -> None:
     assert listed == [None, 6, 12, 18]
 
 
-def test_of_several_models_it_must_be_said_which_is_meant(table: Path) -> None:
+def test_one_of_several_models_must_be_selected(table: Path) -> None:
     other = "other@000000000000"
     commit(str(table), predicted([0]), model_id=other)
     commit(str(table), predicted([0]), model_id=other, config_hash="beef")
@@ -335,7 +335,7 @@ def test_of_several_models_it_must_be_said_which_is_meant(table: Path) -> None:
             check_table(str(table), listing(*ALL), rows_of=selector)
 
 
-def test_rows_that_were_lost_are_not_taken_for_another_model(table: Path) -> None:
+def test_lost_rows_are_not_taken_for_another_model(table: Path) -> None:
     commit(str(table), predicted([0]), model_id="other@000000000000")
     for file in files_of(table):
         if MODEL_ID in str(file):
@@ -349,7 +349,7 @@ def drawn(check: TableCheck) -> list[str]:
     return sorted(check.sample[schema.IMAGE_URI].to_pylist())
 
 
-def test_a_sample_is_of_ok_rows_in_the_listed_version_and_the_same_again(table: Path) -> None:
+def test_a_sample_is_of_listed_ok_rows_and_reproducible(table: Path) -> None:
     everything = drawn(check_table(str(table), sample=9))
     assert everything == [uri_of(number) for number in (0, 1, 3, 4, 5)]
     samples = [drawn(check_table(str(table), sample=2, seed=seed)) for seed in (*range(6), *range(6))]
@@ -404,7 +404,7 @@ def test_keys_agree_with_sets(held: Any, listed: Any) -> None:
     assert len(some) == sum(current)
 
 
-def test_every_check_says_what_it_means() -> None:
+def test_every_check_has_a_meaning() -> None:
     assert set(MEANING) == set(Check)
 
 

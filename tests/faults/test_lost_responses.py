@@ -38,7 +38,7 @@ WHERE = [
 
 @pytest.mark.parametrize("deed", [request_lost, answer_lost], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
-def test_a_connection_that_breaks_once_is_not_noticed(
+def test_a_connection_that_breaks_once_has_no_effect(
     scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
 ) -> None:
     place.put(templates[scenario.name])
@@ -51,7 +51,7 @@ def test_a_connection_that_breaks_once_is_not_noticed(
     assert_kept(committed, place.rows(), also_failed=not scenario.replaces)
 
 
-def test_a_worklist_that_may_not_be_deleted_is_left_to_the_next_run(place: Place) -> None:
+def test_a_worklist_that_can_not_be_deleted_is_left_behind(place: Place) -> None:
     def denied(_: AtMutation, __: Forward) -> Answer:
         return Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
 
