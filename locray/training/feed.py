@@ -102,10 +102,10 @@ class BatchActor:
     Ray ends the process of a task as soon as it has to wait, and the next one takes seconds to import torch.
     """
 
-    def __init__(self, feed: Feed, *, stand_back: bool) -> None:
+    def __init__(self, feed: Feed, *, idle_priority: bool) -> None:
         torch.set_num_threads(1)
-        if stand_back:
-            stand_back_here()
+        if idle_priority:
+            use_idle_priority()
         self._feed = feed
 
     def __call__(self, block: Mapping[str, Any]) -> Batch:
@@ -113,11 +113,11 @@ class BatchActor:
         return self._feed.make(range(int(block[START][0]), int(block[END][0])))
 
 
-def stand_back_here() -> None:
-    """Leaves the processors to the training from now on, where that runs on them: batches are made in its gaps.
+def use_idle_priority() -> None:
+    """Lets this process run only when a processor is idle: batches are made in the gaps of the training.
 
     Threads of a network wait for each other after every layer, so that a core taken from one of them is taken from
-    all. A lower priority (nice) isn't enough: it still interrupts.
+    all. A lower priority (nice) isn't enough: the process would still interrupt the training.
     """
     if not hasattr(os, "SCHED_IDLE"):
         return

@@ -24,7 +24,7 @@ from locray.progress import Progress, Report
 from locray.ray_runtime.data import pause_between_steps
 from locray.ray_runtime.start import check_gpus, start_local_actor, start_ray
 from locray.training.checkpoints import CheckpointStore, Latest, Place
-from locray.training.feed import END, START, BatchActor, Feed, stand_back_here
+from locray.training.feed import END, START, BatchActor, Feed, use_idle_priority
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, use_deterministic_algorithms
 from locray.training.plan import TrainPlan
@@ -32,19 +32,18 @@ from locray.training.process_group import ProcessGroup
 from locray.training.supervision import ProgressActor, WorkerStatus, supervise
 from locray.training.worker import WorkerRun
 
-# Left alone, glibc gives the memory of each large tensor back to the system, and takes it page by page for the next.
+# By default glibc returns the memory of each large tensor to the system, and takes it page by page for the next.
 _ALLOCATOR = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-_BYTES_AHEAD = 64 << 20
-_MOST_BATCH_ACTORS = 8
-_SECONDS_BETWEEN_STEPS = 0.02
-_UNITS_AT_ONCE = 4096
-_UNITS_READY = 2
-
+_MAX_BYTES_AHEAD = 64 << 20
+_MAX_BATCH_ACTORS = 8
+_EXECUTOR_PAUSE_S = 0.02
+_UNITS_PER_DATASET = 4096
+_UNITS_AHEAD = 2
 
 # Without a GPU, training and data loading share the processors. If a worker held a whole CPU slot, or a hundredth of
 # one, Ray Data's own small tasks would never start on a machine with one processor; and Ray Train wants a worker to
@@ -270,38 +269,38 @@ def _distributed(module: torch.nn.Module) -> torch.nn.Module:
 
 
 class _Feeder:
-    """Runs Ray Data for one worker, in a process beside it.
+    """Ray actor that runs Ray Data for one worker.
 
-    In the worker's own process the executor's threads hold Python's lock whenever the training wants to go on.
+    In the worker's own process, the executor's threads would hold the interpreter's lock.
     """
 
-    def __init__(self, feed: Feed, place: Place, *, stand_back: bool) -> None:
-        self._units = self._make_units(feed, place, stand_back=stand_back)
+    def __init__(self, feed: Feed, place: Place, *, idle_priority: bool) -> None:
+        self._units = self._make_units(feed, place, idle_priority=idle_priority)
 
     def next_unit(self) -> dict[str, Any]:
-        """The batches of the next unit, from the run's place on; made while the network learns."""
+        """The batches of the next unit."""
         return next(self._units)
 
-    def _make_units(self, feed: Feed, place: Place, *, stand_back: bool) -> Iterator[dict[str, Any]]:
+    def _make_units(self, feed: Feed, place: Place, *, idle_priority: bool) -> Iterator[dict[str, Any]]:
         import ray.data
 
-        if stand_back:
-            stand_back_here()
+        if idle_priority:
+            use_idle_priority()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
-        # Batches made far ahead would take the processors from the training that they are for.
-        ahead = ray.data.ExecutionResources(object_store_memory=_BYTES_AHEAD)
-        context.execution_options.resource_limits = ahead
-        pause_between_steps(_SECONDS_BETWEEN_STEPS)
+        # Making batches far ahead would take processor time from the training.
+        limits = ray.data.ExecutionResources(object_store_memory=_MAX_BYTES_AHEAD)
+        context.execution_options.resource_limits = limits
+        pause_between_steps(_EXECUTOR_PAUSE_S)
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         units = feed.units(place)
-        while some := list(islice(units, _UNITS_AT_ONCE)):
-            blocks = [pa.table({START: [unit.start], END: [unit.stop]}) for unit in some]
+        while part := list(islice(units, _UNITS_PER_DATASET)):
+            blocks = [pa.table({START: [unit.start], END: [unit.stop]}) for unit in part]
             made = ray.data.from_arrow(blocks).map_batches(
                 BatchActor,
                 fn_constructor_args=(feed,),
-                fn_constructor_kwargs={"stand_back": stand_back},
+                fn_constructor_kwargs={"idle_priority": idle_priority},
                 batch_size=None,
                 num_cpus=0,
                 compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(feed.plan.num_workers)),
@@ -310,23 +309,23 @@ class _Feeder:
 
 
 def _batches(plan: TrainPlan, place: Place, group: ProcessGroup) -> Iterator[dict[str, Tensor]]:
-    """What the worker's feeder gives, as tensors; a few units wait ready-made."""
+    """The batches of a worker as tensors. A few units are made ahead."""
     import ray
 
     feed = Feed(plan, group.rank)
-    feeder = start_local_actor(_Feeder, feed, place, stand_back=group.device.type == "cpu")
+    feeder = start_local_actor(_Feeder, feed, place, idle_priority=group.device.type == "cpu")
     to_request = feed.units(place)
-    requested = deque(feeder.next_unit.remote() for _ in islice(to_request, _UNITS_READY))
+    requested = deque(feeder.next_unit.remote() for _ in islice(to_request, _UNITS_AHEAD))
     for unit in feed.units(place):
         requested.extend(feeder.next_unit.remote() for _ in islice(to_request, 1))
         for batch in feed.split(ray.get(requested.popleft()), unit):
-            # Copied: what lies in the object store can't be written to, which torch wants to be able to.
+            # Copied, because torch wants writable memory, which the object store is not.
             yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
 
 
 def _num_batch_actors(num_workers: int) -> int:
-    """For each worker its share of the processors, less one that feeds the device or is itself the device."""
+    """A worker's share of the processors, except for one that trains or feeds the device."""
     import ray
 
     num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    return min(_MOST_BATCH_ACTORS, max(1, num_cpus // num_workers - 1))
+    return min(_MAX_BATCH_ACTORS, max(1, num_cpus // num_workers - 1))
