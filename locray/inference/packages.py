@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import tempfile
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,7 @@ from locray.errors import StoreError
 if TYPE_CHECKING:
     from torch import Tensor
 
-CompiledNetwork = Callable[["Tensor"], "tuple[Tensor, ...]"]
-"""Like `network.StaticPart`, for one batch size."""
+    from locray.inference.network import StaticNetwork
 
 FOLDER = "compiled"
 """Of an artifact, for the packages that were made of it."""
@@ -161,7 +159,7 @@ def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: 
     return uri
 
 
-def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> CompiledNetwork | None:
+def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> "StaticNetwork | None":
     """The compiled network that fits this machine, or None; says in one line of the log which it is, and why.
 
     Args:
@@ -178,7 +176,7 @@ def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> C
     return run
 
 
-def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> tuple[str, CompiledNetwork]:
+def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> "tuple[str, StaticNetwork]":
     if source.folder is None:
         raise _NotUsableError("--compiled never was given")
     record = _fitting_record(source.folder, key)
@@ -246,7 +244,7 @@ def _fitting_record(folder: str, key: CompileKey) -> PackageRecord:
     return nearest
 
 
-def open_package(package: bytes) -> CompiledNetwork:
+def open_package(package: bytes) -> "StaticNetwork":
     """The network of a .pt2 file. This runs the file's code.
 
     Raises:
