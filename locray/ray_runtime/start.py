@@ -1,4 +1,4 @@
-"""Starting Ray on this machine, attaching to a cluster, and stopping."""
+"""Starting, reaching and stopping Ray, and what it may write to the terminal."""
 
 import logging
 import os
