@@ -28,18 +28,18 @@ guarded = pytest.mark.parametrize("guard", [True, False], ids=["with the guard",
 
 
 class Crash(BaseException):
-    """The end of a driver."""
+    """Ends a driver."""
 
 
 class AllAtOnce(MadeUpPipeline):
-    """Has labelled all before the first row is committed: it does not miss its worklist."""
+    """Labels everything before the first commit, so that it does not miss its worklist."""
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         yield from list(super().rows(worklist))
 
 
 class Bench:
-    """Runs in this process, of made-up rows, over a table in a folder."""
+    """Runs in this process that write generated rows into a local table."""
 
     def __init__(self, images: Path, model: str, uri: str, patch: pytest.MonkeyPatch) -> None:
         self.images, self.model, self.uri, self.patch = images, model, uri, patch
@@ -50,12 +50,12 @@ class Bench:
         run.label(LabelConfig(**(config | options)), ignore)
 
     def label_overtaken(self, *, guard: bool) -> None:
-        """Labels, and ends with `FencedError` where the guard is there."""
+        """Labels; with the guard, expects a `FencedError`."""
         with pytest.raises(FencedError) if guard else nullcontext():
             self.label()
 
     def during_a_commit(self, *, before: Any = None, after: Any = None) -> None:
-        """What is to happen, once, before or after the next commit of rows reaches the table."""
+        """Calls a function once, before or after the next commit of rows."""
         real = TableWriter._send_commit
 
         def disturbed(writer: TableWriter, actions: Any, properties: Any) -> None:

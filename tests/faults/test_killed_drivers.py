@@ -1,7 +1,7 @@
 """A driver killed at each request that changes the store, and a run after it; a driver that is asked to stop.
 
-A night's are among them: the list of deleted images, a vacuum's deletions, a compaction's file and commit.
-A driver that is killed before a request leaves what one leaves that is killed after the request before it.
+They include those of a nightly run: the list of deleted images, deletions of a vacuum, file and commit of a compaction.
+A kill before a request is the same as a kill after the previous one.
 """
 
 import signal
@@ -46,7 +46,7 @@ WHERE = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=named)
 def test_an_undisturbed_run_makes_these_changes(scenario: Scenario, place: Place, templates: Templates) -> None:
-    """So that the tests below leave none out."""
+    """So that the tests below cover every change."""
     place.put(templates[scenario.name])
     nothing_happens = AtMutation(100, request_lost)
     driver = place.start_with(nothing_happens, scenario)

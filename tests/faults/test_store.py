@@ -209,7 +209,7 @@ def test_credentials_that_expire_during_a_run_lose_no_image(run: Runs, images: V
 class Renewal:
     """From the middle of a run: keys are renewed while the images of a unit are fetched, and then the old ones expire.
 
-    Whoever has asked with the old ones by then gets what it has asked for, as no store keeps to the second.
+    Requests made earlier with the old ones still succeed, since no store expires them to the second.
     """
 
     def __init__(self, old: str, renew: Callable[[], None]) -> None:

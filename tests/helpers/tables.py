@@ -1,4 +1,4 @@
-"""Tables for tests of what tidies them up: written as runs write them, and looked at from outside."""
+"""Tables for tests of maintenance: written as by labelling runs, and read without locray."""
 
 from datetime import date
 from pathlib import Path
@@ -25,7 +25,7 @@ def commit(
     run_date: date = DATES[0],
     replace: bool = False,
 ) -> TableWriter:
-    """One file of rows, as a run of labelling writes it."""
+    """Commits one file of rows, as a labelling run does."""
     writer = TableWriter.claim(uri, model_id)
     stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
     commits = Committer(writer, 100, stamp=stamp, run_date=run_date, commit_rows=1000, replace=replace)
@@ -40,7 +40,7 @@ def opened(uri: str) -> DeltaTable:
 
 
 def rows_of(uri: str) -> list[dict[str, Any]]:
-    """All that the table holds, in one order."""
+    """All rows of the table, sorted by key."""
     keys = [(name, "ascending") for name in schema.KEY_COLUMNS]
     return list(opened(uri).to_pyarrow_dataset().to_table().sort_by(keys).to_pylist())
 
@@ -50,12 +50,12 @@ def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:
 
 
 def data_files(uri: str) -> set[str]:
-    """What lies in the table's folder, but for the log."""
+    """Files in the folder of the table, without the log."""
     return {file for file in storage.list_uris(uri) if "/_delta_log/" not in file}
 
 
 def flip_a_byte(file: str) -> None:
-    """In the page of a column that neither keys nor listings are made of."""
+    """Flips a byte in a page of a column that is not part of the key or the listing."""
     chunk = pq.read_metadata(file).row_group(0).column(schema.PREDICTIONS_SCHEMA.get_field_index(schema.FORMAT))
     data = bytearray(Path(file).read_bytes())
     start = min(offset for offset in (chunk.data_page_offset, chunk.dictionary_page_offset) if offset)

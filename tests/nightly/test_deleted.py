@@ -1,4 +1,4 @@
-"""The list of deleted images, night after night, as those who read it would."""
+"""The list of deleted images over several nightly runs, read as users read it."""
 
 from collections.abc import Iterator
 from datetime import date

@@ -1,4 +1,4 @@
-"""A predictions table, sound and then damaged for real: each check must tell its own damage, and only that."""
+"""A correct predictions table, then damaged in each way: every check must find its own damage, and only that."""
 
 from collections.abc import Callable
 from datetime import date
@@ -45,7 +45,7 @@ def uri_of(number: int) -> str:
 
 
 def listing(*rows: tuple[int, str | None]) -> list[pa.RecordBatch]:
-    """Images by number, in a version."""
+    """A listing of images by number and version."""
     parts = [predicted([number], etag=etag).select(schema.LISTING_SCHEMA.names) for number, etag in rows]
     return list(pa.concat_tables(parts).cast(schema.LISTING_SCHEMA).to_batches())
 
@@ -55,7 +55,7 @@ ALL = [(number, "v1") for number in range(6)]
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Six images in two files; the third could not be labelled."""
+    """Six images in two files; the third one failed."""
     uri = tmp_path / "table"
     commit(str(uri), predicted([0, 1]), predicted([2], status=schema.STATUS_FAILED))
     commit(str(uri), predicted([3, 4, 5]))
@@ -63,14 +63,14 @@ def table(tmp_path: Path) -> Path:
 
 
 def files_of(table: Path) -> list[Path]:
-    """The files that the table consists of, the one with the first images first."""
+    """The files of the table, sorted by their first image."""
     return sorted(
         map(Path, DeltaTable(table).file_uris()), key=lambda file: pq.read_table(file)[schema.IMAGE_URI][0].as_py()
     )
 
 
 def rewrite(file: Path, change: Callable[[list[dict[str, Any]]], object]) -> None:
-    """Changes the rows of a file behind the log's back."""
+    """Changes the rows of a file without a commit."""
     rows = pq.ParquetFile(file).read()
     values = rows.to_pylist()
     change(values)
