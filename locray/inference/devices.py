@@ -15,6 +15,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
 _LARGEST = 2**31 - 1
 
+KEEP_FREED_MEMORY_VARIABLES = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "4000000000",
+    "MALLOC_TRIM_THRESHOLD_": "4000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""Environment for a new process that does as `keep_freed_memory`, for tensors of all its threads."""
+
 
 def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
     """The number format of the arithmetic; `auto` measures."""

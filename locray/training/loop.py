@@ -18,6 +18,7 @@ from torch import Tensor
 from locray import storage
 from locray.config import WorkerOptions
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
+from locray.inference.devices import KEEP_FREED_MEMORY_VARIABLES
 from locray.models.architectures import build_model
 from locray.models.interface import LabelModel
 from locray.progress import Progress, Report
@@ -32,13 +33,6 @@ from locray.training.process_group import ProcessGroup
 from locray.training.supervision import ProgressActor, WorkerStatus, supervise
 from locray.training.worker import WorkerRun
 
-# By default glibc returns the memory of each large tensor to the system, and takes it page by page for the next.
-_ALLOCATOR = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": "4000000000",
-    "MALLOC_TRIM_THRESHOLD_": "4000000000",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 _MAX_BYTES_AHEAD = 64 << 20
 _MAX_BATCH_ACTORS = 8
 _EXECUTOR_PAUSE_S = 0.02
@@ -193,7 +187,7 @@ def _run_config(plan: TrainPlan) -> Any:
         "storage_path": path,
         "storage_filesystem": filesystem,
         "failure_config": train.FailureConfig(max_failures=plan.config.max_failures),
-        "worker_runtime_env": {"env_vars": _ALLOCATOR},
+        "worker_runtime_env": {"env_vars": KEEP_FREED_MEMORY_VARIABLES},
     }
     return train.RunConfig(**options)
 
