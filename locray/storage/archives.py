@@ -69,10 +69,10 @@ class MemberContent(NamedTuple):
     last_modified: datetime
 
 
-class _RemoteFile(ObjectReader):
-    """An archive on S3. `zipfile` reads from the span that the thread has fetched before, elsewhere by further GETs.
+class _ArchiveFile(ObjectReader):
+    """An archive. `zipfile` reads from the span that the thread has fetched before, elsewhere by further requests.
 
-    `zipfile` makes several small reads per member, all of them under one lock.
+    `zipfile` makes several small reads per member, all of them under one lock. This one makes them from memory.
     """
 
     def __init__(self, uri: str, size_bytes: int, etag: str | None) -> None:
@@ -100,14 +100,32 @@ class _RemoteFile(ObjectReader):
         return bytes(data[offset : offset + size])
 
 
+class _LocalFile(_ArchiveFile):
+    """A local archive. Forked processes share no position in it."""
+
+    def __init__(self, uri: str, size_bytes: int, descriptor: int) -> None:
+        super().__init__(uri, size_bytes, None)
+        self._descriptor = descriptor
+
+    def get_range(self, start: int, end: int, retries: RetryPolicy = DEFAULT_RETRIES) -> bytes:  # noqa: ARG002
+        """The bytes from `start` up to `end` or the end of the file."""
+        return os.pread(self._descriptor, max(0, end - start), start)
+
+    def close(self) -> None:
+        """Closes the file."""
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
 @dataclass(frozen=True, slots=True)
 class _Archive:
-    """One version of an archive, open. `remote` is its file on S3; None: it is local."""
+    """One version of an archive, open."""
 
+    file: _ArchiveFile
     zip_file: zipfile.ZipFile
     version: tuple[Any, ...]
     last_modified: datetime
-    remote: _RemoteFile | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, name: str) -> zipfile.ZipInfo | None:
@@ -120,24 +138,22 @@ class _Archive:
 
     def read(self, member: zipfile.ZipInfo, retries: RetryPolicy) -> bytes:
         """The content of a member, its checksum verified. Safe in many threads."""
-        if self.remote is not None:
-            self.remote.fetch(member, retries)
+        self.file.fetch(member, retries)
         try:
             with self.lock:  # `zipfile` counts its open members, without a lock of its own
-                file = self.zip_file.open(member)
+                content = self.zip_file.open(member)
             try:
-                return file.read(member.file_size)  # no more than is declared, whatever the data expand to
+                return content.read(member.file_size)  # no more than is declared, whatever the data expand to
             finally:
                 with self.lock:
-                    file.close()
+                    content.close()
         finally:
-            if self.remote is not None:
-                self.remote.discard()
+            self.file.discard()
 
 
 _lock = threading.Lock()
 _archives: dict[tuple[int, str], _Archive] = {}
-"""By process, as a forked one shares the position in the file, and URI."""
+"""By process, as a forked one may inherit a lock that is held, and URI."""
 
 
 def is_archive_name(uri: str) -> bool:
@@ -248,7 +264,12 @@ def _open_local(archive_uri: str) -> _Archive:
     if not stat.S_ISREG(status.st_mode):
         raise MemberError(MemberErrorKind.UNSUPPORTED, f"{archive_uri} is not a file. Expected a zip archive")
     modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
-    return _cached(archive_uri, version, lambda: _Archive(zipfile.ZipFile(path), version, modified))
+
+    def read_directory() -> _Archive:
+        file: Any = _LocalFile(archive_uri, status.st_size, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return _Archive(file, zipfile.ZipFile(file), version, modified)
+
+    return _cached(archive_uri, version, read_directory)
 
 
 def _open_remote(archive_uri: str, retries: RetryPolicy) -> _Archive:
@@ -261,8 +282,8 @@ def _open_remote(archive_uri: str, retries: RetryPolicy) -> _Archive:
     meta = obstore.head(store(bucket, retries), key)
 
     def read_directory() -> _Archive:
-        remote: Any = _RemoteFile(archive_uri, meta["size"], meta["e_tag"])
-        return _Archive(zipfile.ZipFile(remote), (meta["e_tag"],), meta["last_modified"], remote)
+        file: Any = _ArchiveFile(archive_uri, meta["size"], meta["e_tag"])
+        return _Archive(file, zipfile.ZipFile(file), (meta["e_tag"],), meta["last_modified"])
 
     return _cached(archive_uri, (meta["e_tag"],), read_directory)
 
