@@ -16,7 +16,7 @@ from benchmarks.peers.job import num_cores
 from locray import schema
 from locray.config import LabelConfig
 from locray.labelling.committer import Committer
-from locray.labelling.fetch_decode import decode_rows, resizer_for
+from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
@@ -40,15 +40,14 @@ def breakdown(folder: Path, model: str, compiled: str, images_per_s_steady: floa
         config = LabelConfig(images=str(folder), model=model, table=table, compiled=compiled)
         spec = ModelSpec.read(model, config)
         files = sorted(map(str, folder.iterdir()))
-        resizer = resizer_for(len(files), spec.input_size_px, cores)
         predictor = Predictor(spec, cores)
         paths = files[:MAX_IMAGES]
         unknown = [pa.nulls(len(paths), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
         listing = pa.table([pa.array(paths), *unknown], schema=schema.LISTING_SCHEMA)
         rows = InlineWorklist.of(listing, len(paths)).read_unit(0)
-        predictor(decode_rows(rows, spec, resizer=resizer))
+        predictor(decode_rows(rows, spec))
 
-        decoding, decoded = _profiled(lambda: decode_rows(rows, spec, resizer=resizer))
+        decoding, decoded = _profiled(lambda: decode_rows(rows, spec))
         predicting, predicted = _profiled(lambda: predictor(decoded))
         committing, _ = _profiled(lambda: _commit(predicted, table, spec, config))
     count = len(paths)

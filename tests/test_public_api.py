@@ -288,9 +288,7 @@ for row, found in zip(rows, exact.predict(paths), strict=True):
     if all(one["score"] > 0.55 for one in wanted):  # below, the two classes are nearly equal
         assert found.labels == [one["label"] for one in wanted]
     corners = [[one[name] for name in ("xmin", "ymin", "xmax", "ymax")] for one in wanted]
-    is_exact = "as_the_network" in row["image_uri"]  # of the others, a run of five images uses another resizer
-    tolerance = 1e-4 if is_exact else 1.0 * max(row["width"] or 0, row["height"] or 0) / exact.input_size_px
-    numpy.testing.assert_allclose(found.boxes_xyxy_px, numpy.reshape(corners, (-1, 4)), atol=tolerance)
-    numpy.testing.assert_allclose(found.scores, [one["score"] for one in wanted], atol=1e-6 if is_exact else 0.02)
+    numpy.testing.assert_allclose(found.boxes_xyxy_px, numpy.reshape(corners, (-1, 4)), atol=1e-3)
+    numpy.testing.assert_allclose(found.scores, [one["score"] for one in wanted], atol=1e-5)
 print("the same")
 """

@@ -40,7 +40,6 @@ class BlackPictures:
 
     worklist: Worklist
     model: ModelSpec
-    resizer: str
 
     def __call__(self, unit: int, crashes: int) -> pa.Table:  # noqa: ARG002 (the shape of a stage)
         rows, side = self.worklist.read_unit(unit), self.model.input_size_px

@@ -1,18 +1,13 @@
 """Letterboxing: resizes a decoded image into the square input of a network.
 
 torch's kernel for uint8 matches Pillow's to within one grey level (rarely two), and takes two thirds of the time on
-300 x 300 pixels and a third on megapixels. Pillow is for processes with too few images to repay the import of torch.
+300 x 300 pixels and a third on megapixels.
 """
-
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from locray.boxes import Letterbox
-
-Resizer = Literal["torch", "pillow"]
 
 PAD_VALUE = 114
 """Grey value of the padding, as in other detectors trained on letterboxed images (YOLOX, YOLOv5)."""
@@ -30,7 +25,6 @@ def letterbox_image(
     image_hwc_u8: NDArray[np.uint8],
     letterbox: Letterbox,
     out: NDArray[np.uint8] | None = None,
-    resizer: Resizer = "torch",
 ) -> NDArray[np.uint8]:
     """Scales an image to fit with antialiased bilinear filtering, centres it and pads it with `PAD_VALUE`.
 
@@ -38,7 +32,6 @@ def letterbox_image(
         image_hwc_u8: The upright image (H, W, 3), at full size or reduced by the decoder.
         letterbox: Fitted to the full width and height of the image.
         out: Array (S, S, 3) uint8 to write to, such as a row of a batch; a new one if None.
-        resizer: The library that resizes.
 
     Returns:
         `out`, (S, S, 3) uint8 with S = `letterbox.input_size_px`.
@@ -55,15 +48,12 @@ def letterbox_image(
     size_px = (letterbox.scaled_width_px, letterbox.scaled_height_px)
     if image_hwc_u8.shape[1::-1] == size_px:
         out[top:bottom, left:right] = image_hwc_u8
-    elif resizer == "torch":
-        out[top:bottom, left:right] = _resized_by_torch(image_hwc_u8, *size_px)
     else:
-        resized = Image.fromarray(image_hwc_u8).resize(size_px, Image.Resampling.BILINEAR)
-        out[top:bottom, left:right] = np.asarray(resized)
+        out[top:bottom, left:right] = _resized(image_hwc_u8, *size_px)
     return out
 
 
-def _resized_by_torch(image_hwc_u8: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
+def _resized(image_hwc_u8: NDArray[np.uint8], width_px: int, height_px: int) -> NDArray[np.uint8]:
     import torch
     from torch.nn import functional
 

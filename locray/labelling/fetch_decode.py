@@ -19,22 +19,14 @@ from locray.errors import DeferralCause, StoreAccessError, StoreError
 from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decode_image
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.isolated import IsolatedDecoder, decode_with_deadline
-from locray.images.letterbox import Resizer, decoded_side_px, letterbox_image
+from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist
 
 MAX_CRASHES = 5
 """Processes that may die over a unit before its images are deferred."""
 
-_PIXELS_WORTH_TORCH = 1500 * 224**2
-"""Pixels that a process has to resize for torch to pay: its import takes 1.5 s, and it saves 1 ms per 224 x 224."""
-
 Decode = Callable[[bytes], DecodedImage | ImageFailure]
-
-
-def resizer_for(num_images: int, input_size_px: int, num_processes: int) -> Resizer:
-    """The faster resizer for a run, counting the time to import torch in each process."""
-    return "torch" if num_images * input_size_px**2 > _PIXELS_WORTH_TORCH * num_processes else "pillow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +35,6 @@ class FetchDecode:
 
     worklist: Worklist
     model: ModelSpec
-    resizer: Resizer = "torch"
 
     def __call__(self, unit: int, crashes: int = 0) -> pa.Table:
         """Returns the unit's images as a table of `schema.decoded_schema`, in the worklist's order.
@@ -65,11 +56,11 @@ class FetchDecode:
             reason = f"{crashes} processes died over its unit: too little memory, or a failing node"
             return self._deferred(rows, DeferralCause.WORKER, reason)
         if crashes:
-            return decode_in_child(rows, self.model, self.resizer)
+            return decode_in_child(rows, self.model)
         limits, timeout_s = DecodeLimits.of(self.model.options), self.model.options.decode_timeout_s
         side_px = decoded_side_px(self.model.input_size_px)
         decode: Decode = lambda data: decode_with_deadline(data, limits, timeout_s, side_px)  # noqa: E731
-        return decode_rows(rows, self.model, decode, self.resizer)
+        return decode_rows(rows, self.model, decode)
 
     def _deferred(self, rows: pa.Table, cause: DeferralCause, reason: str) -> pa.Table:
         outcomes = _initial_outcomes(rows)
@@ -93,14 +84,13 @@ class _Outcome:
     error_message: str | None = None
 
 
-def decode_rows(rows: pa.Table, model: ModelSpec, decode: Decode | None = None, resizer: Resizer = "torch") -> pa.Table:
+def decode_rows(rows: pa.Table, model: ModelSpec, decode: Decode | None = None) -> pa.Table:
     """Fetches and decodes the images of a table of `schema.WORKLIST_SCHEMA`; decoding overlaps with fetching.
 
     Args:
         rows: The images.
         model: Its input size, and the options: limits of an image and requests in flight.
         decode: From bytes to image; may raise OSError, which defers the image. Default: `decode_image`.
-        resizer: What scales the images.
 
     Returns:
         Table of `schema.decoded_schema`.
@@ -112,15 +102,15 @@ def decode_rows(rows: pa.Table, model: ModelSpec, decode: Decode | None = None, 
     requests = [FetchRequest(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
     num_gets = model.options.concurrent_gets
     for index, fetched in fetch_images(requests, max_bytes=limits.max_bytes, concurrency=num_gets):
-        _record_outcome(outcomes[index], fetched, images[index], decode, resizer)
+        _record_outcome(outcomes[index], fetched, images[index], decode)
     return _as_table(rows, outcomes, images)
 
 
-def decode_in_child(rows: pa.Table, model: ModelSpec, resizer: Resizer = "torch") -> pa.Table:
+def decode_in_child(rows: pa.Table, model: ModelSpec) -> pa.Table:
     """`decode_rows` with the decoder in a child process, which an image may crash."""
     limits, side_px = DecodeLimits.of(model.options), decoded_side_px(model.input_size_px)
     with IsolatedDecoder(limits, model.options.decode_timeout_s, side_px) as decode:
-        return decode_rows(rows, model, decode, resizer)
+        return decode_rows(rows, model, decode)
 
 
 def defer_decoded(decoded: pa.Table, crashes: int) -> pa.Table:
@@ -164,7 +154,6 @@ def _record_outcome(
     fetched: Fetched | ImageFailure | Deferred,
     image: NDArray[np.uint8],
     decode: Decode,
-    resizer: Resizer,
 ) -> None:
     """Decodes a fetched image into `image` (S, S, 3), and fills in its outcome."""
     if isinstance(fetched, Deferred):
@@ -184,7 +173,7 @@ def _record_outcome(
     if isinstance(decoded, DecodedImage):
         outcome.status = schema.STATUS_OK
         letterbox = Letterbox.fit(decoded.width_px, decoded.height_px, image.shape[0])
-        letterbox_image(decoded.image_hwc_u8, letterbox, image, resizer)
+        letterbox_image(decoded.image_hwc_u8, letterbox, image)
     else:
         outcome.status = schema.STATUS_FAILED
         outcome.error_code, outcome.error_message = decoded.code.value, decoded.message

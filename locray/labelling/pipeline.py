@@ -20,7 +20,7 @@ from locray import schema
 from locray.config import InferenceOptions
 from locray.errors import LocrayError, StoreError, WorkersFailedError
 from locray.inference.packages import NO_PACKAGES
-from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, defer_decoded, resizer_for
+from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, defer_decoded
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist, num_units
 from locray.ray_runtime.crashes import CrashCounter
@@ -85,8 +85,7 @@ class Pipeline:
         """One execution of Ray Data, over some of the units."""
         import ray
 
-        resizer = resizer_for(worklist.num_images, self.model.input_size_px, layout.num_cpus)
-        fetch_decode = FetchDecode(worklist, self.model, resizer)
+        fetch_decode = FetchDecode(worklist, self.model)
 
         def decode_unit(block: dict[str, Any]) -> pa.Table:
             log_to_worker_file()

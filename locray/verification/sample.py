@@ -5,7 +5,7 @@ rounding: libraries sum in a different order for each batch size. On a CPU, batc
 differed by at most 2e-7 in scores and 5e-5 pixels in corners (small_cnn, mobilenet_v2, resnet18, FCOS). TF32, which
 cuDNN uses for convolutions, keeps ten bits: a relative error of 1e-3 per operation. bfloat16, which labelling uses
 where it is faster unless `--precision fp32` forbids it, keeps eight: 4e-3. The tolerances lie above these errors and
-below the effect of a wrong model, decoder, colour order or letterbox. They also cover a different resizer.
+below the effect of a wrong model, decoder, colour order or letterbox.
 """
 
 import os

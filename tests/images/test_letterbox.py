@@ -110,7 +110,6 @@ def test_it_resizes_like_pillow_to_one_grey_level(width, height, side):
 
     by_pillow = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
 
-    assert np.array_equal(inner(letterbox_image(image, letterbox, resizer="pillow"), letterbox), by_pillow)
     apart = np.abs(inner(letterbox_image(image, letterbox), letterbox).astype(int) - by_pillow)
     assert apart.max() <= 2
     assert (apart > 1).sum() <= 3 + apart.size // 1000

@@ -15,7 +15,7 @@ import pytest
 from locray import schema
 from locray.config import InferenceOptions
 from locray.errors import StoreAccessError, StoreError
-from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, decode_rows, defer_decoded, resizer_for
+from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, decode_rows, defer_decoded
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
@@ -86,27 +86,6 @@ def test_a_unit_that_can_not_be_read_is_deferred_whole() -> None:
 def test_a_worklist_that_is_denied_is_an_error() -> None:
     with pytest.raises(StoreAccessError, match="access is denied"):
         FetchDecode(unreadable(StoreAccessError("access is denied")), model_of())(0)
-
-
-@pytest.mark.slow
-def test_processes_with_little_to_do_resize_without_torch(real_data: Path) -> None:
-    assert resizer_for(3000, 224, 2) == "pillow"
-    assert resizer_for(3001, 224, 2) == "torch"
-    assert resizer_for(751, 448, 2) == "torch"
-    code = """
-import sys
-from pathlib import Path
-from test_fetch_decode import decode_rows, model_of, worklist_of
-rows = decode_rows(worklist_of(Path(sys.argv[1])).read_unit(0), model_of(), resizer="pillow")
-print("ok" in rows["status"].to_pylist(), "torch" in sys.modules)
-"""
-    folders = [PROJECT_ROOT, PROJECT_ROOT / "tests", Path(__file__).parent]
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(real_data / "exif" / "orientation")],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))},
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    assert done.stdout == "True False\n", done
 
 
 FIRST_RUN = """
