@@ -14,7 +14,7 @@ test: install
 	$(BIN)/python -m pytest -m ray
 
 test-fast: install
-	$(BIN)/python -m pytest -m "not ray and not s3 and not slow" -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: install
 	$(BIN)/ruff check .

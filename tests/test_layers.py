@@ -14,7 +14,7 @@ from locray.errors import ErrorCode
 
 PACKAGE = Path(__file__).parents[1] / "locray"
 
-PURE = {"errors", "names", "schema", "boxes", "progress", "signals"}
+PURE = {"errors", "schema", "boxes", "progress", "signals"}
 """Modules without a room: any room may import them."""
 
 ROOMS = {

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,6 @@ from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decod
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.labelling.model import ModelSpec
-
-if TYPE_CHECKING:
-    pass
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """Path or URI, the bytes of an image file, a Pillow image, or RGB pixels (H, W, 3) uint8."""
