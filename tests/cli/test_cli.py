@@ -127,7 +127,7 @@ def test_a_list_of_deferred_images_among_the_images_or_in_the_table(
 ) -> None:
     arguments = ("--images", f"{folder}/images", "--model", artifact, "--table", f"{folder}/t")
     message = refused(verb, *arguments, "--deferred-list", f"{folder}/{place}")
-    assert f"--deferred-list {folder}/{place} lies among the images or the files of the table" in message
+    assert f"--deferred-list {folder}/{place} is among the images or the files of the table" in message
     assert not (folder / place).exists()
 
 
