@@ -1,1 +1,1 @@
-"""Measures the speed of locray and of what people would use instead."""
+"""Measures the speed of locray and of its alternatives."""

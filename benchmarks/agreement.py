@@ -1,4 +1,4 @@
-"""Compares a contender's labels with those of the plain network: if they differ, its speed means nothing.
+"""Compares a contender's labels with those of the plain network: its speed only counts if they agree.
 
 The plain network decodes every JPEG at full size and predicts one image at a time, in float32.
 """
@@ -48,7 +48,7 @@ class Agreement:
 
     @property
     def is_valid(self) -> bool:
-        """Whether the labels are right, so that measurements of the contender count."""
+        """Whether the labels are right, so that the contender's measurements count."""
         return self.same_rows and min(self.same_class, self.same_box) >= MIN_SHARE
 
 
@@ -95,7 +95,7 @@ def _predictions(rows: list[dict[str, Any]]) -> Predictions:
 
 
 def compare(found: Predictions, expected: Predictions) -> Agreement:
-    """Compares predictions with the expected ones. A missing image agrees in nothing."""
+    """Compares predictions with the expected ones. A missing image counts as disagreement."""
     names = list(expected.label_ids)
     classes = [found.label_ids.get(name) == expected.label_ids[name] for name in names]
     boxes = [name in found.label_ids and _same_box(found, expected, name) for name in names]

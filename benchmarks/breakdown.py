@@ -1,7 +1,7 @@
-"""The time that a labelled image takes in each step, in one process without Ray.
+"""Time per labelled image and step, in one process without Ray.
 
-The stages run unchanged under Python's profiler, which finds their functions by name. What locray takes beyond the sum
-of its steps is Ray's processes, copies between them, and waiting.
+The stages run unchanged under Python's profiler, which finds their functions by name. locray's time beyond the sum
+of these steps is Ray's processes, copies between them, and waiting.
 """
 
 import cProfile

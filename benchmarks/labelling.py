@@ -1,4 +1,4 @@
-"""Labelling speed of locray, of what people would use instead, and of a program written by hand for this machine.
+"""Labelling speed of locray, of its alternatives, and of a program written by hand for this machine.
 
 Every contender labels the same files with the same network in processes of its own, in turn, several times, so that a
 machine that slows down slows all of them.
@@ -45,12 +45,12 @@ class Contender:
 
     name: str
     module: str
-    """In `benchmarks.peers`."""
+    """Module in `benchmarks.peers`."""
     read: Callable[[Path], Predictions]
-    """Reads what it has written."""
+    """Reads its output."""
     tuned: bool = False
     packages: Path | None = None
-    """Folder of Python packages that come before those of this environment."""
+    """Folder of Python packages that take precedence over those of this environment."""
 
 
 OWN = Contender(LOCRAY, "own", read_table)
@@ -58,10 +58,10 @@ OWN = Contender(LOCRAY, "own", read_table)
 
 @dataclass(frozen=True, slots=True)
 class _Setup:
-    """What all contenders share."""
+    """Common inputs of all contenders."""
 
     folder: Path
-    """For everything that the benchmark makes."""
+    """Folder for all files of the benchmark."""
     model: str
 
     @property
@@ -121,7 +121,7 @@ def benchmark(config: BenchmarkConfig, report: Report) -> LabellingSpeed:
 
 
 def _contenders(config: BenchmarkConfig) -> tuple[list[Contender], dict[str, str]]:
-    """Those who take part, locray last, and why others don't."""
+    """Returns the contenders that run, locray last, and the reasons why others are skipped."""
     skipped, modules = {}, {RAY: RAY, DAFT: "daft_frame", LOADER: LOADER}
     if config.daft is None and importlib.util.find_spec("daft") is None:
         del modules[DAFT]

@@ -1,6 +1,6 @@
-"""The network of a benchmark: a trained one if none was given, and its compiled form.
+"""The network of a benchmark: trained if none was given, and its compiled form.
 
-Random weights will not do: their classes are ties, which rounding decides, so that no two contenders would agree.
+Random weights are unsuitable: rounding decides between their nearly equal classes, so no two contenders would agree.
 """
 
 import subprocess
@@ -40,7 +40,7 @@ def trained_network(folder: Path) -> str:
 
 
 def compile_beforehand(model: str, output: str) -> str | None:
-    """Compiles a network as `locray compile` does, into a folder of the benchmark's own.
+    """Compiles a network as `locray compile` does, into a folder of the benchmark.
 
     Returns:
         Why there is no package, if there is none.

@@ -1,4 +1,4 @@
-"""The results of the benchmark of labelling as Markdown that is readable on a terminal."""
+"""Results of the labelling benchmark as Markdown that is readable on a terminal."""
 
 from benchmarks.results import MIN_STEADY_S, LabellingSpeed, Result
 
@@ -12,7 +12,7 @@ _COLUMNS = {
 
 
 def as_markdown(speed: LabellingSpeed) -> str:
-    """Tables of medians with their ranges, the ratios, and what was skipped."""
+    """Returns tables of medians with their ranges, the ratios, and skipped contenders."""
     images = ", ".join(f"{count:,} {tier}" for tier, count in speed.images.items())
     lines = [f"{speed.machine}; locray {speed.version}; images: {images}", ""]
     for tier in speed.images:
@@ -36,7 +36,7 @@ def as_markdown(speed: LabellingSpeed) -> str:
 
 
 def _cells(result: Result) -> list[str]:
-    """A row, without measurements if the contender's labels are wrong."""
+    """Returns a row, without measurements if the contender's labels are wrong."""
     measures = [_median_and_range(result, name) if result.agreement.is_valid else "-" for name in _COLUMNS.values()]
     agreement = [f"{result.agreement.same_class:.3f}", f"{result.agreement.same_box:.3f}"]
     return [result.contender, *measures, *agreement, result.precision]

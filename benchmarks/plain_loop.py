@@ -1,4 +1,4 @@
-"""The training loop that a PyTorch user writes: DataLoader, Pillow, one process. No Ray.
+"""A typical PyTorch training loop: DataLoader, Pillow, one process. No Ray.
 
 A script that takes its settings as JSON in the first argument and prints JSON. It uses locray's network and
 annotations, so that it computes the same from the same files. The rest is as in a tutorial.
@@ -25,7 +25,7 @@ from locray.models.interface import LOSS, Targets
 
 @dataclass(frozen=True, slots=True)
 class PlainSettings:
-    """What to train, and how."""
+    """Settings of a training run."""
 
     data: str
     format: str
@@ -50,7 +50,7 @@ class PillowImages(Dataset[tuple[Tensor, Tensor, int]]):
         return len(self._records)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, int]:
-        """An image (3, S, S) uint8, its box (4,) in pixels of it, and the id of its class."""
+        """Returns an image (3, S, S) uint8, its box (4,) in pixels, and its class id."""
         record = self._records[index]
         found = record.objects[0]
         with Image.open(record.image_uri) as file:
@@ -65,7 +65,7 @@ class PillowImages(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 def train(settings: PlainSettings) -> dict[str, Any]:
-    """Trains. The images per second of each epoch; the first one includes the start of the workers."""
+    """Trains. Returns images per second of each epoch; the first includes the start of the workers."""
     dataset = read_dataset(settings.data, settings.format, settings.split)
     images = PillowImages(dataset.records, dataset.classes, settings.input_size_px)
     loader = DataLoader(

@@ -16,7 +16,7 @@ from locray.errors import UsageError
 
 _INTERVAL_S = 0.25
 _MEMORY_TIME_SHARE = 0.02
-"""Share of the time spent on reading memory sizes: for many large processes that takes tens of milliseconds."""
+"""Maximum share of time for reading memory sizes, which takes tens of milliseconds for many large processes."""
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _KIB = 1024
 _ERROR_TAIL = 2000
@@ -27,7 +27,7 @@ class Measured:
     """One run of a command."""
 
     started_at_s: float
-    """As `time.time` gives it."""
+    """In seconds since the epoch."""
     wall_s: float
     cpu_s: float
     """User and system time of all processes."""
@@ -84,7 +84,7 @@ class _ProcessTree:
                 try:
                     fields = (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
                 except OSError:
-                    continue  # it has ended
+                    continue  # the process has ended
                 found[int(folder.name)] = (int(fields[1]), fields[19], int(fields[11]) + int(fields[12]))
         ours = {root} | {pid for pid, (_, start, _) in found.items() if (pid, start) in self._ticks}
         size = 0
@@ -106,5 +106,5 @@ class _ProcessTree:
         return total * _KIB
 
     def cpu_s(self) -> float:
-        """Processor time of all processes ever seen."""
+        """Processor time of all processes seen so far."""
         return sum(self._ticks.values()) / _TICKS_PER_SECOND

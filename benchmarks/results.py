@@ -1,4 +1,4 @@
-"""Results of the benchmark of labelling: runs, medians and ratios."""
+"""Results of the labelling benchmark: runs, medians and ratios."""
 
 import math
 import statistics
@@ -13,7 +13,7 @@ LOCRAY, CEILING, RAY, DAFT, LOADER = "locray", "ceiling", "ray_data", "daft", "d
 STEADY_FROM, STEADY_TO = 0.2, 0.9
 """The steady state: from the batch that completes a fifth of the images to the one that completes nine tenths."""
 MIN_STEADY_S = 0.25
-"""Anything shorter is no steady state: work that was finished before it began comes out at once."""
+"""Minimum duration: in a shorter one, rows finished before it distort the speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Result:
     runs: list[Run]
 
     def joined(self, later: "Result") -> "Result":
-        """This result with the runs of another one."""
+        """Returns this result with the runs of another one."""
         worst = min(self.agreement, later.agreement, key=lambda one: (one.is_valid, one.same_class + one.same_box))
         return replace(later, agreement=worst, runs=[*self.runs, *later.runs])
 
@@ -76,7 +76,7 @@ def steady_images_per_s(ticks: Sequence[tuple[float, int]], total: int) -> float
     """Images per second in the steady state; None if it is too short.
 
     Args:
-        ticks: Moments in seconds, with the number of images that were done by then.
+        ticks: Times in seconds, with the number of images finished so far.
         total: Number of images.
     """
     first = next((tick for tick in ticks if tick[1] >= STEADY_FROM * total), ticks[-1])
@@ -91,7 +91,7 @@ def ratios(results: Sequence[Result]) -> dict[str, float | None]:
     for tier in dict.fromkeys(result.tier for result in results):
         by_name = {result.contender: result for result in results if result.tier == tier}
         tuned = [one for name, one in by_name.items() if name.endswith(" tuned") and one.agreement.is_valid]
-        # One that was too fast to have a steady state is the best, and leaves the ratio without a value.
+        # A contender too fast for a steady state is the best, so the ratio has no value.
         best = max(tuned, key=lambda one: one.median("images_per_s_steady") or math.inf, default=None)
         others = {
             CEILING: (by_name.get(CEILING), "images_per_s_steady"),

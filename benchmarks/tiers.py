@@ -1,4 +1,4 @@
-"""The images to measure on: small ones, given or drawn, and photographs of several megapixels made of them."""
+"""Images of the benchmark: small ones, given or drawn, and photographs of several megapixels made from them."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -15,12 +15,12 @@ DRAWN_SIDE_PX = 300
 MEGAPIXELS = (2, 12)
 _QUALITY = 90
 _GRAIN = 5
-"""Standard deviation of the noise that gives a file the size of a photograph's."""
+"""Standard deviation of noise that makes files as large as a photograph's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Images of one kind, in a folder of their own."""
+    """Images of one kind, in their own folder."""
 
     name: str
     folder: Path
@@ -79,7 +79,7 @@ def _draw(tier: Tier) -> None:
 
 
 def enlarge(source: Path, target: Path, megapixels: float) -> None:
-    """Writes the picture with more pixels, and with grain, without which the file would be far too small."""
+    """Enlarges a picture and adds grain, without which the file would be far too small."""
     with Image.open(source) as file:
         picture = file.convert("RGB")
     factor = (megapixels * 1e6 / (picture.width * picture.height)) ** 0.5

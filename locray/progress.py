@@ -1,4 +1,4 @@
-"""Progress of a command: what it reports, and its speed."""
+"""Progress reports of a command, and its speed."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized

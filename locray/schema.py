@@ -61,7 +61,7 @@ LISTING_SCHEMA = pa.schema(
         pa.field(LAST_MODIFIED, TIMESTAMP),
     ]
 )
-"""What a source yields. A null etag: the version is unknown until the image is fetched."""
+"""Rows of a source. A null etag: the version is unknown until the image is fetched."""
 
 WORKLIST_SCHEMA = pa.schema([pa.field(ORDINAL, pa.int64(), nullable=False), *LISTING_SCHEMA])
 

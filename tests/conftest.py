@@ -28,10 +28,10 @@ from tests.helpers.s3_server import (
 PROJECT_ROOT = Path(__file__).parents[1]
 NOBODY = 65534
 
-# Who starts the tests in the background of a shell has them ignore Ctrl-C, and with them all that they start.
+# Processes started in the background of a shell ignore Ctrl-C, and so do all their children.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Tests assert no timing; Hypothesis would, by default.
+# No deadline: tests assert no timing.
 settings.register_profile("locray", deadline=None)
 settings.load_profile("locray")
 
@@ -47,7 +47,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def unprivileged_folder() -> Iterator[Path]:
-    """A folder that everyone may read, seen by a user whom permissions bind (tests often run as root)."""
+    """A folder that everyone may read, for a user without root's rights (tests often run as root)."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, stat.S_IRWXU | stat.S_IRWXG | stat.S_IRWXO)
         user = os.geteuid()
@@ -106,7 +106,7 @@ def s3_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the e
 
 @pytest.fixture(scope="session")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small network with random weights: one detection an image."""
+    """A small network with random weights: one detection per image."""
     import torch
 
     from locray.models.architectures import build_model

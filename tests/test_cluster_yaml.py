@@ -1,4 +1,4 @@
-"""`cluster.yaml` against what would reject it: Ray's own validation, and the parameters of EC2's RunInstances."""
+"""`cluster.yaml` is valid for Ray and for EC2's RunInstances."""
 
 import copy
 from pathlib import Path
@@ -26,7 +26,7 @@ def run_instances_shape():
 
 
 def validate(cluster):
-    """As `ray up` does it: Ray's defaults for AWS are filled in first."""
+    """Validates like `ray up`: Ray's defaults for AWS are filled in first."""
     validate_config(prepare_config(copy.deepcopy(cluster)))
 
 

@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md, followed by the letter on a copy of the package."""
+"""The recipes of CONTRIBUTING.md, followed to the letter on a copy of the package."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""The whole way on real photographs: train from VOC, label from S3 into a table on S3, evaluate; all agree."""
+"""End to end on real photographs: train from VOC, label from S3 into a table on S3, evaluate; results agree."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ MODEL = (
 
 
 def some_of(real: Path, folder: Path) -> None:
-    """A data set of a few of the real images: every n-th id of each split."""
+    """Returns a data set of some of the real images: every n-th id of each split."""
     (folder / "ImageSets" / "Main").mkdir(parents=True)
     for name in ("Annotations", "JPEGImages"):
         (folder / name).symlink_to(real / name)

@@ -1,6 +1,6 @@
-"""The rules of the source tree that no tool checks: who may import whom, and that nothing is named a second time.
+"""Rules of the source tree that no tool checks: allowed imports, and no name written a second time.
 
-Imports inside functions count. The rules hold for what is written down, so they are checked on the syntax tree.
+Imports inside functions count. The rules are about the source text, so they are checked on the syntax tree.
 """
 
 import ast
@@ -49,13 +49,13 @@ ROOMS = {
     },
     "__main__": {"cli"},
 }
-"""From the ground up: what each room may import, beside `PURE`. All of it stands above in this list."""
+"""Imports allowed in each room besides `PURE`, bottom up. A room may only import those listed before it."""
 
 WITHOUT_TORCH = PURE | {"config", "ray_runtime", "storage", "sources", "images", "datasets", "metrics", "table"}
 MAY_IMPORT_TORCH = {"images.letterbox"}
-"""The resizing of images: faster than Pillow's."""
+"""Resizing of images with torch, which is faster than Pillow."""
 MAY_IMPORT_RAY = {"training.loop", "labelling.pipeline"}
-"""And `ray_runtime`."""
+"""Besides `ray_runtime`."""
 MAX_LINES = 400
 
 NAMES_OF_THEIR_OWN = {
@@ -70,11 +70,11 @@ NAMES_OF_THEIR_OWN = {
     schema.LABELLED_AT,
     schema.LABEL_ID,
 }
-"""Columns whose name means nothing else. The others are words of the language (`width`, `status`, `format`, ...) or
+"""Columns whose name has no other meaning. The others are common words (`width`, `status`, `format`, ...) or
 belong to a library as well (obstore's `last_modified`).
 """
 CODES_OF_THEIR_OWN = {str(code) for code in ErrorCode if "_" in code}
-"""Not `changed`, `truncated` and `corrupt`: the messages of libraries are searched for such words."""
+"""Without `changed`, `truncated` and `corrupt`: library messages are searched for these words."""
 MAY_NAME = {"errors", "schema"}
 
 
@@ -92,7 +92,7 @@ def room_of(module):
 
 
 def imports_of(module, source):
-    """The absolute names of all that a module imports, with the line: `locray.images.decode`, `torch.nn`."""
+    """Returns the absolute names of a module's imports, with the line: `locray.images.decode`, `torch.nn`."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -106,7 +106,7 @@ def imports_of(module, source):
 
 
 def forbidden_rooms(module, source):
-    """Each import of locray that the list of rooms does not allow."""
+    """Returns each import of locray that the list of rooms does not allow."""
     room = room_of(module)
     allowed = PURE | {room} | ROOMS.get(room, set())
     names = [(name.split("."), line) for name, line in imports_of(module, source)]
@@ -115,7 +115,7 @@ def forbidden_rooms(module, source):
 
 
 def misplaced_frameworks(module, source):
-    """Each import of torch or ray where it has no place."""
+    """Returns each import of torch or ray outside the rooms that may import them."""
     found = []
     for name, line in imports_of(module, source):
         framework = name.split(".")[0]
@@ -127,7 +127,7 @@ def misplaced_frameworks(module, source):
 
 
 def names_written_again(module, source):
-    """Each literal that is an error code, or that holds the name of a column as a word; docstrings don't count."""
+    """Returns each literal that is an error code or contains a column name as a word; docstrings don't count."""
     column = re.compile(rf"\b({'|'.join(sorted(NAMES_OF_THEIR_OWN))})\b")
     tree = ast.parse(source)
     docstrings = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
@@ -155,7 +155,7 @@ def test_every_module_has_its_room_and_rooms_stand_from_the_ground_up():
 
 
 def test_rooms_import_only_what_they_may():
-    assert not in_all(forbidden_rooms, but={""})  # `import locray` gives what the rooms have
+    assert not in_all(forbidden_rooms, but={""})  # `import locray` exports names of the rooms
 
 
 def test_no_room_may_import_what_it_does_not():
@@ -177,7 +177,7 @@ def test_no_column_and_no_error_code_is_named_a_second_time():
 
 
 def test_a_driver_of_labelling_imports_no_torch():
-    """It would take seconds of every run, also of one that finds nothing to do."""
+    """The import would cost seconds in every run, even without new images."""
     program = "import sys, locray.cli, locray.labelling.run; print([name for name in sys.modules if 'torch' in name])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

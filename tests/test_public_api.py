@@ -1,4 +1,4 @@
-"""`import locray`: its names, what they cost, and that they do what the commands do."""
+"""`import locray`: its names, their import cost, and that they do the same as the commands."""
 
 import ast
 import inspect
@@ -38,7 +38,7 @@ CONFIG_1, CONFIG_2 = "00000000000a", "00000000000b"
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """Paths of images in several forms, and of a broken one."""
+    """Paths of images in several forms, and of a broken image."""
     folder = tmp_path_factory.mktemp("images")
     noise = np.random.default_rng(0)
 
@@ -83,7 +83,7 @@ def table(tmp_path_factory):
 
 
 def same(a, b):
-    """But for rounding, which depends on the size of a batch."""
+    """Compares predictions up to rounding, which depends on the batch size."""
     np.testing.assert_allclose(a.boxes_xyxy_px, b.boxes_xyxy_px, atol=1e-3)
     np.testing.assert_allclose(a.scores, b.scores, atol=1e-6)
     assert (a.labels, a.width_px, a.height_px, a.error_code) == (b.labels, b.width_px, b.height_px, b.error_code)
@@ -236,7 +236,7 @@ def test_a_table_without_rows_is_an_empty_data_set(tmp_path):
 
 
 def write_annotations(folder):
-    """A data set of coloured squares, with the splits train and test."""
+    """Writes a data set of coloured squares with the splits train and test."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     for split, count in (("train", 24), ("test", 8)):
@@ -261,7 +261,7 @@ def test_a_data_set_is_read(tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_examples_of_the_documentation_run(tmp_path, images):
-    """All code blocks, one after the other, in a folder with a data set and a folder of images."""
+    """Runs all code blocks in order, in a folder with a data set and a folder of images."""
     blocks = re.findall(r"^```python\n(.*?)^```", (PROJECT_ROOT / "docs" / "python.md").read_text(), re.M | re.S)
     assert len(blocks) >= 6
     write_annotations(tmp_path / "annotated")

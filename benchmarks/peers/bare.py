@@ -1,4 +1,4 @@
-"""Starts Ray and a worker that imports torch: what they take before any work is done."""
+"""Starts Ray and a worker that imports torch, to measure the time before any work."""
 
 import ray
 

@@ -1,4 +1,4 @@
-"""The loop that a PyTorch user writes: a DataLoader with two workers, Pillow, torchvision's transforms, one file."""
+"""A typical PyTorch loop: a DataLoader with two workers, Pillow, torchvision's transforms, one file."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from benchmarks.peers.network import Network, published_transform
 
 
 class Pictures(Dataset[tuple[Tensor, str, Tensor]]):
-    """Pictures as the network takes them, with paths and sizes."""
+    """Pictures as network inputs, with paths and sizes."""
 
     def __init__(self, paths: list[str], size_px: int) -> None:
         self._paths = paths

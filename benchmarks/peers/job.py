@@ -1,4 +1,4 @@
-"""The arguments of the scripts, and the notes that they leave.
+"""Arguments of the scripts, and the facts that they record.
 
 Imports no torch: `locray label` imports none in its first process, and must not be slowed down by the benchmark.
 """
@@ -22,7 +22,7 @@ ROWS = "rows"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to label, and how."""
+    """Files to label and settings."""
 
     images: Path
     model: str
@@ -54,23 +54,23 @@ class Job:
         return [str(path) for path in sorted(self.images.iterdir())]
 
     def note(self, **facts: str) -> None:
-        """Notes facts about how the script ran."""
+        """Records facts about the script's run."""
         (self.output / NOTES).write_text(json.dumps(facts), encoding="utf-8")
 
 
 class Ticks:
-    """Notes the time at which each number of images was done."""
+    """Records the number of finished images over time."""
 
     def __init__(self, output: Path) -> None:
         self._path = output / TICKS
         self._done = 0
 
     def add(self, num_images: int) -> None:
-        """Adds images that are done."""
+        """Adds finished images."""
         self.reached(self._done + num_images)
 
     def reached(self, num_images: int) -> None:
-        """Sets the number of images that are done."""
+        """Sets the number of finished images."""
         self._done = num_images
         with self._path.open("a", encoding="ascii") as file:
             file.write(f"{time.time()} {num_images}\n")

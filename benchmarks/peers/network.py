@@ -1,4 +1,4 @@
-"""The network of all scripts, so that they differ only in how they get from files to rows."""
+"""The network of all scripts, so that they differ only in the path from files to rows."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Network:
 
 
 def best_time(run: Callable[[], object]) -> float:
-    """Seconds of the faster of two runs, after one that warms up."""
+    """Returns the seconds of the faster of two runs, after a warm-up."""
     run()
     seconds = []
     for _ in range(2):

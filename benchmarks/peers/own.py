@@ -1,4 +1,4 @@
-"""`locray label` with its defaults, whose progress is noted like that of the others."""
+"""`locray label` with its defaults; its progress is recorded like that of the others."""
 
 import sys
 

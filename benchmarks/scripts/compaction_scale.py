@@ -44,7 +44,7 @@ def varied(rows: pa.Table, start: int) -> pa.Table:
 
 
 def write(uri: str, num_rows: int) -> None:
-    """Writes the table. Runs in a process of its own: its memory is not the compaction's."""
+    """Writes the table. Runs in its own process, so that its memory is not counted as the compaction's."""
     rows = predicted([0]).take([0] * ROWS_PER_FILE).drop_columns([schema.ORDINAL])
     now = pa.scalar(datetime.now(UTC), schema.TIMESTAMP)
     stamp = {schema.CONFIG_HASH: "0123456789ab", schema.RUN_ID: "run", schema.LABELLED_AT: now}

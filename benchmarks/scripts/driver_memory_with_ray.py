@@ -1,4 +1,4 @@
-"""Memory of the driver in a whole run with Ray, whose two stages do nothing. For docs/scale.md.
+"""Memory of the driver in a complete run with Ray whose two stages do nothing. For docs/scale.md.
 
 Everything else is real: the listing (a Parquet file of URIs), the join, the worklist, Ray Data's graph, blocks of
 pixels between the stages, the committer and the table.
@@ -36,7 +36,7 @@ BOX |= {schema.XMIN: 1.0, schema.YMIN: 2.0, schema.XMAX: 3.0, schema.YMAX: 4.0}
 
 @dataclass(frozen=True)
 class BlackPictures:
-    """Stands in for `FetchDecode`."""
+    """Replaces `FetchDecode`."""
 
     worklist: Worklist
     model: ModelSpec
@@ -58,7 +58,7 @@ class BlackPictures:
 
 
 class OneBox:
-    """Stands in for the model worker."""
+    """Replaces the model worker."""
 
     def __init__(self, *_: object) -> None:
         """Needs no model."""

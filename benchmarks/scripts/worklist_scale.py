@@ -61,7 +61,7 @@ class Listing:
 
 
 def main(num_images: int) -> None:
-    """Writes the table in a process of its own, makes the worklist and prints a line."""
+    """Writes the table in another process, makes the worklist and prints a line."""
     with tempfile.TemporaryDirectory() as folder:
         uri = os.path.join(folder, "table")
         subprocess.run([sys.executable, "-m", "benchmarks.scripts.worklist_scale", str(num_images), uri], check=True)

@@ -1,1 +1,1 @@
-"""The functions of `import locray`. What they give and take is documented in docs/python.md."""
+"""The functions of `import locray`, documented in docs/python.md."""

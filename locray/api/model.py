@@ -27,7 +27,7 @@ ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class ImagePrediction:
-    """Detections of one image, highest score first; none, with an error code, where it could not be decoded.
+    """Detections of one image, highest score first; no detections but an error code if it could not be decoded.
 
     Attributes:
         boxes_xyxy_px: (N, 4) float32, xmin, ymin, xmax, ymax in pixels of the upright image.
@@ -36,7 +36,7 @@ class ImagePrediction:
         label_ids: (N,) int32, numbers of the classes.
         width_px: Width of the upright image; None if it is not known.
         height_px: Height of the upright image; None if it is not known.
-        error_code: Why there is no prediction; None where there is one.
+        error_code: Why there is no prediction; None if there is one.
         error_message: The same in words.
     """
 
@@ -55,7 +55,7 @@ class ImagePrediction:
 
 
 class Model:
-    """A loaded model. Not to be used by several threads at once.
+    """A loaded model. Not thread-safe.
 
     Attributes:
         model_id: Name and hash of its artifact, as in the column `model_id` of a predictions table.
@@ -158,7 +158,7 @@ def _picture_of(image: Image.Image | NDArray[np.uint8], name: str) -> DecodedIma
     if not image.size:
         raise UsageError(f"{name}: expected an array with pixels; found {image.shape}")
     height_px, width_px = image.shape[:2]
-    # A read-only array is copied: torch, which resizes it, wants none.
+    # A read-only array is copied, since torch, which resizes it, does not accept one.
     return DecodedImage(np.require(image, requirements=["C", "W"]), width_px, height_px, "", 1)
 
 

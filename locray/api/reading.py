@@ -46,7 +46,7 @@ def read_predictions(
     model: str | os.PathLike[str] | None = None,
     run_date: date | str | None = None,
 ) -> Any:
-    """Opens the rows of a predictions table as a `pyarrow.dataset.Dataset`, which reads them only when asked to.
+    """Opens the rows of a predictions table as a `pyarrow.dataset.Dataset`, which reads them lazily.
 
     Call `.to_table(columns=...)` for an Arrow table, `.to_batches()` to stream, or query it with DuckDB.
 

@@ -91,7 +91,7 @@ def train(config: TrainConfig | None = None, *, progress: Report | None = None, 
 
 
 def _training_page(config: TrainConfig, summary: "TrainSummary", report: Report) -> str | None:
-    """Writes the page of a training unless an earlier run has. Without the page, the model is as good."""
+    """Writes the page of a training unless an earlier run has. The model does not depend on it."""
     from locray.report.training import page_uri, write_training_page
 
     uri = page_uri(config)
@@ -138,7 +138,7 @@ def label(config: LabelConfig | None = None, *, progress: Report | None = None, 
     Raises:
         UsageError: the images, the model or the table can't be used; nothing was written.
         FencedError: another run took over the table; what was committed stays.
-        WorkersFailedError: no process outlives the loading of the model.
+        WorkersFailedError: every process that loads the model dies.
         StoreError: the store failed, and retries are exhausted; what was committed stays.
     """
     from locray.labelling.run import label as run
@@ -160,7 +160,7 @@ def plan(config: PlanConfig | None = None, *, progress: Report | None = None, **
 
 @_with_options_of(NightlyConfig)
 def nightly(config: NightlyConfig | None = None, *, progress: Report | None = None, **options: Any) -> "NightlyRun":
-    """Labels what is new, verifies and tidies the table, and writes a record and a page, like `locray nightly`.
+    """Labels new images, verifies and maintains the table, and writes a record and a page, like `locray nightly`.
 
     A step that fails after the labelling is no exception: see `NightlyRun.failed` and `NightlyRun.exit_code`.
 
@@ -181,7 +181,7 @@ def nightly(config: NightlyConfig | None = None, *, progress: Report | None = No
 def verify(config: VerifyConfig | None = None, *, progress: Report | None = None, **options: Any) -> "Verification":
     """Checks that a predictions table is complete and consistent, like `locray verify`. Writes nothing to it.
 
-    What is found is no exception: see `Verification.faults` and `Verification.exit_code`.
+    Findings raise no exception: see `Verification.faults` and `Verification.exit_code`.
 
     Raises:
         UsageError: there is no table, or the images or the model can't be used.

@@ -1,4 +1,4 @@
-"""What a person sees while a command runs: a live bar on a terminal, lines elsewhere.
+"""Console output while a command runs: a live bar on a terminal, lines elsewhere.
 
 Everything except the result goes to stderr, so that stdout can be piped.
 """

@@ -106,7 +106,7 @@ def explain_labelling(config: LabelConfig, summary: "LabelSummary") -> None:
 
 
 def explain_empty_listing(images: str, num_listed: int) -> None:
-    """Says that there was nothing to label, where that is so."""
+    """Reports that there was nothing to label, if so."""
     if not num_listed:
         _log.info(f"There is no image in {images}: nothing to label. Rows that the table holds stay.")
 

@@ -1,4 +1,4 @@
-"""How two forms of a network are compared: on which images, and by what."""
+"""Comparison of two forms of a network: the images, and the measure of agreement."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -68,7 +68,7 @@ _SPLIT_ALIASES = {
 """Names that other tools give to splits; used if the data has no split of our name."""
 
 _SKIPPED_BY_OPTION = frozenset({SkipReason.LOW_SCORE})
-"""Skipped because an option says so: no error under `strict`."""
+"""Skipped because of an option: no error under `strict`."""
 
 
 def read_dataset(

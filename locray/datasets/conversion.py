@@ -26,7 +26,7 @@ _NUM_WRITERS = 16
 
 @dataclass(frozen=True, slots=True)
 class ConversionSummary:
-    """What was written, as `--json` prints it."""
+    """Result of a conversion, as `--json` prints it."""
 
     output: str
     to: str
@@ -37,7 +37,7 @@ class ConversionSummary:
     classes: int
     copied_images: int
     skipped: dict[str, int]
-    """By `SkipReason`."""
+    """Counts by `SkipReason`."""
     errors: dict[str, int]
     """Images that could not be read or decoded, by `ErrorCode`."""
 
@@ -118,7 +118,7 @@ def _holds_files(folder_uri: str) -> bool:
 
 
 def _check_content(datasets: Iterable[Dataset], to: str) -> None:
-    """Raises UsageError for what the format can't hold, crowds aside: these are skipped."""
+    """Raises UsageError for content that the format can't hold, except crowds, which are skipped."""
     first: dict[Content, str] = {}
     for dataset in datasets:
         for record in dataset.records:

@@ -96,7 +96,7 @@ def write_csv(images: Iterable[ImageAnnotations]) -> str:
 
 
 class _Image:
-    """What the rows so far say about one image."""
+    """Content of the rows read so far for one image."""
 
     def __init__(self, width_px: int | None, height_px: int | None, where: str) -> None:
         self.width_px = width_px

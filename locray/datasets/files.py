@@ -12,7 +12,7 @@ Files = TypeVar("Files")
 IMAGE_EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jfif", ".mpo"}
 )
-"""In lower case. Images are told by name here, since none is opened to read annotations."""
+"""In lower case. Images are recognised by name, since none is opened to read annotations."""
 
 SPLIT_NAMES = frozenset(
     {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval", "evaluation"}

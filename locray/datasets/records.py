@@ -1,6 +1,6 @@
 """Records of an annotated data set, and the checks that every format shares.
 
-A format's pure parser yields `ImageAnnotations`: what a file says, unchecked. `DatasetBuilder` checks them, counts what
+A format's pure parser yields `ImageAnnotations`: unchecked content of a file. `DatasetBuilder` checks them, counts what
 has to be skipped, and makes a `Dataset`.
 """
 
@@ -122,7 +122,7 @@ class Dataset:
 class DatasetBuilder:
     """Collects the records of one split and counts what is skipped.
 
-    `object_noun` is what messages call an object of an image, before its number (`ImageAnnotations.object_numbers`).
+    `object_noun` names an object of an image in messages, before its number (`ImageAnnotations.object_numbers`).
     """
 
     data_uri: str

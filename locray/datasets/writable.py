@@ -1,4 +1,4 @@
-"""Writable formats: the files of a data set in each format, and what a format can't hold."""
+"""Writable formats: the files of a data set in each format, and the limits of the format."""
 
 import posixpath
 from collections import Counter
@@ -21,7 +21,7 @@ Splits = Mapping[str, Sequence[ImageAnnotations]]
 
 
 class Content(StrEnum):
-    """What an image may have that some formats can't hold."""
+    """Features of an image that some formats can't hold."""
 
     BOX = "boxes"
     NO_BOX = "objects without a box"
@@ -40,7 +40,7 @@ class WritableFormat:
         image_folder: Where copied images go, with `{split}` and `{label}` filled in.
         references_images: Whether images are named where they are, instead of being copied.
         is_relative: Whether boxes are relative to the sides of the upright image.
-        cannot_hold: What makes a conversion impossible; crowds alone are skipped instead.
+        cannot_hold: Content that makes a conversion impossible; crowds alone are skipped instead.
     """
 
     files: Callable[[Splits], dict[str, bytes]]
@@ -60,7 +60,7 @@ class WritableFormat:
 
 
 def contents_of(objects: Sequence[Annotation]) -> set[Content]:
-    """What formats must be able to hold for an image with these objects, crowds aside."""
+    """Returns what a format must support for an image with these objects, except crowds."""
     labels = {annotation.label for annotation in objects}
     checks = {
         Content.BOX: any(annotation.box_xyxy_px is not None for annotation in objects),
@@ -73,14 +73,14 @@ def contents_of(objects: Sequence[Annotation]) -> set[Content]:
 
 
 def unique_names(image_uris: Iterable[str]) -> dict[str, str]:
-    """A file name for each image, with a stem of its own and a usual extension, on file systems that ignore case."""
+    """A file name for each image, with a usual extension and a stem that is unique even if case is ignored."""
     taken: set[str] = set()
     numbers: Counter[str] = Counter()
     names = {}
     for uri in dict.fromkeys(image_uris):
         stem, extension = posixpath.splitext(posixpath.basename(uri))
         if extension.lower() not in IMAGE_EXTENSIONS:
-            stem, extension = f"{stem}{extension}", ".jpg"  # any will do: images are decoded by content
+            stem, extension = f"{stem}{extension}", ".jpg"  # any suffix works: images are decoded by content
         stem = "".join(c if c.isprintable() and c != "\\" else "_" for c in stem).strip(" .") or "image"
         unique = stem
         while unique.lower() in taken:

@@ -1,7 +1,7 @@
 """YOLO: one text file per image, boxes relative to its sides. Format name `yolo`.
 
 A line is `<class number> <centre x> <centre y> <width> <height>`, optionally with a confidence, which is ignored; or a
-class number and the corners of a polygon, x and y in turn, whose bounding box is taken. An image without a label file,
+class number and the corners of a polygon as x y pairs, whose bounding box is taken. An image without a label file,
 or with an empty one, shows no objects.
 
 Images lie in `images/<split>/` and labels in `labels/<split>/`; or in `<split>/images/` and `<split>/labels/`; or
@@ -149,7 +149,7 @@ def _box(fields: Sequence[str], where: str, line: int) -> Box:
 
 
 def _description(data_uri: str, uris: Sequence[str]) -> Mapping[str, Any]:
-    """The content of the YAML file at the root; empty if there is none with `names`."""
+    """Returns the content of the YAML file at the root; empty if there is none with `names`."""
     for uri in uris:
         if extension_of(uri) not in (".yaml", ".yml") or "/" in relative_path(data_uri, uri):
             continue

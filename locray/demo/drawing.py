@@ -22,7 +22,7 @@ SIDES_PX = (160, 420)
 OBJECT_SHARES = (0.2, 0.6)
 """Longer side of an object's box, as a share of the image's shorter side."""
 MIN_CONTRAST = 90.0
-"""Least distance between an object's colour and nearly all of the background around it, in RGB steps."""
+"""Minimum distance between an object's colour and nearly all of the background around it, in RGB steps."""
 _HUE_SPREAD = 0.07
 """Each shape has its own range of hues: a small network learns it from a few hundred pictures."""
 

@@ -51,7 +51,7 @@ def _scale_u16(image: Image.Image) -> Image.Image:
 
 
 def _scale_i32(image: Image.Image) -> Image.Image:
-    """32-bit grey: like 16-bit if all values fit, as most writers mean it, else stretched to its own range."""
+    """32-bit grey: like 16-bit if all values fit, as most writers intend, else stretched to its own range."""
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     return _grey_to_rgb(values, 0, _MAX_U16) if low >= 0 and high <= _MAX_U16 else _grey_to_rgb(values, low, high)

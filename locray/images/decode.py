@@ -1,6 +1,6 @@
 """Decoding of one image to an upright RGB array, or to an `ImageFailure`.
 
-JPEGs are decoded by simplejpeg (libjpeg-turbo) in strict mode. What it refuses (unusual sampling, CMYK, stray bytes
+JPEGs are decoded by simplejpeg (libjpeg-turbo) in strict mode. Those it refuses (unusual sampling, CMYK, stray bytes
 between markers, cut-off files) and all other formats are decoded by Pillow: an image is valid if Pillow decodes it.
 Thread-safe.
 """
@@ -39,7 +39,7 @@ _SCALE_FACTORS = (8, 4, 2)
 _PNG_TEXT_EXIF = "Raw profile type exif"
 
 _SIGNS_OF_A_CUT_FILE = ("truncated", "requires a buffer of")
-"""In Pillow's messages; the second is from `struct`, about a header."""
+"""Phrases in Pillow's messages; the second is from `struct`, about a header."""
 
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 

@@ -122,7 +122,7 @@ class _ChildDiedError(Exception):
         super().__init__(message)
         self.code = code
         self.was_killed = was_killed
-        """By SIGKILL, which no decoder sends to itself."""
+        """Whether the child ended by SIGKILL, which no decoder sends to itself."""
 
 
 def _failure(error: _ChildDiedError, data: bytes) -> ImageFailure:

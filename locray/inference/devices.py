@@ -1,4 +1,4 @@
-"""Number formats and memory: what the network needs to know of the device that it runs on."""
+"""Number formats and memory of the device that the network runs on."""
 
 import ctypes
 import time
@@ -21,7 +21,7 @@ KEEP_FREED_MEMORY_VARIABLES = {
     "MALLOC_TRIM_THRESHOLD_": "4000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""Environment for a new process that does as `keep_freed_memory`, for tensors of all its threads."""
+"""Environment with the effect of `keep_freed_memory` in a new process, for tensors of all its threads."""
 
 
 def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:

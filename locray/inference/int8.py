@@ -102,7 +102,7 @@ def quantize_backbone(model: LabelModel, ranges: Ranges) -> None:
 
 
 class _OutsideAutocast(nn.Module):
-    """A quantized backbone, which takes and returns float32 whatever autocast says."""
+    """A quantized backbone, which takes and returns float32 regardless of autocast."""
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from locray.inference.network import StaticNetwork
 
 FOLDER = "compiled"
-"""Of an artifact, for the packages that were made of it."""
+"""Folder of an artifact for the packages made from it."""
 
 _log = logging.getLogger(__name__)
 
 _KEY_DIGITS = 24
 _PROCESSOR_LINES = ("model name", "flags", "Features", "CPU part")
-"""Of /proc/cpuinfo, on x86 and on ARM."""
+"""Keys in /proc/cpuinfo, on x86 and on ARM."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -59,7 +59,7 @@ class CompileKey(BaseModel):
 
     @classmethod
     def for_this_machine(cls, model_id: str, precision: str, batch_size: int, num_threads: int) -> "CompileKey":
-        """The key of what would be compiled here."""
+        """The key of a package that is compiled on this machine."""
         import torch
 
         name, flags = _processor()
@@ -80,7 +80,7 @@ class CompileKey(BaseModel):
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:_KEY_DIGITS]
 
     def differences(self, here: "CompileKey") -> list[str]:
-        """In what a package of this key doesn't fit the key of this machine."""
+        """Returns the differences between a package's key and this machine's key."""
         ours, theirs = self.model_dump(), here.model_dump()
         return [
             f"{name.replace('_', ' ')} {ours[name]} (here {theirs[name]})"
@@ -90,15 +90,15 @@ class CompileKey(BaseModel):
 
 
 class PackageRecord(BaseModel):
-    """What `locray compile` writes beside a package."""
+    """Record that `locray compile` writes beside a package."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     key: CompileKey
     sha256: str
-    """Of the package."""
+    """Hash of the package."""
     speedup: float
-    """Speed beside the eager network's, when it was made."""
+    """Speed relative to the eager network's, measured at compilation."""
 
     @classmethod
     def of(cls, key: CompileKey, package: bytes, speedup: float) -> "PackageRecord":
@@ -117,7 +117,7 @@ class PackageSource:
 
     @classmethod
     def of(cls, compiled: str, model_uri: str) -> "PackageSource":
-        """By the option `--compiled`: `auto`, `never`, or the URI of a folder whose packages are trusted."""
+        """From the option `--compiled`: `auto`, `never`, or the URI of a folder whose packages are trusted."""
         if compiled == "never":
             return NO_PACKAGES
         if compiled == "auto":
@@ -143,7 +143,7 @@ def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: 
         folder: Where to.
         record: Describes the package.
         package: Content of the .pt2 file.
-        trust: Whether this user's runs may take the package without being told its folder.
+        trust: Whether this user's runs may use the package without naming its folder.
 
     Raises:
         StoreError: the folder can't be written.
@@ -153,7 +153,7 @@ def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: 
     # The record comes last: a package whose writing was interrupted has none.
     storage.write_bytes(storage.join(folder, f"{record.key.name}.json"), record.model_dump_json(indent=2).encode())
     if trust:
-        with suppress(OSError):  # without a home directory, runs are told the folder by --compiled
+        with suppress(OSError):  # without a home directory, runs need --compiled FOLDER
             _state_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             (_state_folder() / record.sha256).touch(mode=0o600)
     return uri
@@ -164,7 +164,7 @@ def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> "
 
     Args:
         source: Where to look.
-        key: What the package must have been made for.
+        key: Key that the package must match.
         example: A batch (B, S, S, 3) uint8 that the loaded network is tried on.
     """
     try:
@@ -265,7 +265,7 @@ def open_package(package: bytes) -> "StaticNetwork":
 
 
 def _state_folder() -> Path:
-    """Where it is noted which packages this user has compiled on this machine."""
+    """Folder with records of the packages that this user has compiled on this machine."""
     return Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")) / "locray" / FOLDER
 
 

@@ -1,6 +1,6 @@
-"""When to end a run before its worklist: nothing that is left would fare better.
+"""When to end a run before its worklist: no remaining image could be labelled either.
 
-Failures of all images say nothing about any of them. They are the store's, the model's or the credentials'.
+If all images fail, the cause is the store, the model or the credentials, and not any of the images.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from locray.storage.retries import CHECK_RETRIES
 MIN_IMAGES_BEFORE_ABORT = 200
 """Images to try before a run ends because none of them could be labelled."""
 MIN_UNITS_BEFORE_ABORT = 2
-"""Units that these come from: a single one may be deferred whole for a reason of its own."""
+"""Units that these come from: a single one may be deferred for a reason that affects no other."""
 MAX_OUTAGE_S = 300.0
-"""How long a run goes on while all images are deferred."""
+"""How long a run continues while all images are deferred."""
 MAX_CANARY_IMAGES = 5
 
 _ADVICE: dict[str, str] = {
@@ -32,7 +32,7 @@ _ADVICE: dict[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class CanaryImages:
-    """A few small images that the driver could fetch when the run began. None, if it may not read them itself."""
+    """A few small images that the driver could fetch when the run began. Empty if it has no access to them."""
 
     images: list[FetchRequest]
     max_bytes: int
@@ -41,7 +41,7 @@ class CanaryImages:
     def fetch(cls, worklist: Worklist, max_bytes: int) -> "CanaryImages":
         """Fetches the smallest images of the first unit, which holds a random sample of the worklist.
 
-        To be called before the workers start, so that what fails later did not fail then.
+        Call it before the workers start, so that later failures are known to be new.
         """
         if not worklist.num_images:
             return cls([], max_bytes)
@@ -52,7 +52,7 @@ class CanaryImages:
         return cls([images[index] for index, outcome in outcomes if isinstance(outcome, Fetched)], max_bytes)
 
     def failure(self) -> ErrorCode | DeferralCause | None:
-        """Fetches them again. Returns why all of them fail; None if one does not, and if there are none."""
+        """Fetches them again. Returns why all of them fail; None if one succeeds or there are none."""
         deferred: list[DeferralCause] = []
         failed: list[ErrorCode] = []
         for _, outcome in fetch_images(self.images, max_bytes=self.max_bytes, retries=CHECK_RETRIES):
@@ -69,7 +69,7 @@ class CanaryImages:
 
 @dataclass
 class AbortPolicy:
-    """Decides after each unit whether the run goes on."""
+    """Decides after each unit whether the run continues."""
 
     max_outage_s: float = MAX_OUTAGE_S
     _num_units: int = 0
@@ -78,7 +78,7 @@ class AbortPolicy:
     _last_row_at_s: float | None = None
 
     def abort_reason(self, committer: Committer, now_s: float) -> str | None:
-        """Returns why the run should end, or None if it should go on. To be called once per unit.
+        """Returns why the run should end, or None if it should continue. Call it once per unit.
 
         Args:
             committer: Counts the outcomes of the images.

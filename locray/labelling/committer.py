@@ -67,7 +67,7 @@ class Committer:
         self._num_pending = 0
         self._lock = threading.RLock()
         self._error: BaseException | None = None
-        """Raised in the other thread, and not yet in this one."""
+        """Error of the other thread, not yet raised in this one."""
         self._last_commit_s = time.monotonic()
         self.outcomes = ImageOutcomes(num_images)
         self.commits = 0

@@ -1,6 +1,6 @@
 """First stage: from a unit of the worklist to square uint8 images.
 
-Plain callables that know nothing of Ray. An image never raises: it is decoded, failed with an error code, or deferred.
+Plain callables, independent of Ray. An image never raises: it is decoded, failed with an error code, or deferred.
 An image that crashes its process costs the unit a second attempt, in which a child process does the decoding.
 """
 
@@ -140,7 +140,7 @@ def _rows_without_uris(worklist: Worklist, unit: int) -> pa.Table:
 
 
 def _initial_outcomes(rows: pa.Table) -> list[_Outcome]:
-    """Outcomes with what the listing knows."""
+    """Outcomes with the values known from the listing."""
     names = (schema.ETAG, schema.SIZE_BYTES, schema.LAST_MODIFIED)
     return [_Outcome(*listed) for listed in zip(*(rows[name].to_pylist() for name in names), strict=True)]
 

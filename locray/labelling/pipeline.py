@@ -55,7 +55,7 @@ class Pipeline:
     def rows(self, worklist: Worklist) -> Generator[pa.Table]:
         """Yields the predicted rows of each unit (`schema.PREDICTED_SCHEMA`), in the order in which they are done.
 
-        To be closed if not read to its end: the execution would go on, and run into the end of Ray.
+        Close it if it is not read to its end: otherwise the execution would still be running when Ray stops.
 
         Raises:
             LocrayError: raised in a worker.

@@ -1,4 +1,4 @@
-"""What a labelling run would do: counts, and an estimate from a sample."""
+"""Plan of a labelling run: counts, and an estimate from a sample."""
 
 import os
 import time
@@ -25,7 +25,7 @@ _DECODER_FAILURES = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODE
 
 @dataclass(frozen=True, slots=True)
 class LabelPlan:
-    """What a run would do, and its estimated time on this machine, as `--json` prints it."""
+    """Plan of a run, with its estimated time on this machine, as `--json` prints it."""
 
     model_id: str
     config_hash: str
@@ -103,7 +103,7 @@ def _measure(sample: pa.Table, model: ModelSpec) -> float | None:
     started = time.perf_counter()
     decoded = decode_rows(rows, model)
     decode_s = (time.perf_counter() - started) / num_cores
-    # On whatever this machine has: the GPUs of `--device gpu` may be on others.
+    # On this machine's own device: the GPUs of `--device gpu` may be on others.
     predictor = Predictor(model.with_options(device="auto"), num_threads=num_cores)
     predictor(decoded)
     started = time.perf_counter()

@@ -1,6 +1,6 @@
 """Second stage: from square images to detections in the pixels of each image.
 
-A plain callable that knows nothing of Ray.
+A plain callable, independent of Ray.
 """
 
 from collections.abc import Iterator
@@ -72,7 +72,7 @@ class Predictor:
         artifact = load_artifact(model.uri)
         self._classes = artifact.info.classes
         self.device = device = _device(model.options.device)
-        """What the network runs on."""
+        """Device of the network."""
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for(model.options.precision, device)

@@ -86,7 +86,7 @@ class LabelSummary:
     def exit_code(self, max_failure_rate: float) -> ExitCode:
         """Exit code of the command. A failure rate over the limit outweighs deferred images.
 
-        A few failures are ignored except in a table's first run: a night may have a single new image, and that broken.
+        A few failures are ignored except in a table's first run: the only new image of a night may be a broken one.
         """
         counts_failures = self.failed >= FEW_FAILURES or not self.already_labelled
         if counts_failures and self.failure_rate() > max_failure_rate:

@@ -173,7 +173,7 @@ class PendingImages:
     def batches(self, limit: int | None, batch_size: int) -> Iterator[pa.RecordBatch]:
         """The images as batches of `LISTING_SCHEMA`: a random sample first, then the others, by URI.
 
-        So the first images say something about all of them, not about one folder.
+        The first images are therefore representative of all, not of one folder.
         """
         columns = ", ".join(schema.LISTING_SCHEMA.names)
         limited = "pending" if limit is None else f"(SELECT * FROM pending ORDER BY {schema.IMAGE_URI} LIMIT {limit})"

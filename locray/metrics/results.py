@@ -71,7 +71,7 @@ class Matching:
 def match(result: ImageResult) -> Matching:
     """Matches each detection, highest score first, to the free object of its class with the largest IoU, as COCO does.
 
-    What is left is matched the same way regardless of class: these are confusions.
+    The remaining ones are matched the same way regardless of class: these are confusions.
     """
     labels, true_labels = np.array(result.labels, dtype=object), np.array(result.true_labels, dtype=object)
     is_ground_truth = result.true_has_box & ~result.true_is_crowd

@@ -37,7 +37,7 @@ _BACKBONE_PREFIX = "backbone."
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A detector: torchvision's network, and how it is built small on another backbone."""
+    """A detector: torchvision's network, and the builder of its small version on another backbone."""
 
     network: Callable[..., LabelModel]
     torchvision_name: str

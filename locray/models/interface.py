@@ -1,4 +1,4 @@
-"""The interface of every model, and the tensors that it takes and gives.
+"""The interface of every model, and its input and output tensors.
 
 Shapes: B images, S side of the square input in pixels, K predictions per image, M objects per image.
 """
@@ -14,7 +14,7 @@ NO_OBJECT = -1
 """Label id of an unused place in `Targets`."""
 
 LOSS = "loss"
-"""Key of the total loss in what `LabelModel.loss` returns; the other keys are its parts."""
+"""Key of the total loss in the result of `LabelModel.loss`; the other keys are its parts."""
 
 BACKBONE = "backbone"
 """Name of the submodule that holds the pretrained layers, in models that have any."""

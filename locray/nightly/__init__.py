@@ -1,1 +1,1 @@
-"""What is done every night: label, verify, tidy up, and keep a record."""
+"""The nightly run: label, verify, maintain the table, and keep a record."""

@@ -1,4 +1,4 @@
-"""Counting the processes that died over a piece of work. Ray itself retries without end."""
+"""Counts the processes that died over a piece of work. Ray itself retries indefinitely."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class CrashCounter:
 
     @contextmanager
     def attempt(self, work: str) -> Iterator[int]:
-        """One attempt at a piece of work. Gives the number of earlier ones that did not come to their end."""
+        """One attempt at a piece of work. Yields the number of earlier ones that did not finish."""
         import ray
         from ray.exceptions import RayError
 

@@ -1,4 +1,4 @@
-"""What Ray Data offers no public way for: whole blocks on GPUs, an execution that has ended, a pause between steps."""
+"""Features that Ray Data lacks publicly: whole blocks on GPUs, closing an execution, a pause between steps."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ _MAP_WHOLE_BLOCKS = ("map_batches_internal", "_map_batches_without_batch_size_va
 """Private names of `Dataset.map_batches` without its check of the batch size, the newest first."""
 
 _PARKED_THREAD = "Prefetcher"
-"""Private name of a thread that never ends if its execution was closed early, and calls Ray no more."""
+"""Private name of a thread that never ends if its execution was closed early; it makes no more calls to Ray."""
 
 _THREADS_END_WITHIN_S = 10.0
 

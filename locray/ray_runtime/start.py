@@ -1,4 +1,4 @@
-"""Starting, reaching and stopping Ray, and what it may write to the terminal."""
+"""Starts, connects to and stops Ray, and filters its output on the terminal."""
 
 import logging
 import os

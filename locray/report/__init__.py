@@ -1,1 +1,1 @@
-"""Pages that people look at: one offline HTML file each."""
+"""HTML pages, each one offline file."""

@@ -1,4 +1,4 @@
-"""Page of a nightly run: what was done, what was found, and the runs before it."""
+"""Page of a nightly run: its steps, its findings, and earlier runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -132,7 +132,7 @@ def _steps(run: NightlyRun) -> dict[str, str]:
 
 
 def _findings(run: NightlyRun) -> list[tuple[str, str, str, Finding]]:
-    """Kind, name, meaning and examples of what the verification found."""
+    """Kind, name, meaning and examples of the verification's findings."""
     if run.verify is None:
         return []
     kinds = {"fault": run.verify.faults, "pending": run.verify.pending, "note": run.verify.notes}

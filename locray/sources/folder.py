@@ -1,6 +1,6 @@
 """A local folder of images, however deep.
 
-Every regular file is listed, whatever its name, hidden ones too: what is an image is decided by content. Links are
+Every regular file is listed, hidden ones too: content decides what is an image, not the name. Links are
 followed, to files and to folders, except to a folder that the link lies in. A link to nothing is listed too, and
 becomes a row with `not_found`.
 """
@@ -121,7 +121,7 @@ class _Walk:
         return self._read(_Folder(folder.path, folder.depth, folder.ancestors | {identity}), entries)
 
     def _read(self, folder: _Folder, entries: "os._ScandirIterator[str]") -> StepResult:
-        """Reads the next names of a folder. Of a large one, files are looked up while the reading goes on."""
+        """Reads the next names of a folder. In a large folder, files are looked up while reading continues."""
         chunk = list(itertools.islice(entries, BATCH_ROWS))
         folders = [entry.path for entry in chunk if _is_folder(entry)]
         files = [entry for entry in chunk if not _is_folder(entry)]
@@ -159,7 +159,7 @@ def _rows_of(entry: "os.DirEntry[str]") -> list[tuple[str, str | None, int | Non
     try:
         status = entry.stat()
     except OSError:
-        return [(local_uri(entry.path), None, None, None)]  # fetching it will tell what is wrong
+        return [(local_uri(entry.path), None, None, None)]  # fetching it will report the error
     if not stat.S_ISREG(status.st_mode):
         return []
     return [(local_uri(entry.path), file_etag(status), status.st_size, status.st_mtime_ns // 1000)]

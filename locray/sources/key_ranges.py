@@ -1,7 +1,7 @@
 """Keys at which a long listing of objects can be split, so that its parts are listed in parallel.
 
 S3 lists in one order only, a thousand keys per request, and each request needs the last key of the one before. But a
-request may ask for the first key after any text. A few of them find out how the keys go on.
+request may ask for the first key after any text. A few such requests show how the keys continue.
 """
 
 import sys

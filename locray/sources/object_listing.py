@@ -1,4 +1,4 @@
-"""A listing of all objects below a prefix, in parallel, whatever their keys.
+"""A parallel listing of all objects below a prefix, with any keys.
 
 The folders of the upper levels are found first, by boto3. What lies below each of them is then listed by obstore,
 straight into Arrow. While threads are idle, a listing under way is split at keys ahead of it, and its parts are listed
@@ -64,7 +64,7 @@ class ObjectListing:
     def below(self, prefix: str) -> Iterator[pa.RecordBatch]:
         """All objects below a prefix (empty, or with a slash at its end), as batches of `LISTING_SCHEMA`.
 
-        Complete whatever the order of the store's keys, and without duplicates if that order is S3's.
+        Complete in any order of the store's keys, and without duplicates if that order is S3's.
 
         Raises:
             StoreError: the listing failed, retries exhausted.
@@ -155,7 +155,7 @@ class ObjectListing:
         """The index of the key, null for folder markers, at which another range takes over.
 
         Only that very key ends a range, not a larger one: a store may have an order of its own. If the key was deleted
-        meanwhile, the range goes on to the end of the next one: some rows come twice, but none is lost.
+        meanwhile, the range continues to the end of the next one: some rows come twice, but none is lost.
         """
         ends = [end for end in self._ends if end > stream.whole.after]
         if not ends:
@@ -182,7 +182,7 @@ class ObjectListing:
         return replace(stream, is_probing=True), [partial(self._probe, stream)]
 
     def _probe(self, stream: "_Stream") -> StepResult:
-        """Looks for keys at which a listing may be split, while it goes on."""
+        """Looks for keys at which a listing may be split while it continues."""
         ends = find_split_keys(stream.rest, _NUM_THREADS - 1, is_needed=lambda: stream.whole in self._ranges)
         if stream.whole in self._ranges:
             self._split_keys[stream.whole] = ends

@@ -23,7 +23,7 @@ class Source(Protocol):
                 exists is fine in any case.
 
         Raises:
-            UsageError: what the user named is not what it should be.
+            UsageError: the user named something that is not such a source.
             StoreAccessError: it is missing, denied or does not answer.
         """
 

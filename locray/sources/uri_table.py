@@ -62,7 +62,7 @@ class UriTableSource:
         self._find_uri_column(self._column_names())
 
     def lists(self, uri: str) -> bool:  # noqa: ARG002
-        """Always false: a table names what it names."""
+        """Always false: a table names its images itself."""
         return False
 
     def listing(self) -> Iterator[pa.RecordBatch]:
@@ -196,7 +196,7 @@ def _version_of_file(uri: str) -> tuple[str, int, int] | tuple[None, None, None]
     try:
         status = os.stat(local_path(uri))
     except OSError:
-        return None, None, None  # fetching it will tell what is wrong
+        return None, None, None  # fetching it will report the error
     if not stat.S_ISREG(status.st_mode):
         return None, None, None
     return file_etag(status), status.st_size, status.st_mtime_ns // 1000

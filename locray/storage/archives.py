@@ -153,7 +153,7 @@ class _Archive:
 
 _lock = threading.Lock()
 _archives: dict[tuple[int, str], _Archive] = {}
-"""By process, as a forked one may inherit a lock that is held, and URI."""
+"""Keyed by process, since a forked one may inherit a held lock, and by URI."""
 
 
 def is_archive_name(uri: str) -> bool:

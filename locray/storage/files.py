@@ -51,7 +51,7 @@ def read_bytes(uri: str) -> bytes:
 def read_all(uris: Sequence[str]) -> list[bytes]:
     """The contents of many small files, several at a time; raises as `read_bytes` does."""
     if not any(is_remote(split_archive(uri)[0] if is_in_archive(uri) else uri) for uri in uris):
-        return [read_bytes(uri) for uri in uris]  # threads would only get into each other's way
+        return [read_bytes(uri) for uri in uris]  # threads would only contend with each other
     with ThreadPoolExecutor(_READ_THREADS) as threads:
         return list(threads.map(_read_lightly, uris))
 

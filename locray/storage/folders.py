@@ -66,7 +66,7 @@ def list_uris(prefix_uri: str) -> list[str]:
 
 
 def _folder_prefix(key: str) -> str:
-    """What the keys of all objects in a folder begin with; empty for the bucket itself."""
+    """Prefix of the keys of all objects in a folder; empty for the bucket itself."""
     return f"{key.rstrip('/')}/" if key else ""
 
 

@@ -1,4 +1,4 @@
-"""Retries of requests to an object store: how many, after what waits, and for which errors.
+"""Retries of requests to an object store: their number, the waits, and the errors that are retried.
 
 Listings, tables and artifacts are few requests. They are retried by the library that makes them (obstore, boto3,
 deltalake), which gets its settings here.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
 BUDGET_CAPACITY = 1024
-"""Retries in a full budget: what the images that a task has in flight may need to sit out 30 seconds of outage."""
+"""Retries in a full budget: enough for the images that a task has in flight to survive an outage of 30 seconds."""
 
 REFILL_PER_RESPONSE = 0.2
 """Retries that each response of the store gives back, as in the standard mode of AWS's clients."""
@@ -75,10 +75,10 @@ class RetryPolicy:
 
 DEFAULT_RETRIES = RetryPolicy()
 CHECK_RETRIES = RetryPolicy(max_retries=2, total_s=15.0)
-"""For the checks before a run, where a wrong endpoint should show soon."""
+"""Retries of the checks before a run, where a wrong endpoint should be reported soon."""
 
 FETCH_RETRIES = RetryPolicy(max_retries=16)
-"""For one image."""
+"""Retries for one image."""
 
 NO_RETRIES = RetryPolicy(max_retries=0)
 

@@ -1,7 +1,7 @@
 """Temporary folders that are deleted even if their process is killed.
 
 A killed process leaves its folder, perhaps with tens of GB in it. The next process that makes one deletes it. A lock
-shows which folders are in use: the system releases it when its process ends, in whatever way.
+shows which folders are in use: the system releases it when its process ends, for any reason.
 """
 
 import fcntl

@@ -29,7 +29,7 @@ _KEY_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class LoggedFile:
-    """A data file as the log describes it. What the log doesn't say is None."""
+    """A data file as described by the log. Values missing in the log are None."""
 
     uri: str
     path: str

@@ -66,7 +66,7 @@ def choose_key(
 
     Args:
         num_rows: rows of each key in the table.
-        wanted: what the user selected; None: whatever is there.
+        wanted: the user's selection; None: any key.
         where: the table, as messages name it.
         may_be_absent: where no key matches, returns the wanted one, or None if that is open.
 

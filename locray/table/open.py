@@ -9,11 +9,11 @@ from locray.errors import StoreAccessError, StoreError, UsageError
 from locray.table.errors import one_line, translate_errors
 
 WORK_FOLDER = "_locray"
-"""Folder below the table for what is not part of it. Readers of Delta and Hive tables ignore such names."""
+"""Folder below the table for files that are not part of it. Readers of Delta and Hive tables ignore such names."""
 RECORDS = f"{WORK_FOLDER}/nights"
 """Folder of the records of nightly runs. It can't be the work folder of a model: model ids contain an @."""
 FILE_PREFIXES = ("_delta_log/", f"{WORK_FOLDER}/", f"{schema.MODEL_ID}=")
-"""Start of the name, relative to the table, of every file that is written for it."""
+"""Prefixes, relative to the table, of the names of all files that are written for it."""
 
 
 def open_table(uri: str) -> DeltaTable | None:

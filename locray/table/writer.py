@@ -28,7 +28,7 @@ WRITE_ID = "locray.write_id"
 _OWN_FILE = re.compile(r"part-([0-9a-f]{32})(?:-\d+)?\.parquet|\.locray-[0-9a-f]+\.tmp")
 """Names that a writer gives in its partition: data files, with the write id of their commit, and unfinished files."""
 _RETRY_DELAYS_S = (0.2, 1.0, 5.0)
-"""Before each retry of a commit that got no response. The stores themselves retry only what is safe to send twice."""
+"""Delays before each retry of a commit without a response. The clients retry only what is safe to send twice."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class TableWriter:
 
     @classmethod
     def resume(cls, uri: str, model_id: str, transaction: int) -> "TableWriter":
-        """Continues an earlier writer of this process without a new claim, which would fence a run that came since.
+        """Continues an earlier writer of this process without a new claim, which would fence a run that started since.
 
         Args:
             uri: the table, normalised.
@@ -88,7 +88,7 @@ class TableWriter:
 
         Raises:
             FencedError: another run has claimed the table; nothing was added.
-            StoreError: the store failed. All rows were added, or none: the next run finds out.
+            StoreError: the store failed. All rows were added or none; the next run reads the table.
         """
         self._resolve_uncertain_commit()
         write_id = uuid.uuid4().hex
@@ -181,7 +181,7 @@ class TableWriter:
 
     @property
     def work_uri(self) -> str:
-        """Folder for what runs of this model need while they last."""
+        """Folder for the temporary files of this model's runs."""
         return storage.join(self.uri, WORK_FOLDER, self.model_id)
 
     def _write(self, rows: pa.Table, run_date: str, name: str, *, changes_data: bool = True) -> AddAction:
@@ -212,7 +212,7 @@ class TableWriter:
     def _commit_once(
         self, actions: Sequence[AddAction | RemoveAction], properties: CommitProperties, write_id: str
     ) -> None:
-        """Sends a commit. After a failure, the write id tells whether it succeeded and only the response was lost.
+        """Sends a commit. After a failure, the write id shows whether it succeeded and only the response was lost.
 
         A refusal can be such a case too: that of a repeated request, whose first response was lost.
         """

@@ -1,6 +1,6 @@
 """From records to batches of pixels and targets: a pure function of seed, epoch, step and worker.
 
-There is no state, so a task that is run again after a failure, on whatever machine, makes the same batch, and a
+There is no state, so a task that is run again after a failure, on any machine, makes the same batch, and a
 resumed run sees the images that it would have seen.
 """
 
@@ -107,7 +107,7 @@ class BatchMaker:
         return random, self._augmenter.mix(random, row, len(self.packed), self.packed.may_mix)
 
     def _min_side_px(self, mix: Mix) -> int:
-        """Least longer side of decoded images. A crop is scaled up to the input, so it needs more pixels."""
+        """Minimum longer side of decoded images. A crop is scaled up to the input, so it needs more pixels."""
         if not self.augmented:
             return decoded_side_px(self.input_size_px)
         return self.input_size_px * (1 if mix.tiles else _SIDES_OF_CROPPED)

@@ -12,7 +12,7 @@ HISTORY_FILE = "metrics.jsonl"
 EVENTS_FOLDER = "tensorboard"
 WORKERS, PRECISION_BITS = "workers", "precision_bits"
 SETTINGS = {WORKERS, PRECISION_BITS}
-"""Values of an epoch that are no metrics, but say how it was computed."""
+"""Values of an epoch that are not metrics, but describe how it was computed."""
 
 Epoch = dict[str, float]
 
@@ -40,7 +40,7 @@ def write_history(output_uri: str, history: Sequence[Epoch]) -> None:
 
 
 def repair_history(output_uri: str, history: Sequence[Epoch]) -> None:
-    """Rewrites what is missing or differs, where a run was interrupted or another run wrote to the same output.
+    """Rewrites missing or different files, after an interruption or another run with the same output.
 
     Raises:
         StoreError: the output can't be written.

@@ -44,7 +44,7 @@ def use_deterministic_algorithms() -> None:
 
 
 class TrainingStep(nn.Module):
-    """The loss as a forward pass: what DistributedDataParallel can wrap."""
+    """The loss as a forward pass, so that DistributedDataParallel can wrap it."""
 
     def __init__(self, model: LabelModel) -> None:
         super().__init__()

@@ -49,7 +49,7 @@ class PackedRecords:
         Args:
             records: All their labels are among `classes`.
             classes: Names by label id.
-            max_objects: Least room for objects per image.
+            max_objects: Minimum room for objects per image.
             crowds: Whether crowds are included. Nothing is learned from them, but a validation needs them: what is
                 found in a crowd is no false positive.
         """

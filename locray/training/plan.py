@@ -24,7 +24,7 @@ _NOT_IN_IDENTITY = {*WorkerOptions.model_fields, "output", "run_name", "score_th
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """A configuration, and what follows from it and the data. Small enough to be sent to every worker.
+    """A configuration, and values derived from it and the data. Small enough to be sent to every worker.
 
     Attributes:
         config: The configuration of the run.

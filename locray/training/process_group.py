@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Signal(IntEnum):
-    """What a worker requests after a step. Where requests differ, the highest applies to all workers."""
+    """Request of a worker after a step. If requests differ, the highest applies to all workers."""
 
     CONTINUE = 0
     SAVE = 1

@@ -81,7 +81,7 @@ def initial_model(plan: TrainPlan, report: Report = ignore) -> LabelModel:
 
     Args:
         plan: The run.
-        report: Progress callback; says how much of an artifact was used.
+        report: Progress callback; reports how much of an artifact was used.
 
     Raises:
         UsageError: unknown architecture, unusable weights, or there is nothing to freeze.

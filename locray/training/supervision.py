@@ -1,7 +1,7 @@
 """The driver while the workers train: shows their progress, and passes on a request to stop.
 
 Ray Train runs its callbacks in a process of its own, from where they can't report to the driver. An actor lies in
-between. This module does without torch, so that its process starts quickly.
+between. This module does not import torch, so that its process starts quickly.
 """
 
 import time
@@ -80,7 +80,7 @@ def supervise(
         The last status.
 
     Raises:
-        Exception: whatever `work` raises.
+        Exception: any error of `work`.
     """
 
     def stop(_: Signals) -> None:

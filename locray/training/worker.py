@@ -186,14 +186,14 @@ class WorkerRun:
         self._last_save = time.monotonic()
 
     def _next_signal(self, error: str | None) -> Signal:
-        """What all workers do next; an error on any of them ends the run."""
+        """Next action of all workers; an error on any of them ends the run."""
         signal = self._group.all_reduce_max(self._own_signal() if error is None else Signal.FAIL)
         if error is not None:
             self._fail(error)
         return signal
 
     def _own_signal(self) -> Signal:
-        """What this worker requests."""
+        """Request of this worker."""
         now = time.monotonic()
         if self._group.is_first and now - self._last_poll >= _PROGRESS_INTERVAL_S:
             self._last_poll = now

@@ -1,1 +1,1 @@
-"""Whether a predictions table is what it should be: beside its log, its files, a listing and its model."""
+"""Verifies a predictions table against its log, its files, a listing and its model."""

@@ -1,4 +1,4 @@
-"""What a verification checks for, and what it found: counts, and the first few examples by name."""
+"""Checks of a verification and its findings: counts, and the first few examples by name."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ MAX_EXAMPLES = 5
 
 
 class Check(StrEnum):
-    """What is checked; `MEANING` describes the finding."""
+    """Kind of check; `MEANING` describes the finding."""
 
     SCHEMA = "schema"
     FILE_MISSING = "file_missing"
@@ -65,7 +65,7 @@ PENDING = frozenset({Check.IMAGE_WITHOUT_ROW, Check.IMAGE_CHANGED})
 """Images that the next labelling run will label."""
 
 NOTES = frozenset({Check.IMAGE_GONE, Check.FILE_REMOVED, Check.FILE_UNREFERENCED, Check.NOT_COMPARED})
-"""What a correct table may have. All checks that are neither pending nor notes are faults."""
+"""Findings that a correct table may have. All checks that are neither pending nor notes are faults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Finding:
 
 
 class Findings:
-    """Collects what the checks find, in bounded memory."""
+    """Collects the findings of the checks, in bounded memory."""
 
     def __init__(self) -> None:
         self._found: dict[Check, Finding] = {}
@@ -90,7 +90,7 @@ class Findings:
 
     @property
     def faults(self) -> dict[Check, Finding]:
-        """What a correct table does not have."""
+        """Findings that a correct table does not have."""
         return self._select(lambda check: check not in PENDING | NOTES)
 
     @property
@@ -100,7 +100,7 @@ class Findings:
 
     @property
     def notes(self) -> dict[Check, Finding]:
-        """What a correct table may have."""
+        """Findings that a correct table may have."""
         return self._select(NOTES.__contains__)
 
     def _select(self, is_wanted: Callable[[Check], bool]) -> dict[Check, Finding]:

@@ -59,21 +59,21 @@ class Tolerance:
 def predict_again(rows: pa.Table, model: ModelSpec, findings: Findings, report: Report) -> int:
     """Predicts the images of ok rows again, one at a time, on this machine, and compares.
 
-    A child process decodes them on the CPU: the file may have been replaced, and the decoder may be another, since.
+    A child process decodes them on the CPU: the file may have been replaced, and the decoder updated, since.
 
     Args:
         rows: columns of a listing, size in pixels and detections.
         model: the model and the settings that the rows were made with; its batch size must be 1.
-        findings: what is found is added.
+        findings: Collects the findings.
         report: progress callback.
 
     Returns:
-        How many rows could be compared. The images of the others are no longer available in that version.
+        Number of rows that could be compared. The images of the others are no longer available in that version.
     """
     assert model.options.batch_size == 1
     if not len(rows):
         return 0
-    # On whatever this machine has.
+    # On this machine's own device.
     predictor = Predictor(model.with_options(device="auto"), num_threads=len(os.sched_getaffinity(0)))
     worklist = InlineWorklist.of(rows.select(schema.LISTING_SCHEMA.names), _IMAGES_PER_UNIT)
     num_compared = 0

@@ -35,7 +35,7 @@ _NOT_NULL = [
 
 @dataclass(frozen=True, slots=True)
 class TableCheck:
-    """What a table holds, and what was found in it."""
+    """Content of a table, and the findings in it."""
 
     version: int
     num_files: int

@@ -1,4 +1,4 @@
-"""The benchmark of labelling: it runs, it counts only who labels alike, and locray is not far below the ceiling."""
+"""The labelling benchmark: it runs, counts only correct labels, and finds locray not far below the ceiling."""
 
 import json
 import os
@@ -170,7 +170,7 @@ def test_a_network_is_compiled_beforehand_beside_its_model(tmp_path):
 
 @pytest.mark.ray
 def test_locray_is_not_far_below_the_ceiling(tmp_path):
-    """The one ratio that is asserted: the best of two rounds each, and half of what it should be. Machines are busy."""
+    """The only asserted ratio: the best of two rounds, and half of the expected value, since machines are busy."""
     info = ArtifactInfo(architecture="localizer/resnet18", classes=["a", "b"], input_size=224)
     save_artifact(str(tmp_path / "model"), build_model("localizer/resnet18", 2, 224), info)
     options = {"model": tmp_path / "model", "small-images": 256, "large-images": 0, "rounds": 2}
@@ -179,7 +179,7 @@ def test_locray_is_not_far_below_the_ceiling(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     runs = {one["contender"]: one["runs"] for one in found["results"]}
-    # Where a machine is too fast for so few images to have a steady state, all of them count.
+    # If the machine is too fast for a steady state with so few images, all of them count.
     has_steady = all(run["images_per_s_steady"] for some in runs.values() for run in some)
     figure = "images_per_s_steady" if has_steady else "images_per_s"
     best = {name: max(run[figure] for run in some) for name, some in runs.items()}

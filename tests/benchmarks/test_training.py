@@ -1,4 +1,4 @@
-"""The benchmarks run, and say how fast each was."""
+"""The training benchmark runs and reports the speed of each contender."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command line without Ray: help, wrong usage, exit codes. Every message comes without a traceback."""
+"""The command line without Ray: help, wrong usage, exit codes. No message has a traceback."""
 
 import contextlib
 import inspect
@@ -32,7 +32,7 @@ class Done:
 
 
 def locray(*arguments: str, **environment: str) -> Done:
-    """The command in this process: torch is imported once for all of them."""
+    """Runs the command in this process, so that torch is imported only once."""
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(io.StringIO()) as stdout,
@@ -47,7 +47,7 @@ def locray(*arguments: str, **environment: str) -> Done:
 
 
 def refused(*arguments: str, **environment: str) -> str:
-    """The message of a command that is refused as wrong usage."""
+    """Returns the message of a command that is refused as wrong usage."""
     done = locray(*arguments, **environment)
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr

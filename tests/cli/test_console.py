@@ -1,4 +1,4 @@
-"""What a person sees: on a terminal (a real pseudo-terminal), and where stderr is a file."""
+"""Console output, on a terminal (a real pseudo-terminal) and when stderr is a file."""
 
 import json
 import logging
@@ -64,7 +64,7 @@ def test_a_live_bar_keeps_rays_harmless_messages_off_the_terminal() -> None:
 
 
 def off_a_terminal(log_format: str) -> list[str]:
-    """The lines of stderr; the result on stdout is the same in each format."""
+    """Returns the lines of stderr. The result on stdout is the same in each format."""
     command = [sys.executable, "-c", A_RUN, log_format]
     done = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.splitlines() == ["ok      37", "errors  " + "truncated 3, " * 20]

@@ -44,7 +44,7 @@ def test_options_that_change_no_prediction_keep_the_hash(options: dict[str, obje
 
 
 def test_every_option_is_known_to_change_predictions_or_not() -> None:
-    """An option that was added has to be put into one of the two tests."""
+    """Every new option must be added to one of the two tests."""
     changing = {"score_threshold", "max_bytes", "max_pixels"}
     unchanging = set().union(*UNCHANGING)
     options = {field.alias or name for name, field in LabelConfig.model_fields.items()}

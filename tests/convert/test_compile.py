@@ -1,4 +1,4 @@
-"""A compiled network labels like the eager one, and is written only where it does, and is faster."""
+"""A compiled network labels like the eager one, and is written only if it does and is faster."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A model with its package, the hashes of its files before, what the command said, and the user's state folder."""
+    """A model with its package, its files' hashes before, the command's output, and the user's state folder."""
     needs_compiler()
     folder = tmp_path_factory.mktemp("compiled")
     model = write_model(folder / "model")
@@ -225,7 +225,7 @@ def test_a_network_that_is_no_faster_is_not_written(tmp_path):
 
 @pytest.mark.slow
 def test_a_network_that_gives_other_results_is_not_written(tmp_path):
-    """This one overflows, and NaN is like nothing."""
+    """This network overflows, and NaN equals nothing."""
     needs_compiler()
 
     def overflow(model):

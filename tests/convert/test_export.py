@@ -1,4 +1,4 @@
-"""Exported networks, run by their own runtimes: the artifact's answers, or no file."""
+"""Exported networks in their own runtimes: they give the artifact's results, or no file is written."""
 
 import contextlib
 import io
@@ -67,7 +67,7 @@ def assert_the_same(found: dict[str, Tensor], expected: PredictedBoxes) -> None:
 def test_onnx_runtime_gives_the_artifacts_answers_for_any_batch(trained: str, tmp_path: Path) -> None:
     exit_code, stdout, _ = export_model(trained, "onnx", tmp_path / "deep" / "model.onnx")
     assert exit_code == 0
-    facts = json.loads(stdout)  # and nothing of the exporter's own
+    facts = json.loads(stdout)  # and no output of the exporter itself
     assert (facts["batch_size"], facts["compared_detections"]) == (None, facts["compared_images"])
     session = onnxruntime.InferenceSession((tmp_path / "deep" / "model.onnx").read_bytes())
     described = session.get_modelmeta().custom_metadata_map
@@ -111,7 +111,7 @@ def test_a_batch_size_that_was_asked_for_is_fixed(artifact: str, tmp_path: Path,
 
 @pytest.fixture(scope="module", params=["detector/fcos/resnet18", "detector/ssdlite320"])
 def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An artifact that finds a hundred objects in every image, no two of the same score."""
+    """An artifact that finds a hundred objects in every image, all with different scores."""
     torch.manual_seed(0)
     folder, size = str(tmp_path_factory.mktemp("detector")), 64
     model = build_model(request.param, len(CLASSES), size)
@@ -130,7 +130,7 @@ def test_a_detector_finds_the_same_objects_in_every_form(detector: str, tmp_path
 
 
 class Blobs(nn.Module):
-    """A detector in small: the brightest cells are candidates, overlapping ones are suppressed over the whole batch."""
+    """A minimal detector: the brightest cells are candidates, suppressed over the whole batch if they overlap."""
 
     input_size_px, num_classes = 32, 2
 
@@ -189,7 +189,7 @@ def test_where_nothing_could_be_compared_that_is_told(tmp_path: Path, monkeypatc
 
 
 class ByPixels(nn.Module):
-    """A network whose way depends on what it sees: no single graph."""
+    """A network whose control flow depends on its input, so that it has no single graph."""
 
     input_size_px, num_classes = 32, 2
 
@@ -207,7 +207,7 @@ def test_a_network_that_is_no_graph_is_refused_in_one_line(to: str) -> None:
 
 
 class TwoFaced(nn.Module):
-    """A network whose graph is not what it does."""
+    """A network whose graph computes something else than the network itself."""
 
     input_size_px, num_classes = 32, 2
 
@@ -282,7 +282,7 @@ def detections(*places: tuple[float, int, float]) -> PredictedBoxes:
     ("found", "is_the_same"),
     [
         (detections((0.9, 1, 3.04), (0.5, 0, 7.0), (0.0, 0, 0.0)), True),
-        (detections((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 1, 99.0)), True),  # an unused place says nothing
+        (detections((0.9, 1, 3.0), (0.5, 0, 7.0), (0.0, 1, 99.0)), True),  # an unused slot means nothing
         (detections((0.9, 1, 3.06), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
         (detections((0.9, 0, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),
         (detections((0.902, 1, 3.0), (0.5, 0, 7.0), (0.0, 0, 0.0)), False),

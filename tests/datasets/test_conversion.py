@@ -1,4 +1,4 @@
-"""`convert`: real data sets in every format and back, and data that a format can't hold."""
+"""`convert`: real data sets to every format and back, and data that a format can't hold."""
 
 import io
 import json
@@ -51,7 +51,7 @@ def real_sets(real_data, tmp_path_factory):
 
 
 def objects_by_image(dataset):
-    """Labels and boxes in pixels of the image by its stem; sorted by label, as `regions` groups them."""
+    """Returns labels and boxes (pixels) by the image's stem, sorted by label, as `regions` groups them."""
     found = {}
     for record in dataset.records:
         scale = (1, 1, 1, 1)

@@ -105,7 +105,7 @@ def test_one_image_cannot_be_split():
 
 @pytest.mark.s3
 def test_a_bucket_is_read_like_a_folder(s3_bucket, real_data):
-    """Also with unusual names; the images themselves are never fetched."""
+    """Unusual names are included; the images themselves are never fetched."""
     name = "boards of 100%/#1 ü"
     for path in sorted((real_data / "boards/images").rglob("*")):
         if path.suffix in {".csv", ".xml", ".jpg"} and path.parent.name != "train":
@@ -186,7 +186,7 @@ def write_naming(folder, format_name, *names):
 @pytest.mark.s3
 @pytest.mark.parametrize("format_name", WRITERS)
 def test_local_annotations_of_images_in_a_bucket(s3_bucket, tmp_path, format_name):
-    """Whether they exist is only found when they are fetched."""
+    """Missing images are noticed only when they are fetched."""
     names = [f"{s3_bucket.uri}/100%/#1 ü.JPG", f"{s3_bucket.uri}/gone.jpg"]
     s3_bucket.put("100%/#1 ü.JPG", b"x")
     write_naming(tmp_path / "data", format_name, *names)

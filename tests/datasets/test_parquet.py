@@ -35,7 +35,7 @@ def test_a_slice_of_a_table_has_its_own_rows(described, start, length):
 
 
 def test_other_types_missing_columns_and_nulls():
-    """As other tools write: dictionaries, small numbers, no frame, no crowds. Null is not the same as empty."""
+    """Files of other tools: dictionaries, small integers, no frame, no crowds. Null is not the same as empty."""
     kind = pa.struct([("label", pa.string()), *((name, pa.int16()) for name in ("xmin", "ymin", "xmax", "ymax"))])
     box = {"label": "cow", "xmin": 1, "ymin": 2, "xmax": 3, "ymax": 4}
     objects = pa.array([[box], None, [], [box, box]], pa.large_list(kind))

@@ -1,4 +1,4 @@
-"""Drawn pictures: exact boxes, shapes of their share, colours far from the background."""
+"""Drawn pictures: exact boxes, shapes that fill the right share of them, colours far from the background."""
 
 import math
 
@@ -19,7 +19,7 @@ def rng_of(seed):
 
 
 def outline_of(seed, label):
-    """The first steps of `draw_sample`: size, outline, and the generator as it stands behind them."""
+    """The first steps of `draw_sample`: returns size, outline, and the generator in its state after them."""
     rng = rng_of(seed)
     width, height = rng.integers(*SIDES_PX, size=2, endpoint=True)
     return int(width), int(height), drawing._placed(rng, SHAPES[label](rng), int(width), int(height)), rng
@@ -74,7 +74,7 @@ def test_a_colour_is_far_from_any_plain_background(seed, label, plain):
 
 @pytest.mark.slow
 def test_shapes_differ_from_busy_backgrounds():
-    """With a margin, as shading and grain reduce the contrast, and some backgrounds have every colour."""
+    """There is a margin, since shading and grain reduce contrast and some backgrounds have every colour."""
     contrasts = []
     for seed in range(150):
         label = sorted(SHAPES)[seed % len(SHAPES)]
@@ -93,7 +93,7 @@ def test_pictures_depend_on_the_seed():
 
 
 def test_shapes_differ_in_how_much_of_their_box_they_fill():
-    """So a network can't tell them apart by size and position alone, but by their edges."""
+    """A network needs their edges to tell them apart: size and position are not enough."""
     filled = {}
     for label in SHAPES:
         shares = []

@@ -1,4 +1,4 @@
-"""Evaluation from a predictions table: the same metrics as by the model; wrong tables and rows are refused."""
+"""Evaluation from a predictions table: same metrics as from the model; wrong tables and rows are refused."""
 
 import json
 from datetime import UTC, date, datetime
@@ -203,7 +203,7 @@ def test_a_page_is_written_and_metrics_are_printed(data: Path, labelled: pa.Tabl
 
 
 def test_boxes_outside_their_image_are_skipped_and_counted(labelled: pa.Table, tmp_path: Path) -> None:
-    """If the annotations name no frame, this shows once the image is opened."""
+    """Without a frame in the annotations, this is noticed only when the image is opened."""
     uris = labelled[schema.IMAGE_URI].to_pylist()
     rows = [f"{uri},cow,{box}" for uri in uris for box in ("9999,0,10020,50", "0,0,9,9")]
     (tmp_path / "test.csv").write_text("\n".join(["filename,class,xmin,ymin,xmax,ymax", *rows]))

@@ -1,4 +1,4 @@
-"""Places for drivers to work at: images, a bucket, and a proxy before it."""
+"""Fixtures of the fault tests: images, a bucket, and a proxy in front of it."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,7 +29,7 @@ def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
 
 @pytest.fixture(scope="session")
 def one_bucket(s3_server: S3Server) -> Iterator[S3Bucket]:  # noqa: ARG001 (the environment names it)
-    """For the tables of all tests: each bucket costs the server volumes of its own."""
+    """One bucket for the tables of all tests: each bucket takes volumes of the server."""
     with closing(new_client()) as client:
         yield new_bucket(client)
 

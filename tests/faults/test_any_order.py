@@ -1,4 +1,4 @@
-"""Drivers of one model in any order, over a store that misbehaves: no row is there twice, is lost or changes."""
+"""Drivers of one model in any order, on a store that fails: no row is duplicated, lost or changed."""
 
 import shutil
 import tempfile
@@ -48,14 +48,14 @@ MISFORTUNES = {
     "images": ("lost", "lost halfway"),
     "deletion": ("lost", "answer lost"),
 }
-"""What may happen, once, to the next request of each kind."""
+"""Faults that may hit the next request of each kind, once."""
 EACH_MISFORTUNE = [(place, fate) for place, outcomes in MISFORTUNES.items() for fate in outcomes]
 Row = tuple[tuple[str, Any], ...]
 
 
 @dataclass
 class Listed:
-    """A source of the images, whose store fails where it strikes."""
+    """A source of the images whose store may fail."""
 
     strike: Callable[[str], str | None]
 
@@ -69,18 +69,18 @@ class Listed:
 
 @dataclass(eq=False)
 class Driver:
-    """A run as far as it has come."""
+    """State of a run."""
 
     writer: TableWriter
     retries: bool
     worklist: InlineWorklist | None = None
     committer: Committer | None = None
     pending: set[str] = field(default_factory=set)
-    """Images that it has rows of, not yet committed."""
+    """Images whose rows are not committed yet."""
     statuses: dict[str, str] = field(default_factory=dict)
-    """What it has to tell of the images that it has seen."""
+    """Expected status of each image that it has seen."""
     is_in_doubt: bool = False
-    """Whether the store has failed in its last commit."""
+    """Whether the store failed during its last commit, so that the outcome is unknown."""
 
 
 class DriversInAnyOrder(RuleBasedStateMachine):
@@ -99,7 +99,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         TableWriter.claim(self.uri, MODEL_ID)
 
     def _strike(self, place: str) -> str | None:
-        """What happens to this request; None, as a rule: nothing."""
+        """Returns the fault that hits this request, or None."""
         fate = next((one for one in self.misfortunes if one[0] == place), None)
         if fate is None:
             return None
@@ -161,7 +161,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         try:
             writer = TableWriter.claim(self.uri, MODEL_ID)
         except StoreError:
-            if self._number_now() != number:  # it has landed, and nobody goes on from it
+            if self._number_now() != number:  # the claim was written, but no driver continues from it
                 self.latest = None
             return multiple()
         except FencedError:
@@ -198,7 +198,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         )
 
     def _lacking(self, *, retries: bool) -> set[str]:
-        """The images that have no row, or one that is to be replaced."""
+        """Returns the images without a row, or with one to replace."""
         final = {uri for uri, row in self.rows.items() if not (retries and _status(row) == schema.STATUS_FAILED)}
         return set(LISTING[schema.IMAGE_URI].to_pylist()) - final
 
@@ -243,7 +243,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             assert self.latest is not driver.writer
             self._compare_counts(driver, fate_of_pending=schema.STATUS_DEFERRED)
             driver.committer = driver.worklist = None
-        except StoreError:  # what was pending is committed or not, whole; the driver goes on with what it has not seen
+        except StoreError:  # pending rows were committed all or not at all; the driver continues
             self._compare_counts(driver, fate_of_pending=schema.STATUS_DEFERRED)
             driver.is_in_doubt = True
         else:
@@ -255,7 +255,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
 
     @staticmethod
     def _compare_counts(driver: Driver, fate_of_pending: str | None = None) -> None:
-        """What the committer tells is what became of each image that it was given."""
+        """Checks the committer's counts against the expected status of each image."""
         if fate_of_pending:
             driver.statuses |= dict.fromkeys(driver.pending, fate_of_pending)
         counts, committer = Counter(driver.statuses.values()), driver.committer
@@ -298,7 +298,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         return {row[schema.IMAGE_URI]: tuple(row.items()) for row in rows}
 
     def teardown(self) -> None:
-        """In good times, one more run labels all but what it defers, and the next one makes the table whole."""
+        """Without faults, one more run labels all images but those it defers, and the next one completes the table."""
         if not hasattr(self, "uri"):
             return
         try:
@@ -312,7 +312,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def _run_to_its_end(self, *, defers: bool) -> set[str]:
-        """A run over all that is to be done; returns the images that it has deferred."""
+        """Runs over all pending images. Returns those that were deferred."""
         driver = self.claim(False)
         self.clean_up_and_plan(driver)
         for number in range(num_units(driver.worklist)):

@@ -1,4 +1,4 @@
-"""A complete run on a cluster that loses parts in the middle of it, by a real kill -9."""
+"""A complete run on a cluster whose processes are killed in mid-run by a real kill -9."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ray
 
 NUM_IMAGES = 300
 NO_ROWS = 1
-"""The version of a table that is made and claimed."""
+"""Version of a table that has been created and claimed."""
 PREDICTOR = "_PredictStage"
 DECODE = "decode_unit"
 
@@ -42,7 +42,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Versions]:
 def driver(
     cluster: Any, images: tuple[str, Versions], artifact: str, tmp_path: Path
 ) -> Iterator["subprocess.Popen[str]"]:
-    """A run under way into the table `table`; two nodes work on it."""
+    """A run into the table `table`, on two nodes."""
     node = cluster.add_node(num_cpus=1)
     options = {
         "images": images[0], "model": artifact, "table": str(tmp_path / "table"), "unit-size": 4, "commit-rows": 8,
@@ -54,7 +54,7 @@ def driver(
 
 
 def wait_until_committed(driver: "subprocess.Popen[str]", table: str, more_than: int = NO_ROWS) -> None:
-    """Until the run is in its middle: the table holds rows, and not yet all of them."""
+    """Waits until the table holds some of the rows, but not all."""
 
     def holds_rows() -> bool:
         assert driver.poll() is None, driver.communicate()
@@ -65,7 +65,7 @@ def wait_until_committed(driver: "subprocess.Popen[str]", table: str, more_than:
 
 
 def kill_worker(cluster: Any, title: str) -> None:
-    """Kills a process of the cluster that is doing this."""
+    """Kills a worker of the cluster whose process title contains `title`."""
 
     def find() -> int | None:
         nodes = [cluster.head_node, *cluster.worker_nodes]

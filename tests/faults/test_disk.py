@@ -1,4 +1,4 @@
-"""Runs that find no space left: for the table, for the worklist's database, for what is between the stages."""
+"""Runs without disk space: for the table, for the worklist's database, for blocks between the stages."""
 
 import re
 import select
@@ -32,11 +32,11 @@ from tests.helpers.small_disk import Disk, small_disk
 NUM_IMAGES = 240
 OPTIONS = ("--unit-size", "8", "--commit-rows", "8")
 UNIT_IN_STORE = 60
-"""Images whose pixels, 3 KiB each for the network of the tests, Ray takes into its store: beyond 100 KiB."""
+"""Images per unit whose pixels, 3 KiB each in these tests, go to Ray's object store: more than 100 KiB."""
 UNITS_BEFORE = 3
-"""With two at once, and images that the driver fetches itself: one unit at least is fetched whole, and one is not."""
+"""Two units run at once and the driver fetches images itself: at least one unit is complete, and one is not."""
 FIRST_ROWS = 2
-"""The commit of a new table that holds rows."""
+"""Version of a new table's first commit with rows."""
 
 
 @pytest.fixture
@@ -47,9 +47,9 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory, proxy: S3Proxy) -> Iterator[None]:
-    """A running cluster of the smallest object store that Ray takes, which finds no space where it would spill.
+    """A running cluster with the smallest object store that Ray accepts, and no disk space to spill to.
 
-    Its workers take the proxy for the store.
+    Its workers reach the store through the proxy.
     """
     from ray.cluster_utils import Cluster
 
@@ -108,7 +108,7 @@ def test_a_full_temporary_folder_is_reported_and_harmless(
 def test_a_database_that_outgrows_its_disk_is_reported(
     disk: Disk, monkeypatch: pytest.MonkeyPatch, num_rows: int
 ) -> None:
-    """At the end of a statement, or in the middle of it."""
+    """Whether the disk fills up at the end of a statement or in the middle of it."""
     monkeypatch.setattr("tempfile.tempdir", str(disk.folder))
     told = f"the keys of the images don't fit into {disk.folder}: .* No space left"
     with pytest.raises(StoreError, match=told), temporary_database() as connection:
@@ -136,12 +136,12 @@ while True:
     except ray.exceptions.OutOfDiskError:
         pass
 """
-"""Fills the store, and takes what others give back."""
+"""Fills the object store, and keeps filling it as others free memory."""
 
 
 @contextmanager
 def hoarder() -> Iterator[Callable[[], None]]:
-    """What starts another job of the cluster, which takes all of the store, and returns when it has."""
+    """Yields a function that starts a job which fills the object store, and returns when it is full."""
     with ExitStack() as jobs:
 
         def fill() -> None:
@@ -159,7 +159,7 @@ def hoarder() -> Iterator[Callable[[], None]]:
 
 
 class FullFromTheMiddle:
-    """Lets some images pass, and the others once rows of the first ones are committed and the store is full."""
+    """Serves some images; the others only after the first rows are committed and the object store is full."""
 
     def __init__(self, fill: Callable[[], None]) -> None:
         self._fill = fill
@@ -188,7 +188,7 @@ class FullFromTheMiddle:
 @pytest.mark.s3
 @pytest.mark.usefixtures("cluster")
 def test_an_object_store_that_can_not_spill_loses_no_image(one_bucket: S3Bucket, artifact: str, proxy: S3Proxy) -> None:
-    """Another job of the cluster takes all of the store when rows are committed, and holds it in the next run, too."""
+    """Another job fills the object store after the first commit of rows, and holds it during the next run, too."""
     name = uuid4().hex[:8]
     versions = fill_bucket(one_bucket, f"{name}/in", NUM_IMAGES)
     images, table = f"{one_bucket.uri}/{name}/in", f"{one_bucket.uri}/{name}/out"

@@ -32,7 +32,7 @@ class Crash(BaseException):
 
 
 class AllAtOnce(MadeUpPipeline):
-    """Labels everything before the first commit, so that it does not miss its worklist."""
+    """Labels everything before the first commit, so that it doesn't need its worklist later."""
 
     def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
         yield from list(super().rows(worklist))
@@ -50,7 +50,7 @@ class Bench:
         run.label(LabelConfig(**(config | options)), ignore)
 
     def label_overtaken(self, *, guard: bool) -> None:
-        """Labels; with the guard, expects a `FencedError`."""
+        """Labels. Expects a `FencedError` with the guard."""
         with pytest.raises(FencedError) if guard else nullcontext():
             self.label()
 
@@ -125,7 +125,7 @@ def test_the_write_id_tells_a_lost_response_from_a_refusal(bench: Bench, guard: 
         bench.label()
         bench.check()
         return
-    with pytest.raises(FencedError):  # by nobody but itself
+    with pytest.raises(FencedError):  # fenced by its own commit
         bench.label()
 
 
@@ -156,7 +156,7 @@ def test_the_bitmap_drops_rows_of_a_unit_that_was_labelled_twice(bench: Bench, g
 
 
 class LateClaim:
-    """A writer that reads the table first, and claims it when it has something to write."""
+    """A writer that reads the table first and claims it only before its first write."""
 
     def __init__(self, uri: str, model_id: str) -> None:
         self.uri, self.model_id = uri, model_id

@@ -1,6 +1,6 @@
-"""A driver killed at each request that changes the store, and a run after it; a driver that is asked to stop.
+"""A driver killed at each request that changes the store, followed by another run; a driver asked to stop.
 
-They include those of a nightly run: the list of deleted images, deletions of a vacuum, file and commit of a compaction.
+Nightly runs are included: the list of deleted images, a vacuum's deletions, a compaction's file and commit.
 A kill before a request is the same as a kill after the previous one.
 """
 
@@ -46,7 +46,7 @@ WHERE = [
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=named)
 def test_an_undisturbed_run_makes_these_changes(scenario: Scenario, place: Place, templates: Templates) -> None:
-    """So that the tests below cover every change."""
+    """Ensures that the tests below cover every change."""
     place.put(templates[scenario.name])
     nothing_happens = AtMutation(100, request_lost)
     driver = place.start_with(nothing_happens, scenario)
@@ -66,7 +66,7 @@ def test_after_a_kill_the_next_run_completes_the_table(
     fault = AtMutation(index, deed)
     assert place.start_with(fault, scenario).wait() == -signal.SIGKILL
     assert fault.kinds[: index + 1] == list(scenario.mutations[: index + 1])
-    assert set(fault.kinds[index:]) == {scenario.mutations[index]}  # several deletions are under way at once
+    assert set(fault.kinds[index:]) == {scenario.mutations[index]}  # several deletions run at once
 
     also_failed = not scenario.replaces
     left = place.rows()

@@ -1,6 +1,6 @@
-"""A connection that breaks at the last request of each kind that changes the store, before it or with the answer.
+"""A connection that breaks at the last request of each kind that changes the store, before or after its effect.
 
-So it does where only the last request, which tidies up, is refused.
+The last request, which cleans up, is also refused on its own.
 """
 
 import pytest

@@ -1,4 +1,4 @@
-"""A driver paused at the last request of each kind that changes the store, while another does all; and two at once."""
+"""A driver paused at the last request of each kind that changes the store while another completes; two at once."""
 
 import threading
 
@@ -54,7 +54,7 @@ def test_a_paused_driver_is_fenced_and_changes_nothing(
         fault.over.set()
         paused.resume()
         exit_code = paused.wait()
-    # Before its claim it has nothing that could be taken over; after its last commit, nothing is left to be done.
+    # Before its claim there is nothing to take over; after its last commit there is nothing left to do.
     no_matter = scenario.mutations[index] in {"table", "work folder"}
     assert exit_code == (ExitCode.DONE if no_matter else ExitCode.FENCED), paused.log.read_text()
     assert place.rows() == rows

@@ -1,6 +1,6 @@
-"""Complete runs over a store that fails in the middle of them: a real server, behind a proxy that misbehaves.
+"""Complete runs on a store that fails in mid-run: a real server behind a proxy that injects faults.
 
-The stages run in the driver's process, but for one run with Ray: what they make of a store is the same there.
+The stages run in the driver's process, except for one run with Ray: they handle the store in the same way there.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ UNIT_SIZE = 8
 OPTIONS = ("--unit-size", str(UNIT_SIZE), "--commit-rows", "24", "--max-failure-rate", "1")
 LOG = "/_delta_log/"
 FIRST_ROWS = 2
-"""The commit of a new table that holds rows: the first two make and claim it."""
+"""Version of a new table's first commit with rows: the first two create and claim it."""
 
 EXPIRED = Answer(403, b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>")
 DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</Message></Error>")
@@ -60,10 +60,10 @@ def proxy(s3_server: S3Server) -> Iterator[S3Proxy]:
 
 @pytest.fixture(scope="module")
 def behind_proxy(proxy: S3Proxy) -> Iterator[None]:
-    """An environment in which the drivers, and the test itself, take the proxy for the store."""
+    """Points drivers and the test itself at the proxy instead of the store."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint_url)
-        patch.delenv("RAY_ADDRESS", raising=False)  # with Ray, a run has its own: its workers have this environment
+        patch.delenv("RAY_ADDRESS", raising=False)  # a run starts its own Ray, whose workers inherit this
         yield
 
 
@@ -80,7 +80,7 @@ def images(bucket: S3Bucket) -> Versions:
 
 @dataclass
 class Runs:
-    """Runs into a table of their own; each in turn over a store with a fault."""
+    """Successive runs into one table, each with a fault in the store."""
 
     proxy: S3Proxy
     arguments: tuple[str, str, str]
@@ -107,7 +107,7 @@ def is_for_an_image(request: Request) -> bool:
 
 
 class FromTheMiddle:
-    """Honest until some images were asked for and rows are committed; from then on, a fault."""
+    """No fault until some images were requested and rows are committed; then `fault`."""
 
     def __init__(self, fault: Fault, *, after: int = NUM_IMAGES // 2, first_rows: int = FIRST_ROWS) -> None:
         self.fault = fault
@@ -156,7 +156,7 @@ def test_a_temporary_outage_of_the_store_loses_no_image(run: Runs, images: Versi
 
 
 def test_lost_responses_lose_and_repeat_no_image(run: Runs, images: Versions) -> None:
-    """A fifth of all requests, before or after the store has done what they ask; each is asked again at other odds."""
+    """A fifth of all requests fail, before or after their effect; a retry draws anew."""
     asked: Counter[tuple[str, str, str]] = Counter()
     lost = []
 
@@ -171,12 +171,12 @@ def test_lost_responses_lose_and_repeat_no_image(run: Runs, images: Versions) ->
             forward()
         return CLOSED
 
-    for _ in range(5):  # a run may end early, but never otherwise than the README says
+    for _ in range(5):  # a run may end early, but only with an exit code of the README
         done = run(lossy)
         if done.returncode == 0:
             break
         assert done.returncode in {1, 2, 4}, done
-        if open_table(run.table) is not None:  # else it ended before it made one, and left nothing else
+        if open_table(run.table) is not None:  # else it ended before it created one, and left nothing else
             check_sound(run.table, images)
     assert len(lost) > NUM_IMAGES // 10
     assert done.returncode == 0, done
@@ -184,7 +184,7 @@ def test_lost_responses_lose_and_repeat_no_image(run: Runs, images: Versions) ->
 
 
 def test_credentials_that_expire_during_a_run_lose_no_image(run: Runs, images: Versions) -> None:
-    """First those of the workers, then all: nothing is said of images that can't be fetched any more."""
+    """The workers' first, then all: images that can't be fetched any more get no row."""
     done = run(FromTheMiddle(lambda request, forward: EXPIRED if is_for_an_image(request) else forward()))
     assert done.returncode == 4, done
     assert "ExpiredToken" in done.stderr
@@ -207,7 +207,7 @@ def test_credentials_that_expire_during_a_run_lose_no_image(run: Runs, images: V
 
 
 class Renewal:
-    """From the middle of a run: keys are renewed while the images of a unit are fetched, and then the old ones expire.
+    """Renews keys in mid-run, while the images of a unit are fetched; then the old ones expire.
 
     Requests made earlier with the old ones still succeed, since no store expires them to the second.
     """
@@ -236,7 +236,7 @@ class Renewal:
 def test_renewed_credentials_are_used_at_once(
     run: Runs, images: Versions, s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By those who fetch and by those who commit: not one asks with keys that have expired."""
+    """Neither fetching nor committing uses expired keys."""
     old, new = s3_server.owner["AWS_ACCESS_KEY_ID"], s3_server.successor["AWS_ACCESS_KEY_ID"]
     source = tmp_path / "keys.json"
 
@@ -250,8 +250,8 @@ def test_renewed_credentials_are_used_at_once(
     (tmp_path / "config").write_text(f"[default]\ncredential_process = cat {source}\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     for name in s3_server.owner:
-        monkeypatch.setenv(name, "")  # boto3 then takes it for absent
-    hand_out(s3_server.owner, minutes=5)  # so near to their end that boto3 asks for new ones each time
+        monkeypatch.setenv(name, "")  # boto3 treats it as absent
+    hand_out(s3_server.owner, minutes=5)  # so close to expiry that boto3 requests new ones each time
     renewal = Renewal(old, lambda: hand_out(s3_server.successor, minutes=60))
     before = len(run.proxy.requests)
     done = run(FromTheMiddle(renewal, after=MAX_CANARY_IMAGES + NUM_IMAGES // 2))
@@ -305,14 +305,14 @@ def test_images_that_change_between_listing_and_fetching(bucket: S3Bucket, artif
 
 
 def codes_of(table: str) -> dict[str, str]:
-    """The codes of the images that have one."""
+    """Returns the error codes of images that have one."""
     rows = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
     codes = zip(rows[schema.IMAGE_URI].to_pylist(), rows[schema.ERROR_CODE].to_pylist(), strict=True)
     return {uri: code for uri, code in codes if code is not None}
 
 
 def edited(answer: Answer, body: bytes) -> Answer:
-    """The server's answer with another body."""
+    """Returns the server's answer with another body."""
     headers = tuple((name, value) for name, value in answer.headers if name.lower() != "content-length")
     return Answer(answer.status, body, headers)
 
@@ -321,7 +321,7 @@ FORGED = ["forged/../up.jpg", "forged/./here.jpg", "forged/../../etc/passwd", "f
 
 
 def forge(request: Request, answer: Answer) -> Answer:
-    """Puts objects into the store's answers that S3 holds and the server of the tests refuses."""
+    """Adds objects to the store's answers that S3 allows and the test server refuses."""
     query = {name: values[0] for name, values in parse_qs(request.query, keep_blank_values=True).items()}
     if request.method == "GET" and request.path.partition("/")[2].partition("/")[2] in FORGED:
         return Answer(200, picture(7), (("ETag", '"forged"'), ("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")))

@@ -1,4 +1,4 @@
-"""Complete runs, each with a Ray of its own: one asked to stop, one killed, one paused while another does it all."""
+"""Complete runs, each with its own Ray: one asked to stop, one killed, one paused while another completes."""
 
 import os
 import signal
@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 NUM_IMAGES = 24
 IN_MID_RUN = 4
-"""The commit of the first rows, where the table is new; the file of other rows, where it is not."""
+"""Index of the request to interrupt: the first commit of rows in a new table, a data file in an existing one."""
 
 
 @dataclass(frozen=True)
 class Process:
-    """A driver with its Ray."""
+    """A driver with its own Ray."""
 
     process: "subprocess.Popen[str]"
 
@@ -59,7 +59,7 @@ class Process:
 
 @pytest.fixture
 def versions(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Versions:
-    """Images for the place, which whole runs can decode."""
+    """Puts images that complete runs can decode."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     place.images = tmp_path / "images"
     return fill_folder(place.images, NUM_IMAGES)
@@ -74,7 +74,7 @@ def running(place: Place, **environment: str) -> Iterator[Process]:
 
 
 def end_with(place: Place, index: int, deed: Deed) -> tuple[Done, AtMutation]:
-    """A run to whose process something happens at a request that changes the store."""
+    """A run whose process is interrupted at a request that changes the store."""
     place.proxy.fault = fault = AtMutation(index, deed)
     with running(place, AWS_ENDPOINT_URL=place.proxy.endpoint_url) as driver:
         fault.driver.set_result(driver)
@@ -95,7 +95,7 @@ def test_a_run_with_many_faults(place: Place, versions: Versions) -> None:
     assert (done.returncode, fault.hit) == (-signal.SIGKILL, "file"), done
     assert_kept(rows, place.rows())
     rows = place.rows()
-    # The file that no commit names, and the worklist.
+    # The file that no commit refers to, and the worklist.
     assert check_sound(place.table, versions).findings.notes[Check.FILE_UNREFERENCED].count == 2
 
     place.proxy.fault = fault = AtMutation(IN_MID_RUN, paused_before)

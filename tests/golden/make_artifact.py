@@ -1,6 +1,6 @@
-"""Makes the golden artifact again: `python -m tests.golden.make_artifact`, where old artifacts may stop working.
+"""Makes the golden artifact again: `python -m tests.golden.make_artifact`. Only if old artifacts may stop working.
 
-A `small_cnn` at its smallest input, taught to tell coloured squares apart, so that its predictions mean something.
+A `small_cnn` with its smallest input, trained to distinguish coloured squares, so that its predictions are meaningful.
 """
 
 import json
@@ -23,7 +23,7 @@ _STEPS = 300
 
 
 def pictures() -> tuple[Tensor, Targets]:
-    """Pictures (N, 3, S, S) uint8 of one square each, on grey, and what they show. No random numbers."""
+    """Returns pictures (N, 3, S, S) uint8 of one square each, on grey, and their targets. No random numbers."""
     images = torch.empty(NUM_PICTURES, 3, SIZE_PX, SIZE_PX, dtype=torch.uint8)
     boxes, labels = [], []
     for number, image in enumerate(images):
@@ -39,7 +39,7 @@ def pictures() -> tuple[Tensor, Targets]:
 
 
 def predicted() -> PredictedBoxes:
-    """What the golden artifact finds in the pictures."""
+    """Returns the golden artifact's predictions for the pictures."""
     with torch.no_grad():
         return load_artifact(str(ARTIFACT)).model.predict(pictures()[0])
 

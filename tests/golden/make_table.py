@@ -1,4 +1,4 @@
-"""Makes the golden table again: `python -m tests.golden.make_table`, after which old tables may stop working.
+"""Makes the golden table again: `python -m tests.golden.make_table`. Only if old tables may stop working.
 
 Two models label generated pictures on two dates. Two of the files are damaged; one of them is labelled again on the
 second date, when it is whole. The table has a checkpoint, a removed file, the record of a nightly run and a list of

@@ -41,7 +41,7 @@ def images(objects=OBJECTS, sides=SIDES, min_objects=0):
 
 
 def write(folder, files):
-    """Files by their path; text in UTF-8."""
+    """Writes files by path; text in UTF-8."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def write(folder, files):
 
 
 def names_below(folder, dataset):
-    """The images of a data set by their path from a folder."""
+    """Returns the images of a data set by their path relative to a folder."""
     return [record.image_uri.removeprefix(f"{folder}/") for record in dataset.records]
 
 

@@ -1,4 +1,4 @@
-"""Runs locray's command line in a process of its own, as a user would."""
+"""Runs locray's command line in its own process, as a user would."""
 
 import os
 import signal
@@ -13,9 +13,9 @@ PROJECT_ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def start_locray(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[str]"]:
-    """A command under way, in a process group of its own, which ends with the block.
+    """A running command in its own process group, which ends with the block.
 
-    LOCRAY_ variables of the caller don't reach it.
+    LOCRAY_ variables of the caller are not passed on.
     """
     with _start("-m", "locray", *arguments, **environment) as process:
         yield process
@@ -40,7 +40,7 @@ def _start(*arguments: str, **environment: str) -> Iterator["subprocess.Popen[st
 
 @contextmanager
 def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
-    """However the block ends, the process, and those of its group, don't outlive it: to wait for them has an end."""
+    """Kills the process and its group when the block ends, in any way, so that waiting for them can't hang."""
     try:
         yield
     finally:
@@ -53,19 +53,19 @@ def killed_at_the_end(process: "subprocess.Popen[str]") -> Iterator[None]:
 
 
 def locray(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """A command run to its end."""
+    """Runs a command to its end."""
     with start_locray(*arguments, **environment) as process:
         return _ended(process, arguments)
 
 
 def benchmark(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """A benchmark run to its end."""
+    """Runs a benchmark to its end."""
     with _start("-m", "benchmarks", verb, *arguments) as process:
         return _ended(process, arguments)
 
 
 def locray_job(verb: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """The same command by its script in jobs/, as a submitted job runs it."""
+    """Runs the same command by its script in jobs/, as a submitted job does."""
     with _start(f"jobs/{verb}.py", *arguments) as process:
         return _ended(process, arguments)
 

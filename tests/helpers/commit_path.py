@@ -1,4 +1,4 @@
-"""The way of a run through the store, mutation by mutation, and what must hold after whatever happened on it."""
+"""Every mutation of the store by a run, and the invariants that must hold after any fault at one of them."""
 
 import re
 import threading
@@ -22,7 +22,7 @@ from tests.helpers.made_up import BROKEN, ENDS_WITHIN_S, MENDED, Driver
 from tests.helpers.s3_proxy import CLOSED, Answer, Forward, Request, S3Proxy
 from tests.helpers.s3_server import S3Bucket
 
-# The date is given: midnight may come between the night before and this one.
+# The date is fixed, as midnight may pass between two runs of a test.
 _OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--run-date", "2026-01-02", "--json")
 LABEL = ("label", *_OPTIONS)
 NIGHTLY = ("nightly", *_OPTIONS, "--sample", "0")
@@ -30,11 +30,11 @@ NIGHTLY = ("nightly", *_OPTIONS, "--sample", "0")
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command that meets a table as another has left it."""
+    """A command run on a table in a given state."""
 
     name: str
     mutations: tuple[str, ...]
-    """The kinds of requests that change the store, in the order of an undisturbed run."""
+    """Kinds of the requests that change the store, in the order of a run without faults."""
     command: tuple[str, ...] = LABEL
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -70,20 +70,20 @@ SECOND_NIGHT = Scenario(
     (*NIGHTLY, "--retry-failed", "--retention-hours", "0"),
     {MENDED: "1"},
 )
-"""Labels, lists deleted images, deletes what commits have removed, makes two files into one, and writes itself down."""
+"""Labels, lists deleted images, deletes removed files, compacts two files into one, and writes its record."""
 SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS, SECOND_NIGHT)
 
 Point = tuple[Scenario, int]
-"""A request of a scenario, by its place among those that change the store."""
+"""A request of a scenario, by its index among those that change the store."""
 
 
 def each(scenario: Scenario, *kinds: str) -> list[Point]:
-    """All requests of these kinds; where none is named, all."""
+    """Returns all requests of these kinds; without kinds, all."""
     return [(scenario, index) for index, kind in enumerate(scenario.mutations) if not kinds or kind in kinds]
 
 
 def last(scenario: Scenario, *kinds: str) -> list[Point]:
-    """The last request of each of these kinds; where none is named, of each kind."""
+    """Returns the last request of each of these kinds; without kinds, of each kind."""
     found = {scenario.mutations[index]: (scenario, index) for _, index in each(scenario, *kinds)}
     return list(found.values())
 
@@ -108,7 +108,7 @@ _KINDS = {
 
 
 def kind_of(request: Request) -> str | None:
-    """What the request changes in the folder of a table; None if nothing."""
+    """Returns the kind of change to the table's folder; None for requests that change nothing."""
     if not request.changes_the_store:
         return None
     said = f"{request.method} {request.path}"
@@ -117,7 +117,7 @@ def kind_of(request: Request) -> str | None:
 
 
 class Victim(Protocol):
-    """A process that things happen to."""
+    """A process that a test may interrupt."""
 
     def kill(self) -> None: ...
 
@@ -127,9 +127,9 @@ class Victim(Protocol):
 
 
 class AtMutation:
-    """A fault of the proxy: what is to happen at one of the requests that change the store; honest otherwise.
+    """A fault at one of the requests that change the store; all others pass.
 
-    `driver` is the process that it happens to.
+    `driver` is the process that it hits.
     """
 
     def __init__(self, index: int, deed: "Deed") -> None:
@@ -143,7 +143,7 @@ class AtMutation:
 
     @property
     def hit(self) -> str | None:
-        """The kind of the request that it happens at; None before that has come."""
+        """Kind of the request that was hit; None before."""
         return self.kinds[self._index] if len(self.kinds) > self._index else None
 
     def __call__(self, request: Request, forward: Forward) -> Answer:
@@ -175,7 +175,7 @@ def killed_when_applied(fault: AtMutation, forward: Forward) -> Answer:
 
 
 def paused_before(fault: AtMutation, forward: Forward) -> Answer:
-    """The request is on its way while the driver is paused, and arrives when all is over."""
+    """Holds the request while the driver is paused, and delivers it at the end."""
     fault.driver.result().pause()
     fault.happened.set()
     assert fault.over.wait(ENDS_WITHIN_S)
@@ -204,7 +204,7 @@ def request_lost(_: AtMutation, __: Forward) -> Answer:
 
 @dataclass
 class Place:
-    """Images, a table of theirs in a bucket, and the proxy before the bucket."""
+    """Images, their table in a bucket, and the proxy in front of the bucket."""
 
     images: Path
     model: str
@@ -220,16 +220,16 @@ class Place:
 
     @property
     def scratch(self) -> Path:
-        """The folder for temporary files of all drivers."""
+        """Folder for the temporary files of all drivers."""
         return self.logs / "scratch"
 
     def put(self, files: dict[str, bytes]) -> None:
-        """Puts what a table consists of where this one is."""
+        """Copies a table's files to this table's place."""
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(self.bucket.put, [f"{self.name}/{name}" for name in files], files.values()))
 
     def start(self, scenario: Scenario, **environment: str) -> Driver:
-        """A driver that reaches the bucket without the proxy, unless the environment says otherwise."""
+        """Starts a driver. It bypasses the proxy unless `environment` sets the endpoint."""
         where = ("--images", str(self.images), "--model", self.model, "--table", self.table)
         log = self.logs / f"log-{next(self._number)}"
         self.scratch.mkdir(exist_ok=True)
@@ -243,7 +243,7 @@ class Place:
         return driver
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows of the table, whole, by image; none where there is no table yet."""
+        """Returns all rows of the table by image; none if there is no table yet."""
         options = storage.delta_storage_options(self.table)
         if not DeltaTable.is_deltatable(self.table, storage_options=options):
             return []
@@ -251,14 +251,14 @@ class Place:
         return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
 
     def finish(self, scenario: Scenario) -> None:
-        """Runs the command to its end, cleaning up; the table is whole then."""
+        """Runs the command to its end. Afterwards the table is complete and its folder clean."""
         driver = self.start(scenario)
         assert driver.wait() == 0, driver.log.read_text()
         self.check()
         assert list(self.scratch.iterdir()) == []
 
     def do_nothing(self) -> None:
-        """Runs the command once more: no row is labelled again."""
+        """Runs the command once more and checks that no image is labelled again."""
         rows = self.rows()
         driver = self.start(FIRST_NIGHT)
         assert driver.wait() == 0, driver.log.read_text()
@@ -267,14 +267,14 @@ class Place:
         self.check()
 
     def check(self) -> None:
-        """Every image has exactly one row, the folder holds only what the table refers to, which was made once."""
+        """Checks that each image has one row and that the folder holds only files of the table, each written once."""
         assert_whole(self.table, listing_of(self.images))
         log = DeltaTable(self.table, storage_options=storage.delta_storage_options(self.table)).history()
         assert [entry["operation"] for entry in log].count("CREATE TABLE") == 1
 
 
 def listing_of(folder: Path) -> pa.RecordBatch:
-    """What lies in a folder, found without locray's own listing."""
+    """Lists a folder without locray's own listing."""
     files = [(path, path.stat()) for path in sorted(folder.iterdir())]
     rows = [
         {
@@ -288,7 +288,7 @@ def listing_of(folder: Path) -> pa.RecordBatch:
 
 
 def assert_whole(table: str, listing: pa.RecordBatch) -> None:
-    """The invariants: each image one row, sound files, and no file that the table does not, or did not, consist of."""
+    """Checks the invariants: one row per image, intact files, and no file that never belonged to the table."""
     check = check_table(table, [listing])
     assert not check.findings.faults
     assert not check.findings.pending
@@ -297,14 +297,14 @@ def assert_whole(table: str, listing: pa.RecordBatch) -> None:
 
 
 def assert_kept(before: Iterable[dict[str, Any]], after: Iterable[dict[str, Any]], *, also_failed: bool = True) -> None:
-    """No row that was committed is lost or changed; where failed images are tried again, no other one."""
+    """Checks that no committed row is lost or changed, except failed ones that are retried."""
     kept = list(after)
     for row in before:
         assert row in kept or (row[schema.STATUS] == schema.STATUS_FAILED and not also_failed), row
 
 
 def made_images(folder: Path) -> Path:
-    """Six files, of which the first and the last can't be labelled: by commits of four, one in each of two files."""
+    """Six images, the first and last broken: with four rows per commit, each data file has one."""
     folder.mkdir()
     for number in range(6):
         name = f"{number}-{BROKEN}.jpg" if number in {0, 5} else f"{number}.jpg"
@@ -313,11 +313,11 @@ def made_images(folder: Path) -> Path:
 
 
 Templates = dict[str, dict[str, bytes]]
-"""Tables, file by file, as the scenarios meet them."""
+"""Files of the tables that the scenarios start from."""
 
 
 def made_templates(folder: Path, images: Path, model: str) -> Templates:
-    """Made in local folders: the files are the same everywhere."""
+    """Makes the templates in local folders: the files are the same everywhere."""
     halfway, labelled, checkpoints = (str(folder / name) for name in ("halfway", "labelled", "checkpoints"))
 
     def run(table: str, *command: str) -> dict[str, bytes]:
@@ -349,7 +349,7 @@ def _files_of(folder: str) -> dict[str, bytes]:
 
 @contextmanager
 def over_in_any_case(fault: AtMutation) -> Iterator[None]:
-    """However the test ends, no thread of the proxy waits on."""
+    """Releases waiting threads of the proxy when the test ends, in any way."""
     try:
         yield
     finally:

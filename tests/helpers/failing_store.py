@@ -12,12 +12,12 @@ import pytest
 def failing_store(
     statuses: list[int | None], monkeypatch: pytest.MonkeyPatch, code: str | None = None
 ) -> Iterator[list[str | None]]:
-    """A server that responds with these statuses in turn, repeating the last one; the environment names it.
+    """A server that responds with these statuses in order, repeating the last one. The environment points at it.
 
     Yields the `If-Match` header of each request so far.
 
     Args:
-        statuses: 200: a body of five bytes. None: the first two bytes of it, then the connection is closed.
+        statuses: 200 gives a body of five bytes; None gives two bytes of it and closes the connection.
         monkeypatch: For the environment.
         code: The S3 error code of all errors. None: `Code` and the status.
     """

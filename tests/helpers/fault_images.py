@@ -1,4 +1,4 @@
-"""Images to label while something fails, runs over them, and what must be true of the table after each."""
+"""Images to label while something fails, runs over them, and checks of the table after each."""
 
 import io
 import json
@@ -22,7 +22,7 @@ from tests.helpers.made_up import without_ray
 from tests.helpers.s3_server import S3Bucket
 
 Versions = Mapping[str, str]
-"""The images that are to be labelled, with the version of each: known to the test, not from a listing of ours."""
+"""Images and their versions, known to the test and not taken from locray's listing."""
 
 
 def picture(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
@@ -54,7 +54,7 @@ Done = subprocess.CompletedProcess[str]
 def label(
     images: str, model: str, table: str, *options: str, run: Callable[..., Done] = without_ray, **environment: str
 ) -> Done:
-    """A run to its end, which is one that the README knows, and told without a traceback."""
+    """Runs to the end. Checks that the exit code is documented and that there is no traceback."""
     done = run("label", "--images", images, "--model", model, "--table", table, "--json", *options, **environment)
     assert done.returncode in range(6), done
     assert "Traceback" not in done.stderr, done
@@ -63,7 +63,7 @@ def label(
 
 
 def summary_of(done: Done) -> dict[str, Any]:
-    """What the run says of itself, its sums checked."""
+    """Returns the run's summary, after checking its sums."""
     assert done.stdout, done
     summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     assert summary["ok"] + summary["failed"] + summary["deferred"] == summary["planned"], summary
@@ -73,7 +73,7 @@ def summary_of(done: Done) -> dict[str, Any]:
 
 
 def exit_codes(summary: Mapping[str, Any], max_failure_rate: float) -> set[int]:
-    """What the run may tell the shell, going by its counts: one code, but where only few images of a night failed."""
+    """Returns the exit codes that its counts allow: one code, unless only a few images of a later run failed."""
     if (summary["deferred_reason"] or "").startswith("the run was stopped by an error"):
         return {ExitCode.UNEXPECTED, ExitCode.USAGE, ExitCode.FENCED}
     unless_too_many_failed = ExitCode.DEFERRED if summary["deferred"] else ExitCode.DONE
@@ -85,21 +85,21 @@ def exit_codes(summary: Mapping[str, Any], max_failure_rate: float) -> set[int]:
 
 
 def max_failure_rate_of(done: Done) -> float:
-    """What the command was told, or has by default."""
+    """Returns the option's value, or its default."""
     if "--max-failure-rate" in done.args:
         return float(done.args[done.args.index("--max-failure-rate") + 1])
     return float(LabelConfig.model_fields["max_failure_rate"].default)
 
 
 def check_sound(table: str, versions: Versions) -> TableCheck:
-    """The table breaks no rule, but it may lack rows of the images."""
+    """Checks that the table breaks no rule; rows may be missing."""
     check = check_table(table, _listing(versions.items()))
     assert check.findings.faults == {}, check.findings.faults
     return check
 
 
 def check_whole(table: str, versions: Versions) -> None:
-    """The table has one row for each image in its version, no other row, and its folder holds no other file."""
+    """Checks that the table has one row per image and version, and its folder no other file."""
     check = check_sound(table, versions)
     assert (check.findings.pending, check.findings.notes) == ({}, {})
     assert check.num_rows == len(versions)

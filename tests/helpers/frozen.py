@@ -1,4 +1,4 @@
-"""The last thing that the server of drivers imports: what is there by now, no driver's garbage collector looks at."""
+"""Last import of the fork server: freezes all objects, so that the drivers' garbage collectors skip them."""
 
 import gc
 

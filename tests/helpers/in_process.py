@@ -1,4 +1,4 @@
-"""The stages of labelling in the process of the test, which need no Ray."""
+"""The stages of labelling in the test's own process, without Ray."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from locray.labelling.worklist import Worklist, num_units
 
 @dataclass
 class InProcess:
-    """Stands in for `labelling.pipeline.Pipeline`: one unit after the other."""
+    """Replaces `labelling.pipeline.Pipeline`: one unit after the other."""
 
     model: ModelSpec
 
@@ -29,5 +29,5 @@ class InProcess:
 
 @pytest.fixture
 def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Evaluations label in this process."""
+    """Makes evaluations label in this process."""
     monkeypatch.setattr("locray.evaluation.run.Pipeline", InProcess)

@@ -10,7 +10,7 @@ from locray.sources.source import BATCH_ROWS
 
 
 def listed(source: Source) -> list[dict[str, Any]]:
-    """All rows, sorted by URI. Checks the schema of every batch."""
+    """Returns all rows sorted by URI. Checks the schema of every batch."""
     source.check()
     batches = list(source.listing())
     for batch in batches:

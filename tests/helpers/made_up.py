@@ -1,4 +1,4 @@
-"""Commands that label, with made-up rows in the place of Ray and the network; all that touches the table is real."""
+"""Labelling commands with made-up rows instead of Ray and the network; all access to the table is real."""
 
 import json
 import os
@@ -38,9 +38,9 @@ IMPORTED_IN = os.getpid()
 
 @dataclass
 class MadeUpPipeline:
-    """Stands in for `Pipeline`: one box an image, or a failure where its name says that it is broken.
+    """Replaces `Pipeline`: one box per image, or a failure if the image's name says that it is broken.
 
-    Units come last first, and one of them twice, as when a node is lost.
+    Units come in reverse order, one of them twice, as after the loss of a node.
     """
 
     model: Any = None
@@ -55,7 +55,7 @@ class MadeUpPipeline:
 
 
 def made_up_rows(images: pa.Table) -> pa.Table:
-    """Rows of `schema.PREDICTED_SCHEMA` for images of a worklist."""
+    """Returns rows of `schema.PREDICTED_SCHEMA` for images of a worklist."""
     box = {schema.LABEL_ID: 0, schema.LABEL: "disc", schema.SCORE: 0.5}
     box |= {schema.XMIN: 1.0, schema.YMIN: 2.0, schema.XMAX: 3.0, schema.YMAX: 4.0}
     ok = {
@@ -78,7 +78,7 @@ PipelineClass = type[MadeUpPipeline] | type[InProcess]
 
 
 def run_command(pipeline: PipelineClass, arguments: Sequence[str], environment: dict[str, str], log: str) -> None:
-    """What the process does; it ends with the exit code of the command."""
+    """Main function of the process. Exits with the command's exit code."""
     assert os.getpid() != IMPORTED_IN, "forked from a server that has not imported this module"
     for descriptor, name in ((1, log + STDOUT), (2, log)):
         with open(name, "ab") as output:
@@ -95,16 +95,16 @@ _processes.set_forkserver_preload([__name__, "tests.helpers.frozen"])
 
 
 def ensure_server() -> None:
-    """Starts what drivers are forked from. Python 3.11 gives it no `sys.path`, and passes over what it can't import."""
+    """Starts the server that forks drivers. Python 3.11 gives it no `sys.path`, and ignores failed imports."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
         forkserver.ensure_running()
 
 
 class Driver:
-    """A command in a process of its own, without Ray. It is forked from one that has imported everything: in no time.
+    """A command in its own process, without Ray. Forked from a process with all imports done, so it starts at once.
 
-    What it tells is in the file `log`.
+    Its output is in the file `log`.
     """
 
     def __init__(
@@ -130,22 +130,22 @@ class Driver:
         return self._process.pid
 
     def wait(self) -> int:
-        """Its exit code; minus the signal's number where one has ended it."""
-        with self._joining:  # its end can be read once, in one thread
+        """Waits for the end. Returns the exit code, or minus the number of the signal that ended it."""
+        with self._joining:  # the exit status can be read once, by one thread
             self._process.join(ENDS_WITHIN_S)
         assert self._process.exitcode is not None, f"{self.log.read_text()}\nstill running"
         return self._process.exitcode
 
     def summary(self) -> dict[str, Any]:
-        """What it has printed at its end, with `--json`."""
+        """The summary that it printed with `--json`."""
         return dict(json.loads(self.stdout().splitlines()[-1]))
 
     def stdout(self) -> str:
-        """What it has printed."""
+        """Its standard output."""
         return Path(f"{self.log}{STDOUT}").read_text()
 
     def kill(self) -> None:
-        """Ends it at once; returns when it is no more."""
+        """Kills it. Returns when it has ended."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
@@ -153,7 +153,7 @@ class Driver:
         os.kill(self.pid, signal.SIGTERM)
 
     def pause(self) -> None:
-        """Stops it; returns when not one of its threads runs."""
+        """Stops it. Returns when none of its threads runs."""
         stop(self.pid)
 
     def resume(self) -> None:
@@ -163,14 +163,14 @@ class Driver:
 def without_ray(
     *arguments: str, pipeline: PipelineClass = InProcess, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
-    """A command run to its end, as `commands.locray` runs it with Ray."""
+    """Runs a command to its end, as `commands.locray` does with Ray."""
     with tempfile.TemporaryDirectory() as folder:
         driver = Driver(Path(folder) / "log", *arguments, pipeline=pipeline, **environment)
         return subprocess.CompletedProcess(arguments, driver.wait(), driver.stdout(), driver.log.read_text())
 
 
 def stop(pid: int) -> None:
-    """SIGSTOP, and waits until all threads of the process stand still."""
+    """Sends SIGSTOP and waits until all threads of the process have stopped."""
     os.kill(pid, signal.SIGSTOP)
     deadline = time.monotonic() + ENDS_WITHIN_S
     while _states_of_threads(pid) != {"T"}:
@@ -181,6 +181,6 @@ def stop(pid: int) -> None:
 def _states_of_threads(pid: int) -> set[str]:
     states = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(FileNotFoundError):  # it has ended meanwhile
+        with suppress(FileNotFoundError):  # the process has ended
             states.add((task / "stat").read_text().rsplit(") ", 1)[1][0])
     return states

@@ -1,4 +1,4 @@
-"""Results of images in short notation."""
+"""Short notation for results of images."""
 
 from collections.abc import Collection, Sequence
 
@@ -12,7 +12,7 @@ Box = tuple[float, ...]
 def result(
     truth: Sequence[tuple[str, Box | None]], found: Sequence[tuple[str, float, Box]], crowds: Collection[int] = ()
 ) -> ImageResult:
-    """`truth` holds (label, box or None), of which those at the positions `crowds` are crowds; `found` best first."""
+    """`truth` holds (label, box or None), with crowds at the positions `crowds`; `found` is sorted, best first."""
     return ImageResult(
         true_labels=tuple(label for label, _ in truth),
         true_boxes_xyxy_px=np.array([box or (0, 0, 0, 0) for _, box in truth], dtype=float).reshape(-1, 4),

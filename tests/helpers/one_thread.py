@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """Small networks gain nothing from a second thread, and wait for it on a busy machine."""
+    """Limits torch to one thread: small networks gain nothing from a second one, and wait for it on busy machines."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -3,7 +3,7 @@
 from PIL import Image
 
 ORIENTATION = 0x0112
-"""EXIF's tag."""
+"""EXIF's orientation tag."""
 
 ALL = range(1, 9)
 
@@ -17,11 +17,11 @@ AS_STORED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""How an upright picture is transposed when it is stored."""
+"""Transposition of an upright picture when it is stored."""
 
 
 def upright_picture() -> Image.Image:
-    """64 x 32, its four quarters red, green, blue and white, clockwise from the top left one."""
+    """Returns a picture of 64 x 32 with quarters in red, green, blue and white, clockwise from the top left."""
     image = Image.new("RGB", (64, 32))
     for box, colour in (((0, 0), "red"), ((32, 0), "lime"), ((32, 16), "blue"), ((0, 16), "white")):
         image.paste(colour, (*box, box[0] + 32, box[1] + 16))
@@ -29,13 +29,13 @@ def upright_picture() -> Image.Image:
 
 
 def stored(orientation: int) -> Image.Image:
-    """The picture as stored in a file of this orientation."""
+    """Returns the picture as stored in a file of this orientation."""
     transpose = AS_STORED[orientation]
     return upright_picture() if transpose is None else upright_picture().transpose(transpose)
 
 
 def exif_block(orientation: int) -> Image.Exif:
-    """The EXIF block of such a file."""
+    """Returns the EXIF block of such a file."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     return exif

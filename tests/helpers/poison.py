@@ -1,10 +1,10 @@
-"""Images that a decoder or a network really crashes on or hangs at, and the broken decoder and network themselves.
+"""Images that crash or hang a decoder or a network, and the broken decoder and network themselves.
 
-The decoder is Pillow's for GIF with a bug that a comment in the file sets off; the network is `small_cnn`, of which no
-process outlives a red image, nor its making where the environment says NO_ROOM_FOR_THE_MODEL. Where that says
-GPU_IS_LOST, a red image brings torch's error for that instead. Python loads them at its start, as it does any
-`sitecustomize` on its path; so the processes that a test starts have them, and the test's own has not. Where the
-environment names a LOG_OF_DEEDS, they write down what they are about to do.
+The decoder is Pillow's for GIF with a bug that a comment in the file triggers. The network is `small_cnn`, and a red
+image kills its process; with NO_ROOM_FOR_THE_MODEL in the environment, building it does. With GPU_IS_LOST, a red
+image raises torch's error for a lost GPU instead. Python loads them at startup as `sitecustomize`, so they are in the
+processes that a test starts, but not in the test's own. If the environment sets LOG_OF_DEEDS, they log each fault
+before it happens.
 """
 
 import io
@@ -120,12 +120,12 @@ sys.meta_path.insert(0, Breaker)  # the module loads torch: not before somebody 
 
 
 def install_broken_decoder(folder: Path) -> str:
-    """Makes the folder one that, on PYTHONPATH or `sys.path`, breaks the decoder of all processes to come."""
+    """Prepares a folder that, on PYTHONPATH or `sys.path`, breaks the decoder of all new processes."""
     return _install(BROKEN_DECODER, folder)
 
 
 def install_broken_network(folder: Path) -> str:
-    """The same for the network `small_cnn`."""
+    """Does the same for the network `small_cnn`."""
     return _install(BROKEN_NETWORK, folder)
 
 
@@ -136,20 +136,20 @@ def _install(sitecustomize: str, folder: Path) -> str:
 
 
 def break_decoder(folder: str) -> None:
-    """Breaks that of this process and of all that it starts."""
+    """Breaks the decoder of this process and of all processes that it starts."""
     sys.path.insert(0, folder)
     runpy.run_path(os.path.join(folder, "sitecustomize.py"))
 
 
 def poison(deed: str) -> bytes:
-    """A sound GIF of 40 x 30 pixels, at which the broken decoder does the deed."""
+    """Returns a valid GIF of 40 x 30 pixels that triggers a fault of the broken decoder."""
     buffer = io.BytesIO()
     Image.new("P", (40, 30)).save(buffer, "GIF", comment=deed.encode())
     return buffer.getvalue()
 
 
 def plain_picture(colour: str) -> bytes:
-    """A PNG of 32 x 32 pixels in one colour: as `red`, the broken network is the end of its process over it."""
+    """Returns a PNG of 32 x 32 pixels in one colour. A `red` one crashes the broken network's process."""
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The processes of a cluster of Ray, as the kernel sees them. Used by tests that kill some, or look at their memory."""
+"""The processes of a Ray cluster, as the kernel sees them."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ DEADLINE_S = 120
 
 
 def children_of(pid: int) -> set[int]:
-    """Processes that this one has started and not waited for."""
+    """Returns the child processes that have not been waited for."""
     found: set[int] = set()
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -22,13 +22,13 @@ def children_of(pid: int) -> set[int]:
 
 
 def descendants_of(pid: int) -> set[int]:
-    """The children, their children, and so on."""
+    """Returns the children, their children, and so on."""
     children = children_of(pid)
     return children.union(*map(descendants_of, children))
 
 
 def title_of(pid: int) -> str:
-    """What the process calls itself; empty once it has ended."""
+    """Returns the title of the process; empty after its end."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
@@ -36,13 +36,13 @@ def title_of(pid: int) -> str:
 
 
 def raylet_pid(node: Any) -> int:
-    """The process that a node of `ray.cluster_utils.Cluster` is made of; its workers are its children."""
+    """Returns the raylet process of a node of `ray.cluster_utils.Cluster`; its workers are its children."""
     ((raylet, *_),) = [infos for kind, infos in node.all_processes.items() if kind == "raylet"]
     return int(raylet.process.pid)
 
 
 def wait_for(find: Callable[[], Any]) -> Any:
-    """What is found, as soon as it is true."""
+    """Waits until `find` returns something true, and returns that."""
     deadline = time.monotonic() + DEADLINE_S
     while not (found := find()):
         assert time.monotonic() < deadline, f"{find} has not come true"
@@ -52,7 +52,7 @@ def wait_for(find: Callable[[], Any]) -> Any:
 
 @contextmanager
 def peak_memory_bytes(root_pid: int) -> Iterator[dict[str, int]]:
-    """The most memory, by the process's title, that descendants of a process have been resident with by the end."""
+    """Peak resident memory of the descendants of a process, by process title; complete when the block ends."""
     peaks: dict[str, int] = {}
     ended = threading.Event()
 
@@ -72,12 +72,12 @@ def peak_memory_bytes(root_pid: int) -> Iterator[dict[str, int]]:
 
 
 def _peak_bytes(pid: int) -> int:
-    """Private memory at most; what is shared, such as Ray's object store, is not counted."""
+    """Returns the peak of private memory. Shared memory, such as Ray's object store, is not counted."""
     try:
         status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     except OSError:
         return 0
-    if "VmHWM" not in status:  # a process that has ended and is not yet waited for
+    if "VmHWM" not in status:  # a zombie
         return 0
     kib = {name: int(status[name].split()[0]) for name in ("VmHWM", "RssShmem")}
     return (kib["VmHWM"] - kib["RssShmem"]) * 1024

@@ -1,4 +1,4 @@
-"""Random images with detections, which test every rule of matching."""
+"""Random images with detections that cover every rule of matching."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ MAX_OBJECTS = 8
 
 
 def random_image(random: np.random.Generator, num_detections: int | None = None) -> ImageResult:
-    """Objects of all sizes, some of them crowds; detections near them and elsewhere, at times more than COCO counts."""
+    """Objects of all sizes, some crowds; detections near them and elsewhere, sometimes more than COCO counts."""
 
     def boxes(count: int) -> np.ndarray:
         corners = random.uniform(0, 300, (count, 2))
@@ -34,7 +34,7 @@ def random_image(random: np.random.Generator, num_detections: int | None = None)
         true_has_box=np.ones(num_objects, dtype=bool),
         true_is_crowd=random.random(num_objects) < 0.2,
         labels=tuple(map(str, labels)),
-        # Two digits: there are ties, within an image and between images.
+        # Two digits, so that there are ties within and between images.
         scores=tuple(np.sort(random.random(num_detections).round(2))[::-1].tolist()),
         boxes_xyxy_px=found_boxes,
     )

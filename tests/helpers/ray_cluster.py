@@ -1,4 +1,4 @@
-"""A cluster for the drivers that tests start: a fixture that a folder imports in its conftest.py."""
+"""A fixture for conftest.py: a Ray cluster for the drivers that tests start."""
 
 from collections.abc import Iterator
 from typing import Any

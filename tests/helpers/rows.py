@@ -8,7 +8,7 @@ from locray import schema
 def predicted(
     ordinals: list[int], *, status: str = schema.STATUS_OK, etag: str | None = "v1", code: str = "corrupt"
 ) -> pa.Table:
-    """Rows of `schema.PREDICTED_SCHEMA`, one box each where the status is ok, else this code."""
+    """Returns rows of `schema.PREDICTED_SCHEMA`, with one box each if the status is ok, else with this code."""
     ok = status == schema.STATUS_OK
     box = {
         schema.LABEL_ID: 0,

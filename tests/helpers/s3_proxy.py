@@ -1,4 +1,4 @@
-"""A proxy in front of the S3 server that makes the faults of networks and overloaded stores.
+"""A proxy in front of the S3 server that injects faults of networks and overloaded stores.
 
 It passes the `Host` header on unchanged, since signatures include it.
 """
@@ -37,7 +37,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The response for a client; with `status` 0 the connection is closed without one."""
+    """A response for the client. `status` 0 closes the connection without a response."""
 
     status: int
     body: bytes = b""
@@ -49,7 +49,7 @@ BUSY = Answer(503, b"<Error><Code>SlowDown</Code><Message>Please reduce your req
 
 Forward = Callable[[], Answer]
 Fault = Callable[[Request, Forward], Answer]
-"""Returns the response for the client. Its second argument, called once, gets the server's own."""
+"""Returns the response for the client. The second argument, called once, returns the server's own."""
 
 
 def honest(request: Request, forward: Forward) -> Answer:  # noqa: ARG001 (the signature of a fault)
@@ -64,7 +64,7 @@ class S3Proxy:
     endpoint_url: str
     fault: Fault = honest
     requests: list[Request] = field(default_factory=list)
-    """All requests so far, in the order of their arrival."""
+    """All requests so far, in order of arrival."""
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
             self.upstream.endheaders(body or None)
             response: HTTPResponse = self.upstream.getresponse()
             answer = Answer(response.status, response.read(), tuple(response.getheaders()))
-            self.upstream.close()  # the server might close an open connection just when it is used again
+            self.upstream.close()  # the server might close an idle connection just when it is reused
             return answer
 
         def _give(self, answer: Answer) -> None:
@@ -116,7 +116,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
             length = str(len(answer.body))
             for name, value in answer.headers:
                 if name.lower() == "content-length":
-                    length = value  # a HEAD has a length and no body
+                    length = value  # the answer to HEAD has a length but no body
                 elif name.lower() not in HOP_BY_HOP:
                     self.send_header(name, value)
             self.send_header("Content-Length", length)
@@ -132,7 +132,7 @@ def s3_proxy(server_url: str) -> Iterator[S3Proxy]:
         request_queue_size = 256
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Ignores clients that a test has killed."""
+            """Ignores errors of clients that a test has killed."""
 
     with Server(("127.0.0.1", 0), Handler) as listening:
         proxy.endpoint_url = f"http://127.0.0.1:{listening.server_address[1]}"

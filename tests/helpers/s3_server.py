@@ -79,7 +79,7 @@ def identity(name: str, actions: list[str]) -> dict[str, Any]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports, all different: each is held until the last one is found."""
+    """Returns distinct free ports: each is held until the last one is found."""
     with ExitStack() as held:
         sockets = [held.enter_context(closing(socket.socket())) for _ in range(count)]
         for one in sockets:

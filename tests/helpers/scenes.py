@@ -1,4 +1,4 @@
-"""Drawn scenes whose objects can be found by their colour."""
+"""Drawn scenes whose objects are identified by colour."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -12,7 +12,7 @@ BACKGROUND = 100
 
 
 def draw(width, height, *objects):
-    """A grey image with `objects`: (label id, box, whether it is round)."""
+    """Returns a grey image with `objects`: (label id, box, whether it is round)."""
     image = np.full((height, width, 3), BACKGROUND, dtype=np.uint8)
     y, x = np.mgrid[:height, :width] + 0.5
     for label_id, (left, top, right, bottom), is_round in objects:
@@ -35,19 +35,19 @@ def scenes(draw_, width=90, height=64, label_id=0, smallest=12, largest=30, edge
 
 
 def pixels_of(image, label_id):
-    """Pixels of an object, (H, W) bool; where its edge is blended, those with more than half of it."""
+    """Returns the pixels of an object, (H, W) bool; of a blended edge, those covered by more than half."""
     distance = np.abs(image.astype(int) - COLOURS[label_id]).sum(axis=2)
     return distance < np.abs(COLOURS[label_id] - BACKGROUND).sum() / 2
 
 
 def extent_of(image, label_id):
-    """The smallest box around the pixels of an object."""
+    """Returns the smallest box around the pixels of an object."""
     rows, columns = np.nonzero(pixels_of(image, label_id))
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=np.float64)
 
 
 def share_inside(image, label_id, box):
-    """Share of an object's pixels whose centre is in a box."""
+    """Returns the share of an object's pixels whose centre is in a box."""
     rows, columns = np.nonzero(pixels_of(image, label_id))
     x, y = columns + 0.5, rows + 0.5
     return np.mean((box[0] <= x) & (x <= box[2]) & (box[1] <= y) & (y <= box[3]))

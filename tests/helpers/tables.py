@@ -50,7 +50,7 @@ def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:
 
 
 def data_files(uri: str) -> set[str]:
-    """Files in the folder of the table, without the log."""
+    """Returns the files in the table's folder, without the log."""
     return {file for file in storage.list_uris(uri) if "/_delta_log/" not in file}
 
 

@@ -1,4 +1,4 @@
-"""The proxy of the fault tests is transparent by default, and makes the faults that it is given."""
+"""The proxy of the fault tests is transparent by default, and injects the given faults."""
 
 import pytest
 

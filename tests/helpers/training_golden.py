@@ -16,7 +16,7 @@ from locray.training.plan import make_plan
 from locray.training.run import initial_model
 
 GOLDEN = Path(__file__).with_name("training_golden.json")
-# With the default rate, the last digits of a sum, which depend on the number of threads, change the curve in ten steps.
+# At the default rate, rounding differences between numbers of threads change the curve within ten steps.
 CAUTIOUS_SGD = {"optimizer": "sgd", "learning_rate": 2e-3, "weight_decay": 0.05}
 RUNS = {
     "small_cnn": {"model": "small_cnn"},
@@ -33,7 +33,7 @@ STEPS = 12
 
 
 def losses(name: str) -> list[float]:
-    """Loss of each step of a run: it depends on data, augmentation, network, schedule and optimizer."""
+    """Returns the loss of each step of a run: depends on data, augmentation, network, schedule and optimizer."""
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder), {"train": 24, "val": 4}, seed=0)
         options = {"batch_size": 8, "epochs": 4, "ema": 0.0, "precision": "fp32", **RUNS[name]}

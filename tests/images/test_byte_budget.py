@@ -46,8 +46,8 @@ def test_a_growing_reservation_does_not_hold_its_old_bytes() -> None:
     other.acquire(4)
     growing = threading.Thread(target=one.acquire, args=(9,), daemon=True)
     growing.start()
-    other.acquire(3)  # what it has is enough
-    other.acquire(8)  # not blocked by what the first one held
+    other.acquire(3)  # its reservation is sufficient
+    other.acquire(8)  # not blocked by the first one's reservation
     other.release()
     growing.join(60)
     assert not growing.is_alive()

@@ -72,7 +72,7 @@ def test_camera_files_of_all_orientations_show_the_same_picture(real_data, shape
     assert {orientation_of_jpeg(file.read_bytes()) for file in files} == set(ALL)
     for one, other in itertools.combinations(images, 2):
         assert one.shape == other.shape
-        # The shots differ in exposure: they correlate by 0.97, turned or mirrored wrongly by 0.5 at most.
+        # The shots differ in exposure: they correlate by 0.97, but by 0.5 at most if turned or mirrored wrongly.
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.9
 
 
@@ -186,7 +186,7 @@ def test_boxes_of_the_stored_image_are_recognised_by_frame(orientation):
     assert np.array_equal(boxes_in_upright_frame(upright, (0, 0), (64, 32), orientation), upright)
     shares = upright / np.array([64, 32, 64, 32])
     assert np.array_equal(boxes_in_upright_frame(shares, (1, 1), (64, 32), orientation), upright)
-    if orientation >= 5:  # for the others nothing tells the two apart
+    if orientation >= 5:  # for the others the two can't be distinguished
         half = (stored_frame[0] / 2, stored_frame[1] / 2)
         assert np.array_equal(boxes_in_upright_frame(as_stored, half, (64, 32), orientation), upright[0])
 

@@ -1,4 +1,4 @@
-"""Fetching gives each image one outcome: from files, from a real S3 server, and from one that fails on purpose."""
+"""Fetching: one outcome per image, from files, a real S3 server, and a server that fails on purpose."""
 
 import os
 import pickle
@@ -37,7 +37,7 @@ ODD_KEYS = [
 
 
 def outcomes(requests: Sequence[FetchRequest], **options: object) -> list[Outcome]:
-    """The outcomes in the order of the requests; each index must come once."""
+    """Returns the outcomes in the order of the requests. Each index must occur once."""
     arrived = list(fetch_images(requests, **{"max_bytes": LIMIT_BYTES, "retries": FEW_RETRIES, **options}))
     assert sorted(index for index, _ in arrived) == list(range(len(requests)))
     return [outcome for _, outcome in sorted(arrived, key=lambda pair: pair[0])]
@@ -80,7 +80,7 @@ class TestFiles:
     def test_a_file_that_is_written_to_while_it_is_read(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
         path.write_bytes(b"x" * 100_000)
-        # A process of its own: a thread would only write when this one, between two looks at the file, lets it.
+        # A separate process: a thread could write only when this one releases the interpreter's lock.
         command = [sys.executable, "-c", "import sys\nfile = open(sys.argv[1], 'ab', 0)\nwhile True: file.write(b'y')"]
         found: list[Outcome] = []
         with subprocess.Popen([*command, str(path)]) as writer:
@@ -147,8 +147,8 @@ class TestFiles:
 
 
 def peak_bytes(requests: Sequence[FetchRequest], max_waiting_bytes: int) -> int:
-    """The peak memory of Python objects while a consumer is slow over the first image."""
-    assert isinstance(outcome_of(requests[0].uri, max_bytes=1 << 30), Fetched)  # creates the client, which stays
+    """Returns the peak memory of Python objects while the consumer is slow with the first image."""
+    assert isinstance(outcome_of(requests[0].uri, max_bytes=1 << 30), Fetched)  # creates the client, which is kept
     tracemalloc.start()
     try:
         fetching = fetch_images(

@@ -42,7 +42,7 @@ def rectangles(draw):
 
 
 def covered_box(out, letterbox: Letterbox):
-    """Box of a white rectangle on black, to fractions of a pixel: a half covered pixel is half white."""
+    """Returns the box of a white rectangle on black, in fractions of a pixel: a half covered pixel is half white."""
     white = np.zeros(out.shape[:2])
     inner(white, letterbox)[...] = inner(out, letterbox)[..., 0] / 255
     columns, rows = white.max(axis=0), white.max(axis=1)

@@ -1,4 +1,4 @@
-"""What runs on a GPU gives what it gives on processors, and the same when it is asked to repeat it."""
+"""Computation on a GPU gives the same results as on a CPU, and repeats exactly if requested."""
 
 import subprocess
 import sys
@@ -106,7 +106,7 @@ for step in range(8):
 weights = b"".join(tensor.cpu().numpy().tobytes() for tensor in network.state_dict().values())
 print(hashlib.sha256(weights).hexdigest())
 """
-"""A training in a process of its own: cuBLAS must not have been used before."""
+"""A training in its own process: cuBLAS must not have been used before."""
 
 
 @pytest.mark.parametrize("model", ["small_cnn", "localizer/resnet18", "detector/fcos/resnet18"])

@@ -1,4 +1,4 @@
-"""The memory of freed tensors is reused: counted by the pages that a process takes from the system."""
+"""The memory of freed tensors is reused, measured by the pages that a process takes from the system."""
 
 import platform
 import subprocess

@@ -1,4 +1,4 @@
-"""Batch norms that become part of a convolution change no answer, and only those do that belong to one."""
+"""Folding batch norms into convolutions changes no result, and only norms that belong to one are folded."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def norms(network):
 
 
 def give_statistics(network):
-    """Makes batch norms do something that would be missed."""
+    """Gives batch norms statistics whose loss would change the result."""
     with torch.no_grad():
         for norm in norms(network):
             norm.running_mean.normal_(0, 0.1)
@@ -50,7 +50,7 @@ def test_a_folded_network_gives_the_same(architecture, size, left):
 
 
 class Shared(nn.Module):
-    """Convolutions whose batch norm is not theirs alone, or not the only one that reads them."""
+    """Convolutions that share a batch norm, or whose output is also read elsewhere."""
 
     def __init__(self):
         super().__init__()

@@ -18,7 +18,7 @@ NETWORKS = ["localizer/mobilenet_v3_small", "detector/fcos/resnet18", "detector/
 
 
 def drawn(count):
-    """Images (N, S, S, 3) of the demo, and what they show."""
+    """Images (N, S, S, 3) of the demo, and their targets."""
     images = torch.zeros(count, SIZE, SIZE, 3, dtype=torch.uint8)
     label_ids, boxes = [], []
     for number in range(count):
@@ -33,7 +33,7 @@ def drawn(count):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Drawn images, and what builds a network again that knows them."""
+    """Drawn images, and a function that builds a network trained on them."""
     torch.manual_seed(0)
     images, targets = drawn(2 * BATCH)
     model = build_model("small_cnn", len(SHAPES))

@@ -1,4 +1,4 @@
-"""Which compiled network is used: one that was made for this machine and that the user has asked for, or none."""
+"""Choice of the compiled network: one made for this machine at the user's request, or none."""
 
 import hashlib
 
@@ -35,7 +35,7 @@ def key():
 
 
 def reason(source, key, caplog):
-    """Why no package is used, as the log says it."""
+    """Returns the logged reason why no package is used."""
     caplog.clear()
     caplog.set_level("INFO", packages.__name__)
     assert load_fitting(source, key, EXAMPLE) is None
@@ -98,7 +98,7 @@ def test_a_record_that_is_none_is_passed_over(tmp_path, key, caplog):
 
 
 def test_auto_uses_only_what_this_user_has_compiled(tmp_path, key, caplog, state_folder):
-    """The package comes with the model, which may be a stranger's, and is code."""
+    """A package contains code and comes with the model, whose author may be untrusted."""
     folder = tmp_path / "compiled"
     uri = write(folder, key)
     said = reason(PackageSource.of("auto", str(tmp_path)), key, caplog)
@@ -106,7 +106,7 @@ def test_auto_uses_only_what_this_user_has_compiled(tmp_path, key, caplog, state
     assert f"--compiled {folder} runs it" in said
     write(folder, key, trust=True)
     assert [path.name for path in state_folder.iterdir()] == [hashlib.sha256(PACKAGE).hexdigest()]
-    # It is now loaded, which fails: it is no package.
+    # Loading is tried now and fails, as the file is not a package.
     assert "does not run here" in reason(PackageSource.of("auto", str(tmp_path)), key, caplog)
 
 

@@ -1,4 +1,4 @@
-"""When a run ends before its worklist: policyd on a real committer."""
+"""When a run ends before its worklist: policies on a real committer."""
 
 from datetime import date
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_images_that_can_not_be_fetched_any_more_end_a_run(committer: Committer)
 
 
 def canaries_of(*uris: str) -> CanaryImages:
-    """Of a worklist of these images, of unknown version."""
+    """Returns the canaries of a worklist of these images, whose versions are unknown."""
     rows = pa.Table.from_pylist([{schema.IMAGE_URI: uri} for uri in uris], schema.LISTING_SCHEMA)
     return CanaryImages.fetch(InlineWorklist.of(rows, 256), max_bytes=10)
 

@@ -1,6 +1,6 @@
-"""Whatever lies in a bucket, labelled in one run: two archives of files made to break decoders, and what else there is.
+"""All kinds of files in a bucket, labelled in one run: two archives of files made to break decoders, and others.
 
-What is expected comes from the archives' own record (`oracle.tsv`) and from how each other file was made.
+Expectations come from the archives' own record (`oracle.tsv`), or from how a file was made.
 """
 
 import csv
@@ -42,7 +42,7 @@ TURNED: dict[str, dict[str, Any]] = {
     "WEBP": {"lossless": True},
     "JPEG": {"quality": 100, "subsampling": 0},
 }
-"""Formats that tell their orientation, and how they are written."""
+"""Formats that store an orientation, and how to write them."""
 
 BOMB = (16_800, 16_700)
 """280 megapixels."""
@@ -61,7 +61,7 @@ DIFFERENCES = {
     "pillow/bmp/b/badheadersize.bmp": ("unsupported_format", NO_SIGN_OF_BMP),
     "pillow/bmp/q/pal8os2v2-16.bmp": ("unsupported_format", NO_SIGN_OF_BMP),
 }
-"""Files of which we say something else than follows from the record, and why."""
+"""Files whose outcome is not the recorded one, and why."""
 
 CUT_OFF = {
     "pillow/oom-225817ca0f8c663be7ab4b9e717b02c661e66834.tif",
@@ -79,11 +79,11 @@ CUT_OFF = {
         )
     ),
 }  # fmt: skip
-"""Files whose pixels or end marker are missing, which Pillow calls something else than truncated."""
+"""Files without all pixels or an end marker, for which Pillow reports another error than truncation."""
 
 
 def code_by_the_record(row: Mapping[str, str], data: bytes) -> str | None:
-    """What a file of the archive must be called, going by what Pillow 13 said of it; None: it is a sound image."""
+    """Returns the expected error code by the outcome recorded with Pillow 13; None for a valid image."""
     path, outcome, message = row["path"], row["pillow_13_outcome"], row["message"].lower()
     is_seed = path.startswith("jpeg-seeds/")
     if path in DIFFERENCES:
@@ -114,14 +114,14 @@ def photo(seed: int = 0) -> Image.Image:
 
 
 def patched(data: bytes, at: int, layout: str, *values: int) -> bytes:
-    """The bytes with numbers written over them."""
+    """Returns the bytes with numbers written over them."""
     changed = bytearray(data)
     struct.pack_into(layout, changed, at, *values)
     return bytes(changed)
 
 
 def png_bomb() -> bytes:
-    """Some ten thousand bytes that really hold all the pixels."""
+    """Returns a PNG of some ten thousand bytes that really holds all the pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -133,7 +133,7 @@ def png_bomb() -> bytes:
 
 
 def jpeg_bomb(*, progressive: bool) -> bytes:
-    """Its header is one of all the pixels; a decoder makes up those that are missing."""
+    """Returns a JPEG whose header declares all the pixels; a decoder makes up the missing ones."""
     data = saved(photo(), "JPEG", progressive=progressive)
     return patched(data, data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5, ">HH", *BOMB[::-1])
 
@@ -144,7 +144,7 @@ def gif_bomb() -> bytes:
 
 
 def scan_bomb(side: int, num_scans: int) -> bytes:
-    """A progressive grey JPEG within the limit of pixels, of very many scans: ten bytes and a pass over it each."""
+    """Returns a progressive grey JPEG within the pixel limit, with very many scans: ten bytes and one pass each."""
     tables = b"\xff\xdb\0\x43\0" + bytes([1] * 64)
     frame = b"\xff\xc2" + struct.pack(">HBHHB", 11, 8, side, side, 1) + b"\x01\x11\0"
     huffman = b"".join(
@@ -157,7 +157,7 @@ def scan_bomb(side: int, num_scans: int) -> bytes:
 
 @dataclass(frozen=True)
 class Made:
-    """A file that this test makes: its bytes, and the code that it must get; None where it is a sound image."""
+    """A file made by this test: its bytes and expected error code; None for a valid image."""
 
     data: bytes
     code: str | None
@@ -204,10 +204,10 @@ def made_files() -> dict[str, Made]:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What one run over everything has left."""
+    """Result of one run over everything."""
 
     rows: Mapping[str, dict[str, Any]]
-    """By key, below the prefix."""
+    """Rows by key relative to the prefix."""
     summary: dict[str, Any]
     stderr: str
     peaks_bytes: Mapping[str, int]
@@ -215,7 +215,7 @@ class Labelled:
 
 @pytest.fixture(scope="module")
 def files(real_data: Path) -> dict[str, bytes]:
-    """All files, by key."""
+    """Returns all files by key."""
     archives = {
         f"{archive}/{path.relative_to(real_data / archive)}": path.read_bytes()
         for archive in ("broken", "exif")
@@ -306,7 +306,7 @@ def test_all_eight_orientations_have_the_same_boxes(labelled: Labelled, image_fo
     assert {(row[schema.WIDTH], row[schema.HEIGHT]) for row in rows} == {(64, 32)}
     found = [[*map(box.get, schema.CORNERS), box[schema.SCORE]] for row in rows for box in row[schema.DETECTIONS]]
     assert len(found) == len(rows)
-    # Of a JPEG, rounding makes a picture that differs by a level here and there.
+    # For a JPEG, rounding changes some pixels by one level.
     np.testing.assert_allclose(found, [found[0]] * len(found), rtol=0, atol=0.5 if image_format == "JPEG" else 1e-4)
 
 

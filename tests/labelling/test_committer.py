@@ -1,4 +1,4 @@
-"""The committer's own parts: commits by the clock."""
+"""The committer: commits by time."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -31,7 +31,7 @@ def test_rows_are_committed_while_a_run_waits_for_others(
     table = tmp_path / "table"
 
     class Slow(MadeUpPipeline):
-        """Gives the rows of a unit when those of the one before are in the table."""
+        """Yields the rows of a unit only after those of the previous one are in the table."""
 
         def rows(self, worklist: Worklist) -> Iterator[pa.Table]:
             for number, rows in enumerate(super().rows(worklist)):

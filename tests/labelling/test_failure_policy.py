@@ -1,4 +1,4 @@
-"""What a run makes of a store that refuses, seen from outside: a real S3 server, real keys; the stages without Ray."""
+"""Runs against a store that refuses requests, seen from outside: a real S3 server and keys, no Ray."""
 
 import json
 from collections import Counter
@@ -23,7 +23,7 @@ DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</
 
 @pytest.fixture
 def listing(s3_bucket: S3Bucket, tmp_path: Path) -> Path:
-    """A list of images in a bucket, without versions: whoever may not list can use it, too."""
+    """A list of images in a bucket, without versions. Using it needs no right to list."""
     Image.new("RGB", (60, 40)).save(tmp_path / "picture.jpg")
     data = (tmp_path / "picture.jpg").read_bytes()
     keys = [f"in/{number:04d}.jpg" for number in range(NUM_IMAGES)]
@@ -35,7 +35,7 @@ def listing(s3_bucket: S3Bucket, tmp_path: Path) -> Path:
 
 
 def label(listing: Path, artifact: str, exit_code: int, **environment: str) -> tuple[dict[str, object], str]:
-    """The summary, and what was told."""
+    """Returns the summary and the messages."""
     done = without_ray(
         "label", "--images", str(listing), "--model", artifact, "--table", table_of(listing), "--unit-size", "25",
         "--commit-rows", "50", "--json", "--deferred-list", deferred_of(listing), **environment,
@@ -57,7 +57,7 @@ def deferred_of(listing: Path) -> str:
 
 
 def check_deferred(listing: Path, summary: dict[str, object]) -> None:
-    """Each listed image has a row or is on the list of the deferred ones, with the cause that the summary counts."""
+    """Checks that each listed image has a row or was deferred, with the causes that the summary counts."""
     deferred = pq.read_table(deferred_of(listing))
     assert summary["deferred_list"] == deferred_of(listing)
     assert dict(Counter(deferred[schema.ERROR_CODE].to_pylist())) == summary["deferred_causes"]

@@ -1,4 +1,4 @@
-"""The first stage on images that were made to break decoders: one row each, whatever they are."""
+"""The first stage on images made to break decoders: each gets exactly one row."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ KEY = PredictionKey("net@0123456789ab", "c0ffee")
 
 
 def model_of(input_size_px: int = 32, decode_timeout_s: float = 60) -> ModelSpec:
-    """Options for an artifact that this stage does not read."""
+    """Returns options for an artifact that this stage does not read."""
     options = InferenceOptions(
         max_bytes=50_000_000, max_pixels=10_000_000, concurrent_gets=16, decode_timeout_s=decode_timeout_s
     )
@@ -141,7 +141,7 @@ def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeyp
 
 
 def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifact: str) -> None:
-    """What the decoder has said stays said."""
+    """Results of the decoder are kept."""
     outcomes = [
         (schema.STATUS_OK, None, None),
         (schema.STATUS_FAILED, "corrupt", "cut off"),
@@ -165,7 +165,7 @@ def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifac
     rest = defer_decoded(decoded, MAX_CRASHES)
     assert rest.schema == decoded.schema
 
-    from locray.labelling.predictor import Predictor  # here: the subprocesses of this module import no torch
+    from locray.labelling.predictor import Predictor  # imported here: the subprocesses of this module import no torch
 
     rows = Predictor(ModelSpec.read(artifact, InferenceOptions(score_threshold=0, batch_size=2)))(rest)
     assert rows.schema == schema.PREDICTED_SCHEMA

@@ -1,4 +1,4 @@
-"""Labelling where Ray has GPUs: declared ones run on any machine. CUDA is in tests/inference/test_cuda.py."""
+"""Labelling where Ray has GPUs. They are only declared, so any machine will do; see test_cuda.py for CUDA."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ summary = label(config, ignore)
 print(summary.ok, summary.deferred, sorted(map(len, blocks)))
 print(all(len({n // 64 for n in block}) == 1 for block in blocks))
 """
-"""Labels with a declared GPU. Prints the rows of each block, and whether each block is of one unit."""
+"""Labels with a declared GPU. Prints the number of rows per block, and whether each block is of one unit."""
 
 
 @pytest.mark.ray

@@ -1,4 +1,4 @@
-"""A list of a whole bucket, in which the table lies, too: its files are no images."""
+"""A listing of a bucket that also contains the table: the table's files are not images."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from tests.helpers.s3_server import S3Bucket
 
 
 def inventory_of(bucket: S3Bucket, folder: Path) -> str:
-    """What the store would list of the bucket as it is now."""
+    """Returns an inventory of the bucket's current objects."""
     data = gzip.compress(
         "".join(f'"{bucket.name}","{quote_plus(key, safe="/")}"\n' for key in list(bucket.keys())).encode()
     )

@@ -1,4 +1,4 @@
-"""Outcomes of images: the bitmap compared with a set, the causes with a dictionary."""
+"""Outcomes of images: the bitmap is compared with a set, the causes with a dictionary."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""The graph on Ray Data, driven from a process of its own."""
+"""The graph on Ray Data, driven from its own process."""
 
 import subprocess
 import sys

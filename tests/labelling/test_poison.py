@@ -1,6 +1,6 @@
-"""Images that crash the decoder or hang it: a run over them, in the worker itself and in the child that comes after.
+"""Images that crash or hang the decoder: runs that decode in the worker itself, then in a child process.
 
-So they are for the commands that decode a sample themselves. And an image that no model worker outlives.
+Also commands that decode a sample themselves, and an image that kills every model worker.
 """
 
 import json
@@ -20,10 +20,10 @@ from tests.helpers.poison import install_broken_decoder, install_broken_network,
 
 
 class Accident:
-    """A run by processes of which something is broken, over images of its own, with a Ray of its own."""
+    """A run with broken code, over its own images and with its own Ray."""
 
     def __init__(self, tmp_path: Path, broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of another Ray have not what is broken
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of another Ray don't have the broken code
         self.images, self.table = tmp_path / "images", str(tmp_path / "table")
         self.images.mkdir()
         self._log = tmp_path / "deeds"
@@ -68,7 +68,7 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     assert {name: code for name, code in codes.items() if code} == {
         "3.gif": "decoder_crash", "4.gif": "decoder_timeout", "9.gif": "decoder_timeout",
     }  # fmt: skip
-    # Two images of the second unit are poisonous; it is begun again once. What children do they can't write down.
+    # Two images of the second unit are poisonous; it is restarted once. Child processes can't log.
     crashes = accident.deeds()
     assert len(crashes) == 2
     assert "hang" in crashes

@@ -40,7 +40,7 @@ def same_threads_afterwards():
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    """The artifact of a detector that finds several things everywhere."""
+    """The artifact of a detector that finds several objects in every image."""
     torch.manual_seed(0)
     folder = str(tmp_path_factory.mktemp("detector"))
     model = build_model("detector/fcos/resnet18", 3, SIZE)
@@ -52,7 +52,7 @@ def detector(tmp_path_factory):
 
 
 def decoded():
-    """A unit of three images and one that didn't decode, as the first stage gives it."""
+    """A unit of three images and one that didn't decode, as the first stage returns it."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8)
     pixels[3] = 0
     unit = decoded_rows(pixels)
@@ -92,7 +92,7 @@ def test_a_row_holds_all_detections_of_its_image_best_first(batch_size, detector
         scores = [one[schema.SCORE] for one in found]
         assert scores == sorted(scores, reverse=True)
         wanted = own.scores[image][own.scores[image] >= 0.3]
-        # A box that lies in the padding alone is none of the image.
+        # A box that lies entirely in the padding is dropped.
         assert 1 < len(found) <= len(wanted)
         best = Letterbox.fit(width, height, SIZE).to_image(own.boxes_xyxy_px[image].double().numpy())
         best = best.clip(0, [width, height, width, height])
@@ -113,7 +113,7 @@ def test_the_id_of_a_detector_fits_a_folder(detector):
 
 
 def test_a_non_finite_answer_fails_its_own_image_only(tmp_path):
-    """Weights that are finite, and with them a network that overflows on bright images."""
+    """The weights are finite, but the network overflows on bright images."""
     model = build_model("small_cnn", 3)
     with torch.no_grad():
         for layer, gain in ((0, 1), (3, 1e20), (6, 1e20)):
@@ -161,7 +161,7 @@ def test_a_gpu_that_is_not_there_is_told(detector):
 
 
 def openmp():
-    """The library that torch has loaded, where it is OpenMP's."""
+    """Returns the OpenMP library that torch has loaded, if any."""
     maps = Path("/proc/self/maps")
     names = {line.split()[-1] for line in maps.read_text().splitlines()} if maps.exists() else set()
     found = [name for name in names if re.search(r"torch.*/lib(gomp|omp|iomp5)\b.*\.so", name)]
@@ -176,13 +176,13 @@ def in_a_thread(call):
 
 
 def test_every_labelling_thread_uses_the_requested_threads(detector):
-    """Ray calls from another thread than the one that loads."""
+    """Ray calls the model from another thread than the one that loads it."""
     library = openmp()
     wanted = in_a_thread(library.omp_get_max_threads) + 1
     predictor = predictor_of(detector, 0.3, 2, num_threads=wanted)
 
     def label():
-        predictor(decoded()[0].slice(3))  # no image to predict: torch computes nothing
+        predictor(decoded()[0].slice(3))  # without images torch computes nothing
         return library.omp_get_max_threads()
 
     assert in_a_thread(label) == wanted

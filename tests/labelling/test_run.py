@@ -1,6 +1,6 @@
-"""Labelling as a user runs it: real Ray, real stores; the table read back by its usual readers.
+"""Labelling as a user runs it: real Ray, real stores, and the table read back with common readers.
 
-What has nothing to do with Ray is shown without it, the stages in the driver's process.
+Tests that don't depend on Ray run the stages in the driver's process.
 """
 
 import hashlib

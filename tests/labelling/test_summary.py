@@ -1,4 +1,4 @@
-"""What a run tells of itself."""
+"""The summary of a run."""
 
 import json
 
@@ -30,13 +30,13 @@ def test_a_speed_that_was_not_measured_is_null() -> None:
     ("already_labelled", "ok", "failed", "deferred", "exit_code"),
     [
         (0, 1, 0, 0, 0),
-        (0, 9, 1, 0, 0),  # a tenth is allowed
+        (0, 9, 1, 0, 0),  # a tenth may fail
         (0, 8, 1, 0, 3),
         (0, 8, 1, 5, 3),
         (0, 9, 1, 5, 4),
         (0, 0, 0, 5, 4),
         (0, 0, 0, 0, 0),
-        (1, 0, 1, 0, 0),  # a night with one new image, which is broken
+        (1, 0, 1, 0, 0),  # a nightly run with one new image, which is broken
         (1, 0, FEW_FAILURES - 1, 0, 0),
         (1, 0, FEW_FAILURES, 0, 3),
         (1, 9 * FEW_FAILURES, FEW_FAILURES, 0, 0),

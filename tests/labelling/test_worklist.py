@@ -1,4 +1,4 @@
-"""Images that are listed and not in the table."""
+"""Worklists: images that are listed but not in the table."""
 
 import shutil
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ DENIED = Answer(403, b"<Error><Code>AccessDenied</Code><Message>Access Denied.</
 
 
 def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
-    """A listing may take hours; by its end, the keys that the table was opened with may be void."""
+    """A listing may take hours, and the keys that opened the table may expire in the meantime."""
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, KEY.model_id)
     stamp = {schema.CONFIG_HASH: KEY.config_hash, schema.RUN_ID: "run"}
@@ -35,7 +35,7 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
     commits.flush()
 
     class Slow:
-        """Lists what is labelled already; the table can't be read any more while it does."""
+        """Lists images that are labelled already; meanwhile the table becomes unreadable."""
 
         def listing(self) -> Iterator[pa.RecordBatch]:
             shutil.rmtree(uri)
@@ -69,7 +69,7 @@ class Listing:
 
 
 def a_table(uri: str, *parts: pa.Table) -> TableWriter:
-    """A table that holds these rows."""
+    """Returns a table with these rows."""
     writer = TableWriter.claim(uri, KEY.model_id)
     for rows in parts:
         commits = Committer(
@@ -85,7 +85,7 @@ def a_table(uri: str, *parts: pa.Table) -> TableWriter:
 
 
 def to_do(listed: pa.Table, writer: TableWriter, *retry: ErrorCode) -> tuple[list[int], Counts]:
-    """The numbers of the images that are to be done, and the counts."""
+    """Returns the numbers of the images to label, and the counts."""
     source: Any = Listing(listed)
     with PendingImages.find(source, writer.table, KEY, retry=retry) as pending:
         uris = [uri for batch in pending.batches(None, 10) for uri in batch[schema.IMAGE_URI].to_pylist()]

@@ -1,4 +1,4 @@
-"""An artifact gives back the network that was saved, or says why it can't."""
+"""An artifact restores the network that was saved, or reports why it can't."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Any convolutional network of torchvision becomes a backbone, with its weights."""
+"""Any convolutional network of torchvision works as a backbone, with its weights."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -27,7 +27,7 @@ REFUSED = {
 
 
 class _WeightsOnMeta(TorchFunctionMode):
-    """Weights get no memory and norms no time, so that the largest network is built at once."""
+    """Puts weights on the meta device and skips norms, so that the largest networks are built at once."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -127,7 +127,7 @@ def test_an_unknown_name_of_weights_lists_the_known_ones():
 
 
 class LoginPage(BaseHTTPRequestHandler):
-    """What some networks answer instead of the file."""
+    """The login page that some networks serve instead of the file."""
 
     def do_GET(self):
         self.send_response(200)
@@ -148,7 +148,7 @@ def login_page():
 
 @pytest.fixture
 def weights_at(tmp_path, monkeypatch):
-    """Moves torchvision's weights of resnet18 to another server; none are here already."""
+    """Points torchvision's weights of resnet18 at another server, with an empty cache."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 

@@ -1,4 +1,4 @@
-"""Every detector keeps the contract, learns, and says of an image what torchvision's own network says of it."""
+"""Every detector keeps the contract, learns, and predicts what torchvision's own network predicts."""
 
 import re
 from functools import partial
@@ -43,7 +43,7 @@ def squares():
 
 @torch.no_grad()
 def make_lively(model, forward):
-    """Makes the answers of random weights as different from one another as those of trained ones.
+    """Makes outputs of random weights as varied as those of trained ones.
 
     Without this, activations grow or vanish from layer to layer, and thousands of anchors share one score.
     """
@@ -63,7 +63,7 @@ def make_lively(model, forward):
 
 
 def _rescale(layer, _, answers, spread):
-    """Once, for the finest map, where a head is used for several."""
+    """Rescales a layer once: a head that several maps share is rescaled for the finest map."""
     layer.weight.mul_(spread / answers.std())
     layer._forward_hooks.clear()
 
@@ -143,7 +143,7 @@ def test_in_bfloat16_the_loss_is_close_and_in_float32(detector):
 
 
 def _loss(model, batch, targets):
-    """The loss in training mode, with statistics that stay and the same random samples."""
+    """Returns the loss in training mode, with frozen statistics and fixed random samples."""
     training_mode(model, backbone_statistics=False)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -182,7 +182,7 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
     torch.save(own.state_dict(), tmp_path / "weights.pth")
     ours = build_model(f"detector/{name}", 3, size, str(tmp_path / "weights.pth")).eval()
     with torch.no_grad():
-        # A floor that leaves fewer than either keeps: what is beyond that, each leaves out in its own way.
+        # A minimum score that leaves fewer detections than either limit: each truncates in its own way.
         outputs = ours.network(batch)
         last = ours.second_stage(outputs) if name == "faster_rcnn" else outputs
         ours.score_floor = floor = float(last.scores.sort(descending=True).values[:, 250].max())
@@ -191,7 +191,7 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
         wanted = own(list(batch.float() / 255))
         found = ours.predict(batch)
     for image, one in enumerate(wanted):
-        # Nothing is left in the image of some boxes that torchvision gives.
+        # Some of torchvision's boxes lie entirely outside the image.
         seen = (one["boxes"][:, 2:] - one["boxes"][:, :2]).amin(dim=1) >= 0.01
         used = found.scores[image] > 0
         assert min(int(used.sum()), int(seen.sum())) > 10
@@ -199,8 +199,8 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
         labels = 1000 * (found.label_ids[image] + chosen.has_background)
         mine = torch.cat([found.boxes_xyxy_px[image], 1000 * found.scores[image][:, None], labels[:, None]], dim=1)
         apart = torch.cdist(its, mine[used], p=torch.inf, compute_mode="donot_use_mm_for_euclid_dist")
-        # Pixels and thousandths of a score: what rounding becomes in fifty layers, and in two stages. Those with the
-        # lowest scores may have lost their place to one of nearly the same score.
+        # Pixels and thousandths of a score: rounding over fifty layers and two stages. Detections with the
+        # lowest scores may be replaced by others of nearly the same score.
         tolerance = 0.5 if name == "faster_rcnn" else 0.2
         assert apart.amin(dim=1)[:-5].max() < tolerance
         assert apart.amin(dim=0)[: len(its) - 5].max() < tolerance
@@ -211,7 +211,7 @@ def test_suppression_is_greedy_within_an_image_and_a_class():
     scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.0], [0.1, 0.8, 0.7, 0.6, 0.0]])
     label_ids = torch.tensor([[0, 0, 0, 1, 0]] * 2)
     found = suppress(Candidates(boxes.expand(2, -1, -1), scores, label_ids), 0.7, 6, 32)
-    # IoU is 0.82 one pixel apart and 0.67 two pixels apart.
+    # A shift of one pixel gives an IoU of 0.82, of two pixels 0.67.
     torch.testing.assert_close(found.scores, torch.tensor([[0.9, 0.7, 0.6, 0, 0, 0], [0.8, 0.6, 0, 0, 0, 0]]))
     assert found.label_ids.tolist() == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
     assert found.boxes_xyxy_px[0, :3].tolist() == boxes[[0, 2, 3]].tolist()

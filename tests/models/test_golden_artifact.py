@@ -30,7 +30,7 @@ def test_the_golden_artifact_predicts_what_it_did(name: str, tolerance: float) -
 
 
 def test_the_golden_predictions_tell_pictures_apart() -> None:
-    """Else the comparison above could not fail."""
+    """Otherwise the comparison above could not fail."""
     targets = pictures()[1]
     found = predicted()
     assert (found.label_ids == targets.label_ids).all()

@@ -1,4 +1,4 @@
-"""A network takes over what an artifact knows, and nothing else."""
+"""A network takes over the weights of an artifact, and nothing else."""
 
 import copy
 
@@ -26,11 +26,11 @@ NETWORKS = {
         for name in ("cls_score.weight", "cls_score.bias", "bbox_pred.weight", "bbox_pred.bias")
     ),
 }
-"""The tensors of the class head by architecture."""
+"""Tensors of the class head, by architecture."""
 
 
 def artifact_of(folder, architecture, size=64, classes=CLASSES):
-    """An artifact of random weights."""
+    """Returns an artifact with random weights."""
     torch.manual_seed(1)
     model = build_model(architecture, len(classes), size)
     save_artifact(str(folder), model, ArtifactInfo(architecture=architecture, classes=classes, input_size=size))
@@ -38,7 +38,7 @@ def artifact_of(folder, architecture, size=64, classes=CLASSES):
 
 
 def taken(folder, architecture, classes, size=64):
-    """A new network before and after it has taken the artifact over, and what was said."""
+    """Returns a new network before and after it takes over the artifact, and the messages."""
     torch.manual_seed(2)
     model = build_model(architecture, len(classes), size)
     before = copy.deepcopy(model.state_dict())

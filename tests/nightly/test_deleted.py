@@ -1,4 +1,4 @@
-"""The list of deleted images over several nightly runs, read as users read it."""
+"""The list of deleted images over several nightly runs, read as a user reads it."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -27,7 +27,7 @@ def uri_of(number: int) -> str:
 
 
 def night(table: Path, number: int, listed: list[int], key: PredictionKey = KEY) -> DeletedImages:
-    """The images listed, each twice."""
+    """Lists the images, each twice."""
     rows = predicted(listed * 2, etag="v9").select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA)
     return list_deleted(str(table), key, rows.to_batches(), str(table / "_locray" / "deleted"), NIGHTS[number])
 
@@ -39,7 +39,7 @@ def listed_in(found: DeletedImages) -> dict[str, date]:
 
 @pytest.fixture
 def table(tmp_path: Path) -> Path:
-    """Five images, one of them in two versions; others of another model."""
+    """A table of five images, one in two versions, and rows of another model."""
     uri = tmp_path / "table"
     commit(str(uri), predicted([0, 1, 2]), predicted([3], status=schema.STATUS_FAILED))
     commit(str(uri), predicted([2], etag="v2"), predicted([4]))

@@ -1,4 +1,4 @@
-"""Small files made into large ones and old files deleted: what the table holds stays, whatever happens in between."""
+"""Compaction and vacuum: the table's rows stay the same, whatever happens in between."""
 
 import json
 import os
@@ -37,7 +37,7 @@ from tests.helpers.tables import (
 
 @pytest.fixture
 def table(tmp_path: Path) -> str:
-    """Of one model three files of the first night and one of the second; of another model two."""
+    """A table with four files of one model, three of the first night and one of the second, and two of another."""
     uri = str(tmp_path / "table")
     for model_id in (MODEL_ID, OTHER):
         commit(uri, predicted([5, 1]), model_id=model_id)
@@ -162,7 +162,7 @@ def test_concurrent_commits_of_another_model_are_harmless(table: str) -> None:
 
 
 def test_files_written_by_deltalake_are_compacted(table: str) -> None:
-    """They lie in folders whose names are percent-encoded, and have names in the log that are encoded once more."""
+    """Their folders have percent-encoded names, which the log encodes once more."""
     opened(table).optimize.compact()
     assert any("%40" in file for file in files_of(table, ""))
     rows = rows_of(table)
@@ -207,7 +207,7 @@ def test_a_vacuum_deletes_what_was_removed_long_ago(table: str) -> None:
 
 
 def test_a_vacuum_never_deletes_what_another_run_may_still_commit(table: str) -> None:
-    """However old the file is: the run may have slept."""
+    """The age of the file does not matter: the run may have been suspended."""
     name = f"{schema.RUN_DATE}={DATES[0]}/part-{'0' * 32}.parquet"
     written, orphan = (Path(table) / f"{schema.MODEL_ID}={model_id}" / name for model_id in (OTHER, MODEL_ID))
     for file in (written, orphan):
@@ -225,7 +225,7 @@ def test_a_vacuum_never_deletes_what_another_run_may_still_commit(table: str) ->
 
 @pytest.mark.parametrize(("hours", "deleted"), [(169, 0), (168, 1)])
 def test_a_vacuum_deletes_what_the_log_has_forgotten(table: str, hours: int, deleted: int) -> None:
-    """A checkpoint leaves out what was removed more than a week ago, and so when it was."""
+    """A checkpoint drops files removed more than a week ago, and with them the time of removal."""
     nine_days_ago_ms = int((time.time() - 9 * 86_400) * 1000)
     writer = TableWriter.claim(table, MODEL_ID)
     *_, one, other = [file for file in logged_files(writer.table, table) if file.model_id == MODEL_ID]

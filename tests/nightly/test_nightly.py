@@ -1,4 +1,4 @@
-"""Nights as a scheduler runs them, one after the other, and nights that find something wrong."""
+"""Nightly runs as a scheduler starts them, one after the other, and runs that find faults."""
 
 import html
 import io
@@ -69,7 +69,7 @@ def files_outside_of_records(store: Path) -> set[str]:
 
 
 def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files: int = 0) -> None:
-    """Each image has as many rows as it had versions; what lies there is what the table refers to, and old files."""
+    """Checks that each image has one row per version, and that the folder holds only current and old files."""
     table = DeltaTable(store)
     rows = table.to_pyarrow_dataset().to_table().to_pandas()
     assert Counter(rows[schema.IMAGE_URI]) == {str(image): count for image, count in versions.items() if count}
@@ -95,7 +95,7 @@ def test_three_nightly_runs(images: Path, store: Path, artifact: str) -> None:
         assert f"Nightly run of 2026-01-0{number}" in page
         return dict(facts)
 
-    # All is new. Every commit is a file; they become one, and the old ones are there for who reads them.
+    # All images are new. Each commit adds a file; they are compacted into one, and the old ones stay for readers.
     first = night(1, "--unit-size", "4", "--commit-rows", "4", run=locray_job)
     everything = dict.fromkeys(images.iterdir(), 1)
     assert (first["label"]["ok"], first["label"]["errors"]) == (12, {"unsupported_format": 1})
@@ -106,7 +106,7 @@ def test_three_nightly_runs(images: Path, store: Path, artifact: str) -> None:
     assert first["compaction"] == {"files_before": commits, "files_after": 1, "rows_rewritten": 13}
     check_against_the_files(store, everything, old_files=commits)
 
-    # One is new, one was changed, one was deleted.
+    # One image is new, one changed, one deleted.
     (images / "new.jpg").write_bytes(picture(100))
     (images / "00.jpg").write_bytes(picture(101, size=(30, 30)))
     (images / "01.jpg").rename(store.parent / "away.jpg")
@@ -124,7 +124,7 @@ def test_three_nightly_runs(images: Path, store: Path, artifact: str) -> None:
     assert second["vacuumed"] == commits
     check_against_the_files(store, everything | {images / "new.jpg": 1, images / "00.jpg": 2})
 
-    # The deleted one is back as it was: there is nothing to do, and nothing is done.
+    # The deleted image is back unchanged: there is nothing to do.
     (store.parent / "away.jpg").rename(images / "01.jpg")
     before = files_outside_of_records(store)
     third = night(3)
@@ -157,7 +157,7 @@ def test_an_aborted_labelling_ends_the_run(store: Path, tmp_path: Path, artifact
 
 
 def labelled_before(images: Path, artifact: str, table: str) -> NightlyConfig:
-    """A table that holds all of the images in two small files, so that a night needs no Ray."""
+    """A table that holds all images in two small files, so that a nightly run needs no Ray."""
     spec = ModelSpec.read(artifact, InferenceOptions())
     listed = pa.Table.from_batches(open_source(str(images)).listing())
     rows = Predictor(spec, 1)(decode_rows(InlineWorklist.of(listed, 99).read_unit(0), spec))
@@ -220,7 +220,7 @@ def test_a_step_that_fails_does_not_stop_the_others(labelled: NightlyConfig) -> 
 
 
 def test_a_concurrent_run_takes_precedence(labelled: NightlyConfig, store: Path) -> None:
-    """The files are left to it; it is not fenced."""
+    """Compaction is left to the other run, which is not fenced."""
     others: list[TableWriter] = []
 
     def report(progress: Progress) -> None:
@@ -236,7 +236,7 @@ def test_a_concurrent_run_takes_precedence(labelled: NightlyConfig, store: Path)
 
 
 def test_images_that_arrive_during_a_run_are_left_to_the_next(labelled: NightlyConfig, images: Path) -> None:
-    """The listing of the verification is that of the labelling."""
+    """Verification uses the listing of the labelling."""
 
     def report(progress: Progress) -> None:
         if progress.stage == "reading the log":
@@ -271,7 +271,7 @@ def test_a_labelling_stopped_by_an_error_is_recorded(
     capsys: pytest.CaptureFixture[str],
     is_fenced: bool,
 ) -> None:
-    """What it had committed stays, and somebody should know."""
+    """Its commits stay, and the record reports the error."""
 
     class Stopped(MadeUpPipeline):
         def rows(self, worklist: Worklist) -> Iterator[pa.Table]:

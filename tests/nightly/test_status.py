@@ -1,4 +1,4 @@
-"""What a table tells of itself, without its images."""
+"""The status of a table, read without its images."""
 
 from pathlib import Path
 

@@ -25,7 +25,7 @@ def test_an_interrupted_execution_ends_its_threads() -> None:
             yield item
             raise KeyboardInterrupt
 
-    # Who holds the exception holds its frames, and with them whatever is open there.
+    # The exception keeps its frames alive, and with them everything open there.
     with pytest.raises(KeyboardInterrupt) as held, closing_execution(interrupted()) as items:
         list(items)
     assert "iter_threaded" not in {thread.name for thread in threading.enumerate()}, held

@@ -1,4 +1,4 @@
-"""Where the log lines of workers are found."""
+"""Location of the workers' log lines."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from tests.helpers.commands import locray
 def test_info_lines_of_workers_are_in_rays_log_folder(tmp_path: Path, artifact: str) -> None:
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # the path of Ray's sockets has to be short
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # the path of Ray's sockets must be short
         arguments = ("--images", f"{tmp_path}/images", "--model", artifact, "--table", f"{tmp_path}/table")
         done = locray("label", *arguments, "--device", "cpu", RAY_TMPDIR=folder)
         assert done.returncode == 0, done
@@ -37,7 +37,7 @@ def test_a_second_call_and_other_handlers_add_no_line(monkeypatch: pytest.Monkey
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "level", logging.NOTSET)
     log_to_worker_file()
-    assert logger.handlers == []  # pytest's own handlers are there already
+    assert logger.handlers == []  # pytest has installed its own handlers
     monkeypatch.setattr(logger, "propagate", False)
     log_to_worker_file()
     log_to_worker_file()

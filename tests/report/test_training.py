@@ -1,4 +1,4 @@
-"""Curves of a training, from its history."""
+"""Curves of a training run, from its history."""
 
 from locray.datasets.records import Dataset, Record
 from locray.report.training import curves, evenly_spread

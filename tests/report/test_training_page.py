@@ -1,4 +1,4 @@
-"""The page of a training, from a real artifact and its history: offline and complete."""
+"""The page of a training run, from a real artifact and its history: offline and complete."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ __all__ = ["one_thread", "without_ray"]
 
 @pytest.fixture
 def config(tmp_path: Path) -> TrainConfig:
-    """A finished training: data, artifact, history."""
+    """A finished training run: data, artifact, history."""
     write_dataset(tmp_path, {"train": 8, "val": 8}, seed=0)
     classes = list(read_dataset(str(tmp_path), "csv", "train").classes)
     output = str(tmp_path / "model")
@@ -71,7 +71,7 @@ def assert_offline(text: str, page: Page) -> None:
 
 
 def assert_confusions(text: str, classes: list[str]) -> None:
-    """Every image of the validation split is counted in the confusion matrix."""
+    """Checks that the confusion matrix counts every image of the validation split."""
     cells = re.findall(r'title="(\S+) predicted as (\S+): (\d+) of \d+"', text)
     assert len(cells) == (len(classes) + 1) ** 2
     assert {true for true, _, _ in cells} == {*classes, "nothing"}

@@ -22,7 +22,7 @@ NAMES = [
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A folder with odd names in folders of several levels."""
+    """A folder tree of several levels with unusual names."""
     for folder in ("", "sub", "sub/deep er", ".dot"):
         (tmp_path / "images" / folder).mkdir(parents=True, exist_ok=True)
         for name in NAMES:

@@ -96,7 +96,7 @@ def manifest_of(format_: str, files: dict[str, bytes], fields: Sequence[str], bu
 
 
 def write(folder: Path, format_: str, parts: Sequence[Sequence[Row]], fields: Sequence[str] = FIELDS) -> Path:
-    """An inventory as its bucket has it, copied: `data/` beside the folder of the day."""
+    """Writes a copy of an inventory as in its bucket: `data/` beside the folder of the day."""
     writer, ending = WRITERS[format_]
     files = {f"{number}.{ending}": writer(rows, fields) for number, rows in enumerate(parts)}
     manifest = folder / "2024-05-06T01-00Z" / "manifest.json"
@@ -196,7 +196,7 @@ CUT_OFF, PLAIN = "cut off", "plain"
 def test_a_damaged_inventory_ends_the_command_before_an_image_is_labelled(
     tmp_path: Path, artifact: str, format_: str, damage: str, told: str
 ) -> None:
-    """Its manifest believes each file, but for the one that was damaged later."""
+    """The manifest matches each file except the one that was damaged later."""
     is_orc = format_ == "ORC"
     manifest = write(tmp_path, "Parquet" if is_orc else format_, [[row(str(number)) for number in range(1000)]])
     content = json.loads(manifest.read_text()) | ({"fileFormat": format_} if is_orc else {})

@@ -57,7 +57,7 @@ def uris_of(step: Step, num_threads: int = 8) -> list[str]:
 
 
 def split_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes short listings be split as long ones are."""
+    """Makes short listings split like long ones."""
     monkeypatch.setattr(object_listing, "_MAX_PAGES", 1)
     monkeypatch.setattr(object_listing, "_CHUNK_ROWS", 20)
     monkeypatch.setattr(object_listing, "_ROWS_BETWEEN_PROBES", 20)
@@ -108,7 +108,7 @@ def test_some_thousand_keys_in_folders_of_every_depth(s3_bucket: S3Bucket) -> No
 def test_an_odd_key_deep_in_a_prefix_that_is_listed_as_a_whole(
     s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Chunks of 50 rows, so that obstore has given some when it meets the key that it can't name.
+    # Chunks of 50 rows, so that obstore has returned some before it meets the key that it can't represent.
     monkeypatch.setattr(object_listing, "_MAX_PAGES", 1)
     monkeypatch.setattr(object_listing, "_CHUNK_ROWS", 50)
     fill(s3_bucket, [f"in/{number:04d}" for number in range(1300)] + ["in/1200\n", "in/0-0", "in/0/0", "in/marker/"])

@@ -14,7 +14,7 @@ from tests.helpers.rows import predicted
 
 
 class Failing:
-    """A store that fails in mid-listing the first time."""
+    """A source that fails in mid-listing the first time."""
 
     def __init__(self) -> None:
         self.listings = 0

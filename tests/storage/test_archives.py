@@ -41,7 +41,7 @@ def outcome_of(uri: str, etag: str | None = None, max_bytes: int = 1 << 20) -> O
 
 
 def with_flag(data: bytes, flag: int) -> bytes:
-    """The archive with a flag bit set in the directory's entry of every member."""
+    """Returns the archive with a flag bit set in every directory entry."""
     changed = bytearray(data)
     at = data.find(b"PK\x01\x02")
     while at >= 0:
@@ -95,7 +95,7 @@ def test_a_folder_named_like_an_archive_is_a_folder(tmp_path: Path) -> None:
 
 
 def test_archives_made_by_other_tools(tmp_path: Path) -> None:
-    """Sizes after the data, names and extra fields that differ between header and directory, a program in front."""
+    """Sizes after the data, header and directory that differ in names and extra fields, a program in front."""
     path = tmp_path / "x.zip"
     with path.open("wb") as file:
         file.write(b"#!/bin/sh\n" * 10)

@@ -1,4 +1,4 @@
-"""Temporary folders are deleted in any case, but never while they are in use."""
+"""Temporary folders are always deleted, but never while they are in use."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def holder() -> Iterator[tuple["subprocess.Popen[str]", Path]]:
 
 
 def killed() -> Path:
-    """The folder that a killed process has left."""
+    """A folder left by a killed process."""
     with holder() as (process, files):
         process.kill()
         assert process.wait() == -signal.SIGKILL

@@ -46,7 +46,7 @@ def table(tmp_path: Path) -> str:
 
 
 def queried(uri: str, query: str) -> list[Any]:
-    """Result of a query over the files of the table, as a user of DuckDB would write it."""
+    """Returns the result of a query over the table's files, as a user of DuckDB would write it."""
     files = open_existing_table(uri).file_uris()
     predictions = f"read_parquet({files}, hive_partitioning = true, hive_types = {{'{schema.RUN_DATE}': DATE}})"
     return duckdb.sql(query.replace("predictions", predictions)).fetchall()
@@ -114,7 +114,7 @@ def test_only_new_images_are_labelled_onto_it(table: str, tmp_path: Path) -> Non
 
 
 def test_its_transactions_and_write_ids_are_known(table: str) -> None:
-    """Else a run of an older version would not be fenced, or files of older versions of the table were deleted."""
+    """Otherwise runs of an older version would not be fenced, or files of older table versions would be deleted."""
     writer = TableWriter.claim(table, KEY.model_id)
     assert writer.transaction == 7
     assert writer.clean_up() == 0

@@ -1,4 +1,4 @@
-"""Keys of predictions: how they are written, read and chosen."""
+"""Writing, reading and choosing keys of predictions."""
 
 import pytest
 

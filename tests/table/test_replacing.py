@@ -1,4 +1,4 @@
-"""Failed rows that new ones take the place of: which files are written again, and what a crash on the way leaves."""
+"""Replacing failed rows: which files are rewritten, and the state after a crash on the way."""
 
 from datetime import date
 from pathlib import Path
@@ -18,7 +18,7 @@ FAILED = schema.STATUS_FAILED
 
 
 def commit(uri: str, *tables: pa.Table, model_id: str = MODEL_ID, replace: bool = False) -> None:
-    """A run that commits these rows at once."""
+    """Commits these rows at once, as a run does."""
     commits = committer(TableWriter.claim(uri, model_id), replace=replace)
     for number, rows in enumerate(tables):
         ordinals = pa.array(range(number * 10, number * 10 + len(rows)), pa.int64())
@@ -46,7 +46,7 @@ def test_only_files_with_replaced_rows_are_rewritten(tmp_path: Path) -> None:
     assert len(files_of(uri) & untouched) == 2
     assert len(files_of(uri)) == 4
     assert rows_of(uri)[schema.STATUS].to_pylist() == ["ok", "ok", "failed", "ok", "ok"]
-    commit(uri, predicted([3]), replace=True)  # alone in its file, of which nothing is left
+    commit(uri, predicted([3]), replace=True)  # the only row of its file, which is removed
     assert len(files_of(uri)) == 4
     check(uri, 1, 2, 3, 4, 5)
 
@@ -105,7 +105,7 @@ def test_leftovers_of_a_crashed_replacement_are_cleaned_up(tmp_path: Path, monke
 
 
 def test_rows_in_a_file_written_by_a_merge_are_replaced(tmp_path: Path) -> None:
-    """It lies in a folder with a percent-encoded name, encoded once more in the log."""
+    """The file is in a folder with a percent-encoded name, which the log encodes once more."""
     uri = str(tmp_path / "table")
     commit(uri, predicted([1, 2], status=FAILED))
     rows = rows_of(uri)

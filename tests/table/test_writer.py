@@ -1,4 +1,4 @@
-"""The Delta table and its one writer, on a local folder."""
+"""The Delta table and its single writer, in a local folder."""
 
 from datetime import date
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_deferred_images_are_counted_and_have_no_row(tmp_path: Path) -> None:
 
 
 def test_images_without_a_uri_are_not_examples(tmp_path: Path) -> None:
-    """Of a unit whose worklist could not be read, only the ordinals are known."""
+    """Only the ordinals are known if the worklist of a unit could not be read."""
     commits = committer(TableWriter.claim(str(tmp_path / "table"), MODEL_ID))
     unread = predicted(list(range(20)), status=schema.STATUS_DEFERRED, code="store")
     place = unread.schema.get_field_index(schema.IMAGE_URI)
@@ -126,7 +126,7 @@ def test_an_older_writer_is_fenced_and_adds_nothing(tmp_path: Path) -> None:
 
 
 def test_a_claim_between_a_commit_and_its_refresh_is_detected(tmp_path: Path) -> None:
-    """The refreshed snapshot holds the other's claim, so Delta alone would let the next commit pass."""
+    """The refreshed snapshot includes the other run's claim, so Delta alone would accept the next commit."""
     uri = str(tmp_path / "table")
     writer = TableWriter.claim(uri, MODEL_ID)
     real_commit = writer.table
@@ -162,7 +162,7 @@ def test_a_commit_whose_response_was_lost_has_succeeded(tmp_path: Path) -> None:
     real = writer.table
 
     class AnswerLost:
-        """The store applied the commit, its answer was lost, the client's own retry met a conflict with itself."""
+        """The store applied the commit, the answer was lost, and the client's own retry conflicts with it."""
 
         def __getattr__(self, name: str) -> object:
             return getattr(real, name)
@@ -180,7 +180,7 @@ def test_a_commit_whose_response_was_lost_has_succeeded(tmp_path: Path) -> None:
 
 
 class Flaky:
-    """A table of a store that applies a commit, and then does not answer some requests."""
+    """A table whose store applies a commit and then fails some requests."""
 
     def __init__(self, table: DeltaTable) -> None:
         self.table, self.is_out = table, False
@@ -201,7 +201,7 @@ class Flaky:
 
 @pytest.mark.parametrize("replace", [False, True])
 def test_a_writer_recognises_its_own_uncertain_commit(tmp_path: Path, replace: bool) -> None:
-    """No other run is there: nobody has overtaken it, and it can go on."""
+    """There is no other run, so it is not fenced and continues."""
     uri = str(tmp_path / "table")
     first = committer(TableWriter.claim(uri, MODEL_ID))
     first.add(predicted([0, 1, 2], status=schema.STATUS_FAILED))
@@ -267,7 +267,7 @@ def test_an_unknown_outcome_of_a_commit_is_looked_up_again(tmp_path: Path, monke
 
 
 def test_a_refusal_without_another_run_gives_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a change of the table's columns by somebody else."""
+    """For example, somebody else changed the table's columns."""
     monkeypatch.setattr("locray.table.writer._RETRY_DELAYS_S", ())
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
@@ -301,7 +301,7 @@ def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_a_fenced_writer_cleans_nothing_up(tmp_path: Path) -> None:
-    """It was paused after its claim, and wakes between a file of the newer run and its commit."""
+    """It was paused after its claim, and resumes between a file of the newer run and its commit."""
     uri = str(tmp_path / "table")
     paused = TableWriter.claim(uri, MODEL_ID)
     TableWriter.claim(uri, MODEL_ID)
@@ -408,7 +408,7 @@ def use_keys(monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]) -> None:
 def test_credentials_that_change_during_a_run_are_used(
     s3_server: S3Server, s3_bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table is opened with keys that may not write to it, as keys that have run out may not."""
+    """The table is opened with keys that can't write to it, like expired ones."""
     uri = f"{s3_bucket.uri}/table"
     number = TableWriter.claim(uri, MODEL_ID).transaction
     use_keys(monkeypatch, s3_server.reader)
@@ -444,7 +444,7 @@ STORE, MODEL = "access_denied", "non_finite"
 
 
 def test_failures_are_quarantined_until_an_image_succeeds(tmp_path: Path) -> None:
-    """Written too early, they would never be tried again."""
+    """If written too early, they would never be retried."""
     uri = str(tmp_path / "table")
     commits = committer(TableWriter.claim(uri, MODEL_ID))
     commits.add(predicted([0], status=schema.STATUS_FAILED, code=STORE))
@@ -514,7 +514,7 @@ def test_what_could_not_be_committed_is_deferred(tmp_path: Path) -> None:
 
 
 def test_a_table_that_another_run_creates_concurrently_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the look for a table and the look for what else lies there."""
+    """The other run creates it between the check for a table and the check for other content."""
     uri = str(tmp_path / "table")
     list_uris = storage.list_uris
 

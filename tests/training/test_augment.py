@@ -1,4 +1,4 @@
-"""Boxes bound the pixels of their objects after each change, and after all of them."""
+"""Boxes bound the pixels of their objects after each transform, and after all of them."""
 
 import numpy as np
 import pytest
@@ -31,12 +31,12 @@ def augmented(augmentation, scene, seed, tiles=(), donor=None, side=SIDE):
 
 
 def differs(scene, label_id=0):
-    """Largest distance between an edge of the box and that of the pixels."""
+    """Returns the largest distance between an edge of the box and that of the pixels."""
     (box,) = scene.objects.boxes_xyxy_px[scene.objects.label_ids == label_id]
     return np.abs(box - extent_of(scene.image_hwc_u8, label_id)).max()
 
 
-# Changes that move whole pixels are exact; scaling may be off by a pixel.
+# Transforms that move whole pixels are exact; scaling may be off by one pixel.
 
 
 @given(scenes(), SEEDS)
@@ -98,10 +98,10 @@ def test_the_box_of_a_shifted_object_is_exact(scene, right_px, down_px):
     assert np.array_equal(seen.image_hwc_u8, expected)
 
 
-# After a rotation the box fits a shape between ellipse and rectangle.
+# After a rotation, the box fits a shape between ellipse and rectangle.
 
 WIDENED = np.array([-1, -1, 1, 1])
-"""A pixel, for blended edges."""
+"""One pixel, for blended edges."""
 LOOSEST = 2 ** (1 / 1.5 - 1 / 2)
 """Largest side of the box relative to that of a rotated ellipse: 1.12."""
 TIGHTEST = 2 ** (1 / 1.5 - 1)
@@ -145,7 +145,7 @@ def test_pixels_are_rotated_as_by_torchvision():
     theirs = v2.functional.rotate(
         torch.from_numpy(pixels).permute(2, 0, 1), 20, v2.InterpolationMode.BILINEAR, fill=[PAD_VALUE] * 3
     )
-    middle = slice(SIDE // 4, 3 * SIDE // 4)  # at its edge, theirs is darker than both image and filling
+    middle = slice(SIDE // 4, 3 * SIDE // 4)  # at the edge, torchvision's is darker than both image and fill colour
     assert np.abs(ours.astype(int) - theirs.permute(1, 2, 0).numpy())[middle, middle].max() <= 1
     assert (ours[0, 0] == PAD_VALUE).all()
 
@@ -155,7 +155,7 @@ def test_pixels_are_rotated_as_by_torchvision():
 
 @given(st.floats(0.7, 1.3), st.floats(0.7, 1.3), st.floats(0.7, 1.3))
 def test_colours_change_as_in_torchvision(brightness, contrast, saturation):
-    pixels = generator(1).integers(70, 140, (20, 30, 3), dtype=np.uint8)  # so that nothing is clipped on the way
+    pixels = generator(1).integers(70, 140, (20, 30, 3), dtype=np.uint8)  # so that no intermediate value is clipped
     theirs = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
     theirs = v2.functional.adjust_brightness(theirs, brightness)
     theirs = v2.functional.adjust_contrast(theirs, contrast)
@@ -182,7 +182,7 @@ def test_colour_changes_leave_padding_and_boxes_alone():
     assert (coloured.image_hwc_u8[:5] == PAD_VALUE).all()
 
 
-# All changes.
+# All transforms.
 
 
 @pytest.mark.slow
@@ -246,7 +246,7 @@ def test_an_image_without_objects_may_be_cropped_anywhere():
     assert len(seen.objects) == 0
 
 
-# Objects of which only the class is known.
+# Objects with a class but no box.
 
 
 def class_only(width, height):

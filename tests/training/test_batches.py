@@ -49,7 +49,7 @@ def record(uri, *objects, size=(120, 80)):
 
 @pytest.fixture
 def picture(tmp_path):
-    """A 120x80 picture with a white rectangle at (30, 20, 70, 60)."""
+    """Returns a 120x80 picture with a white rectangle at (30, 20, 70, 60)."""
     pixels = np.zeros((80, 120, 3), dtype=np.uint8)
     pixels[20:60, 30:70] = 255
     Image.fromarray(pixels).save(tmp_path / "picture.png")
@@ -144,7 +144,7 @@ def test_boxes_lie_on_the_pixels_of_a_rotated_camera_image(tmp_path, orientation
     image = Image.fromarray(stored.image_hwc_u8)
     image.save(tmp_path / "camera.png", exif=exif)
     upright = ImageOps.exif_transpose(Image.open(tmp_path / "camera.png"))
-    if is_upright or upright.size == image.size:  # a mirrored picture's frame doesn't tell how it was annotated
+    if is_upright or upright.size == image.size:  # mirroring keeps the frame
         image = upright
     box = tuple(extent_of(np.asarray(image), 2))
     made = maker([record(tmp_path / "camera.png", ("Nut", box), size=image.size)], size=120)(0, 0, 0)

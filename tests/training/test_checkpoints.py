@@ -1,4 +1,4 @@
-"""The newest intact checkpoint is found; a killed writer leaves the last one."""
+"""The newest intact checkpoint is found; a killed writer leaves the previous one intact."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ def test_a_damaged_one_is_named_and_the_previous_one_used(store, damage):
     latest = store.latest()
     assert (latest.place, latest.state["weights"][0], len(latest.damaged)) == (Place(2, 0), 2, 1)
     assert latest.damaged[0].startswith("epoch-000003")
-    # The run goes on: its next checkpoint takes the place of the damaged one.
+    # The run continues: its next checkpoint replaces the damaged one.
     store.save(Place(3, 0), state(33))
     assert (store.latest().state["weights"][0], store.latest().damaged, len(names(store))) == (33, (), 2)
 

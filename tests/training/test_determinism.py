@@ -1,4 +1,4 @@
-"""Deterministic algorithms are switched on, and the user's own setting stays. `test_cuda.py` tests their effect."""
+"""Deterministic algorithms are switched on, and the user's own settings are kept. See test_cuda.py for the effect."""
 
 import os
 
@@ -13,7 +13,7 @@ VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 @pytest.fixture(autouse=True)
 def unchanged(monkeypatch):
     """Restores all settings, as other tests compute in this process, too."""
-    monkeypatch.setenv(VARIABLE, "")  # remembered, so that it is put back
+    monkeypatch.setenv(VARIABLE, "")  # recorded, so that it is restored
     monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
     for name in ("benchmark", "deterministic"):

@@ -1,4 +1,4 @@
-"""Batches that are made together are split into those of each step."""
+"""Batches that are made together are split by step."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    # Three images to validate on: fewer than the workers of one test.
+    # Three validation images: fewer than the workers of one test.
     write_dataset(folder, {"train": 22, "val": 3}, seed=0)
     return folder
 

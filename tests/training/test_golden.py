@@ -1,4 +1,4 @@
-"""Small fixed runs have their golden loss curves."""
+"""Small fixed runs reproduce their golden loss curves."""
 
 import json
 
@@ -11,5 +11,5 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_loss_curve_is_the_golden_one(name):
-    # Processors differ in the last digits of a sum, and each step carries that on.
+    # Processors round sums differently, and the differences grow with each step.
     assert losses(name) == pytest.approx(json.loads(GOLDEN.read_text())[name], rel=0.01)

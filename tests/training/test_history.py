@@ -13,7 +13,7 @@ def epoch(number, score=0.5):
 
 
 def events(data: bytes) -> list[Event]:
-    """Events of a file. Its records are length, checksum, data, checksum."""
+    """Returns the events of a file. Its records are length, checksum, data, checksum."""
     found = []
     while data:
         (length,) = struct.unpack("<Q", data[:8])
@@ -36,7 +36,7 @@ def test_tensorboard_finds_each_epoch_once_and_in_order(tmp_path):
     history = [epoch(1), epoch(2)]
     write_history(str(tmp_path), history[:1])
     write_history(str(tmp_path), history)
-    write_history(str(tmp_path), history)  # a run that went on from an older checkpoint
+    write_history(str(tmp_path), history)  # a run resumed from an older checkpoint
     files = sorted((tmp_path / "tensorboard").iterdir())
     assert all("tfevents" in file.name for file in files)
     scalars = [

@@ -31,7 +31,7 @@ def config(data, **changes):
 
 
 def started(chosen):
-    """The network, and the progress messages about it."""
+    """Returns the network and the progress messages about it."""
     told = []
     model = initial_model(make_plan(chosen), lambda progress: told.append(progress.stage))
     return model.state_dict(), told
@@ -86,7 +86,7 @@ def test_weights_may_be_a_file_of_torchvision(data, tmp_path):
 
 
 def refused(chosen):
-    """Message of a training that ends before any work."""
+    """Returns the error message of a training that is refused before any work."""
     with pytest.raises(UsageError) as told:
         train(chosen, ignore)
     assert not Path(chosen.output).exists()

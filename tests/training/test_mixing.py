@@ -1,4 +1,4 @@
-"""Mosaics and pasted objects: their images, what they cover, and their boxes."""
+"""Mosaics and pasted objects: images, covered objects, and boxes."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def generator(seed):
 
 
 def pasted(donor, scene, seed, area=AREA):
-    """A new input with objects pasted into it."""
+    """Returns a new input with objects pasted into it."""
     canvas = Scene(scene.image_hwc_u8.copy(), scene.objects)
     return Scene(canvas.image_hwc_u8, paste_objects(donor, canvas, area, generator(seed), None))
 

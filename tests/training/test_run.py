@@ -48,7 +48,7 @@ def history(output: Path) -> list[dict[str, float]]:
 
 
 def newest(output: Path) -> Path | None:
-    """The newest checkpoint; its name has the progress of the run."""
+    """Returns the newest checkpoint; its name contains the run's progress."""
     return max(output.glob("checkpoints/*/epoch-*.pt"), default=None)
 
 
@@ -68,7 +68,7 @@ def wait_until(is_so, process) -> None:
 
 
 def workers_of(output: Path) -> list[int]:
-    """Processes of Ray Train's workers, in the tests' cluster if there is one, else in this run's Ray."""
+    """Returns the processes of Ray Train's workers, in the tests' cluster if there is one, else in this run's Ray."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -122,7 +122,7 @@ def test_validation_sees_every_image_once(trained, data):
     with torch.no_grad():
         predicted = loaded.model.predict(batch[IMAGES].permute(0, 3, 1, 2))
     metrics = summarise(image_results(predicted, batch, loaded.info.classes), one_object=True)
-    # One image of the fifteen that was missing, or came twice, would move it by more.
+    # One missing or duplicate image of the fifteen would change it by more.
     assert metrics["class_accuracy"] == pytest.approx(loaded.info.metrics["class_accuracy"], abs=0.004)
     assert metrics["mean_iou"] == pytest.approx(loaded.info.metrics["mean_iou"], abs=0.01)
 
@@ -145,7 +145,7 @@ def test_ray_prints_nothing(trained):
     assert chatter == []
 
 
-@pytest.mark.timeout(1200)  # three times Ray's start, and that of the workers
+@pytest.mark.timeout(1200)  # Ray and its workers start three times
 def test_a_run_survives_its_workers_and_drivers_and_resumes(data, tmp_path):
     """A worker is killed, the run is asked to stop, its driver is killed, and its newest checkpoint damaged."""
     output = tmp_path / "model"
@@ -165,7 +165,7 @@ def test_a_run_survives_its_workers_and_drivers_and_resumes(data, tmp_path):
         driver.kill()
         driver.communicate()
     wait_until(lambda: not workers_of(output), None)
-    # Speeds are part of it: an epoch that was trained again would have another one.
+    # Speeds are included: an epoch that was trained again would have another one.
     assert killed[: len(before)] == before
     checkpoint = newest(output)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])

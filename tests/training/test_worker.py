@@ -1,4 +1,4 @@
-"""A worker's run without Ray: it resumes exactly, and ends when it should."""
+"""A worker's run without Ray: it resumes exactly and stops when it should."""
 
 import csv
 from pathlib import Path
@@ -31,7 +31,7 @@ def data(tmp_path_factory) -> Path:
 
 
 class Rehearsal:
-    """A run of one worker, whose batches are made on demand."""
+    """A run of one worker whose batches are made on demand."""
 
     def __init__(self, data: Path, output: Path, **options: object) -> None:
         usual = {"format": "csv", "model": "small_cnn", "epochs": 3, "batch_size": 8, "precision": "fp32"}
@@ -88,7 +88,7 @@ class Rehearsal:
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """Makes a worker check after every step whether to stop, not every few seconds."""
+    """Makes a worker check for a stop after every step, not every few seconds."""
     monkeypatch.setattr("locray.training.worker._PROGRESS_INTERVAL_S", 0)
 
 
@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_anywhere_resumes_exactly(data, tmp_path, stop_af
     assert whole.run() == Place(3, 0)
     first = Rehearsal(data, tmp_path / "parts")
     first.batches_until_stop = stop_after
-    # After the last step of an epoch, its validation is left to the run that goes on.
+    # If stopped after the last step of an epoch, the resumed run does the validation.
     epoch, step = divmod(stop_after - 1, 3)
     assert first.run() == Place(epoch, step + 1)
     second = Rehearsal(data, tmp_path / "parts", seed=0)
@@ -127,7 +127,7 @@ def test_weights_depend_on_the_seed_alone(data, tmp_path):
 
 
 def test_patience_ends_a_run_that_gets_no_better(data, tmp_path):
-    # A network that hardly moves finds nothing better.
+    # A network that hardly changes does not improve.
     run = Rehearsal(data, tmp_path, epochs=40, patience=2, learning_rate=1e-9, ema=0.0)
     place = run.run()
     best = max(run.epochs, key=lambda epoch: epoch["score"])
@@ -260,7 +260,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(data, tmp_path):
 
 
 def test_the_best_epoch_is_kept_beside_the_last(data, tmp_path):
-    # A network that hardly moves finds nothing better, but its weights go on changing.
+    # A network that hardly changes does not improve, but its weights keep changing.
     run = Rehearsal(data, tmp_path, epochs=40, patience=2, learning_rate=1e-6, ema=0.0)
     place = run.run()
     state = run.store.latest().state

@@ -1,4 +1,4 @@
-"""Rows made by the stages from real photographs, predicted again by `verify`, with and without a reason to differ."""
+"""Rows from real photographs, predicted again by `verify`: unchanged ones agree, changed ones don't."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -45,7 +45,7 @@ def same_threads_afterwards() -> Iterator[None]:
 
 @pytest.fixture
 def images(real_data: Path, tmp_path: Path) -> Path:
-    """Photographs, one of them turned by EXIF, and a file that is none."""
+    """Photographs, one of them rotated by EXIF, and a file that is not an image."""
     folder = tmp_path / "images"
     folder.mkdir()
     photographs = sorted((real_data / "runway" / "JPEGImages").iterdir())
@@ -58,7 +58,7 @@ def images(real_data: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def table(images: Path, artifact: str, tmp_path: Path) -> Path:
-    """All of them labelled, in one batch."""
+    """A table with all of them, labelled in one batch."""
     return labelled(images, artifact, tmp_path / "table")
 
 
@@ -99,7 +99,7 @@ def change_score(row: dict[str, Any]) -> None:
 
 
 def move_box(row: dict[str, Any]) -> None:
-    """By two pixels of the network's input."""
+    """Moves a box by two pixels of the network's input."""
     step = 2 * max(row[schema.WIDTH], row[schema.HEIGHT]) / 32
     for edge in (schema.XMIN, schema.XMAX):
         row[schema.DETECTIONS][0][edge] -= step
@@ -194,7 +194,7 @@ def detection(score: float, *, label_id: int = 0, shift: float = 0.0) -> dict[st
         ([detection(0.9)], [detection(0.88)], 1, 1),
         ([detection(0.9)], [detection(0.9, label_id=1)], 1, 1),
         ([detection(0.9), detection(0.9)], [detection(0.9)], 1, 0),
-        # What is near to the threshold may be in one of the lists alone.
+        # Detections close to the threshold may be in one list only.
         ([detection(0.309)], [], 0, 0),
         ([], [detection(0.309)], 0, 0),
         ([], [detection(0.311)], 0, 1),

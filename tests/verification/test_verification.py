@@ -1,4 +1,4 @@
-"""A correct predictions table, then damaged in each way: every check must find its own damage, and only that."""
+"""A correct predictions table, damaged in each way: every check must find its own kind of damage, and no other."""
 
 from collections.abc import Callable
 from datetime import date
@@ -31,7 +31,7 @@ RUN_DATE = date(2026, 1, 2)
 def commit(
     uri: str, *parts: pa.Table, model_id: str = MODEL_ID, config_hash: str = CONFIG_HASH, replace: bool = False
 ) -> None:
-    """One file of rows, as a run of labelling writes it."""
+    """Commits one file of rows, as a labelling run does."""
     stamp = {schema.CONFIG_HASH: config_hash, schema.RUN_ID: "run"}
     writer = TableWriter.claim(uri, model_id)
     commits = Committer(writer, 100, stamp=stamp, run_date=RUN_DATE, commit_rows=1000, replace=replace)
@@ -96,7 +96,7 @@ def test_a_correct_table_has_no_findings_and_is_unchanged(table: Path) -> None:
 
 
 def test_replaced_rows_and_a_checkpoint_are_correct(table: Path) -> None:
-    """A merge writes files in the layout of another library, under a folder whose name is percent-encoded."""
+    """A merge writes files in another library's layout, in a folder with a percent-encoded name."""
     commit(str(table), predicted([2, 6]), replace=True)
     commit(str(table), predicted([7], status=schema.STATUS_FAILED))
     commit(str(table), predicted([7]), replace=True)
@@ -135,7 +135,7 @@ def test_a_truncated_file(table: Path) -> None:
 
 @pytest.mark.parametrize("column", range(len(schema.PREDICTIONS_SCHEMA) - 3))
 def test_a_flipped_byte(table: Path, column: int) -> None:
-    """The size is right, and many a flipped byte decodes to a value: the checksum of the page tells."""
+    """The size is right, and flipped bytes may still decode to a value; the page's checksum detects them."""
     file = files_of(table)[0]
     chunk = pq.read_metadata(file).row_group(0).column(column)
     data = bytearray(file.read_bytes())
@@ -174,7 +174,7 @@ def test_a_row_that_was_appended_twice(table: Path) -> None:
     commit(str(table), predicted([1, 4]))
     found = faults(table)
     assert found.keys() == {Check.DUPLICATE}
-    # In the order of their places, of which those in the file that sorts first count; names of files are random.
+    # Sorted by position; only the file that sorts first counts, as file names are random.
     assert (found[Check.DUPLICATE].count, set(found[Check.DUPLICATE].first)) == (2, {uri_of(1), uri_of(4)})
 
 
@@ -245,7 +245,7 @@ def test_an_inconsistent_row(table: Path, check: Check, row: int, change: dict[s
     ],
 )
 def test_an_invalid_detection(table: Path, check: Check, change: dict[str, Any]) -> None:
-    """Of the second row the first of two detections; a score of 0.4 puts it below the other."""
+    """Changes the first of two detections in the second row; a score of 0.4 puts it below the other."""
 
     def damage(rows: list[dict[str, Any]]) -> None:
         rows[1][schema.DETECTIONS] = [rows[1][schema.DETECTIONS][0] | change, *rows[1][schema.DETECTIONS]]
@@ -298,7 +298,7 @@ def test_wrong_types_and_partitions(tmp_path: Path) -> None:
 
 
 def test_a_listing_is_compared_with_the_rows(table: Path) -> None:
-    """One image is new, one was changed; of one the listing doesn't know the version, one it names twice."""
+    """One image is new, one has changed, one has no version in the listing, and one is listed twice."""
     listed = listing((0, "v1"), (0, "v1"), (1, "v2"), (2, None), (3, "v1"), (3, None), (9, "v1"), (8, None))
     check = check_table(str(table), listed)
     assert check.findings.faults == {}

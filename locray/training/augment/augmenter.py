@@ -21,7 +21,7 @@ _SMALL_IMAGE_PX = 64
 """A class-only image up to this size is shifted instead of cropped, as is usual for CIFAR: a crop of so few pixels
 shows nothing."""
 _MAX_SHIFT = 1 / 8
-"""Of the side of the input."""
+"""As a fraction of the input's side."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ MIN_VISIBLE_FIRST = 0.8
 """Share of the first object that stays visible after a crop or rotation: a network must not learn to see what isn't
 there."""
 MIN_VISIBLE_OTHERS = 0.3
-"""Other objects of which less is visible are dropped."""
+"""Minimum visible share of other objects; those with less are dropped."""
 
 _MIN_SIDE = 0.4
 _MIN_CLASS_ONLY_AREA = 0.25
