@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.helpers.ray_cluster import ray_cluster  # noqa: F401 (a fixture)
 from tests.helpers.s3_server import (
     PORT_OPTIONS,
     S3Bucket,

@@ -1,4 +1,4 @@
-"""A fixture for conftest.py: a Ray cluster for the drivers that tests start."""
+"""A running cluster for the drivers that tests start."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def ray_cluster(s3_server: object) -> Iterator[Any]:
-    """A running cluster (`ray.cluster_utils.Cluster`) of one node; RAY_ADDRESS points at it, as inside a submitted job.
+    """A cluster (`ray.cluster_utils.Cluster`) of one node; RAY_ADDRESS names it, as inside a submitted job.
 
-    It starts after the S3 server: its workers inherit the server's address and keys. It ends with this folder's
-    tests: other drivers start their own.
+    It starts after the S3 server, so that its workers inherit the server's address and keys, and lasts as long as the
+    tests: a test that needs a Ray of its own removes RAY_ADDRESS.
     """
     from ray.cluster_utils import Cluster
 

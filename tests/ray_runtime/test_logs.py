@@ -13,7 +13,10 @@ from tests.helpers.commands import locray
 
 
 @pytest.mark.ray
-def test_info_lines_of_workers_are_in_rays_log_folder(tmp_path: Path, artifact: str) -> None:
+def test_info_lines_of_workers_are_in_rays_log_folder(
+    tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # the path of Ray's sockets must be short
