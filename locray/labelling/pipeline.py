@@ -193,7 +193,6 @@ def _error_block(error: LocrayError) -> pa.Table:
 class _Layout:
     """Division of the cluster between the stages."""
 
-    num_cpus: int
     num_predictors: int
     cpus_per_predictor: int
     gpus_per_predictor: int
@@ -208,14 +207,14 @@ class _Layout:
         import ray
 
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        num_cpus, num_gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
+        num_gpus = int(resources.get("GPU", 0))
         check_gpus(options.device, num_gpus)
         if options.device == "gpu":
-            return cls(num_cpus, options.predictors or max(1, num_gpus), 1, 1, None)
+            return cls(options.predictors or max(1, num_gpus), 1, 1, None)
         if options.device == "auto" and num_gpus:
-            return cls(num_cpus, min(options.predictors or num_gpus, num_gpus), 1, 1, None)
+            return cls(min(options.predictors or num_gpus, num_gpus), 1, 1, None)
         nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         num_nodes = sum(node["Alive"] for node in nodes)
         num_predictors = options.predictors or num_nodes
         threads = max(1, len(os.sched_getaffinity(0)) * num_nodes // num_predictors)
-        return cls(num_cpus, num_predictors, 0, 0, threads)
+        return cls(num_predictors, 0, 0, threads)
