@@ -12,12 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from benchmarks.peers.job import BOX, NOTHING_FOUND
 from benchmarks.peers.network import columns_of
-from locray import schema
+from locray import read_predictions, schema
 from locray.boxes import Letterbox, areas
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
 from locray.images.letterbox import letterbox_image
@@ -78,7 +77,7 @@ def read_rows(folder: Path) -> Predictions:
 def read_table(folder: Path) -> Predictions:
     """Reads the table that `locray label` has written."""
     names = [schema.IMAGE_URI, schema.DETECTIONS]
-    rows = DeltaTable(str(folder)).to_pyarrow_table(columns=names).to_pylist()
+    rows = read_predictions(folder).to_table(columns=names).to_pylist()
     return _predictions([{schema.IMAGE_URI: row[schema.IMAGE_URI], **_best(row[schema.DETECTIONS])} for row in rows])
 
 

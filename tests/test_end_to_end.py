@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from deltalake import DeltaTable
 
-from locray import schema, storage
+from locray import schema
 from locray.datasets import read_dataset
 from tests.helpers.commands import locray
 from tests.helpers.s3_server import S3Bucket
+from tests.helpers.tables import dataset_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
@@ -65,7 +65,7 @@ def test_from_annotations_to_a_table_that_evaluation_agrees_with(
     table = f"{s3_bucket.uri}/predictions"
     labelled = last_line("label", "--images", f"{s3_bucket.uri}/test", "--model", model, "--table", table)
     assert (labelled["ok"], labelled["failed"], labelled["model_id"]) == (len(truth), 0, trained["model_id"])
-    rows = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+    rows = dataset_of(table).to_table()
     best = {
         row[schema.IMAGE_URI].rsplit("/", 1)[-1]: row[schema.DETECTIONS][0][schema.LABEL] for row in rows.to_pylist()
     }

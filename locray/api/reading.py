@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 from locray import datasets, schema, storage
 from locray.errors import UsageError
 from locray.models.files import read_artifact_info
+from locray.table.data_files import row_dataset
 from locray.table.key import KeySelector
 from locray.table.open import open_existing_table
 
@@ -60,8 +61,8 @@ def read_predictions(
         UsageError: there is no predictions table, or no artifact; or the date can't be read.
         StoreAccessError: the folder or bucket can't be reached.
     """
-    opened = open_existing_table(storage.normalise(os.fspath(table)))
-    rows = opened.to_pyarrow_dataset() if opened.file_uris() else ds.dataset(schema.PREDICTIONS_SCHEMA.empty_table())
+    uri = storage.normalise(os.fspath(table))
+    rows = row_dataset(open_existing_table(uri), uri)
     if model is not None:
         selector = _selector(os.fspath(model))
         rows = rows.filter(ds.field(schema.MODEL_ID) == selector.model_id)

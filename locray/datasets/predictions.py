@@ -49,7 +49,7 @@ class PredictionsFormat:
         found = [] if table is None else _splits(table)
         if table is None or split not in found:
             raise missing_split(data_uri, split, found, EXPECTED)
-        rows = self._newest_rows(table, None if split == SPLIT else split)
+        rows = self._newest_rows(table, data_uri, None if split == SPLIT else split)
         builder = DatasetBuilder(data_uri, split)
         num_detections = rows[_NUM_DETECTIONS].to_pylist()
         statuses = rows[schema.STATUS].to_pylist()
@@ -64,10 +64,10 @@ class PredictionsFormat:
                 builder.add(name, replace(image, where=name))
         return builder.build()
 
-    def _newest_rows(self, table: DeltaTable, model_id: str | None) -> Any:
+    def _newest_rows(self, table: DeltaTable, data_uri: str, model_id: str | None) -> Any:
         """Rows of `schema.ANNOTATED_SCHEMA` with their status and the number of detections of any score."""
         connection = duckdb.connect()
-        connection.register("predictions", table.to_pyarrow_dataset())
+        connection.register("predictions", table.to_pyarrow_dataset(filesystem=storage.arrow_filesystem(data_uri)))
         detections = f"coalesce({schema.DETECTIONS}, [])"
         newest = f"PARTITION BY {schema.IMAGE_URI} ORDER BY {schema.LABELLED_AT} DESC, {schema.MODEL_ID}"
         return connection.sql(

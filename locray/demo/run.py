@@ -21,6 +21,7 @@ from locray.labelling.summary import LabelSummary
 from locray.progress import Report
 from locray.report.demo import DemoPage, Failure, render_demo_page
 from locray.report.page import Picture, PictureBox
+from locray.table.data_files import row_dataset
 from locray.table.open import open_table
 from locray.training.run import train
 
@@ -102,8 +103,8 @@ def _query(table: str) -> str:
     """Python code that queries the table."""
     columns = f"{schema.STATUS}, {schema.ERROR_CODE}, count(*) AS images, sum(len({schema.DETECTIONS})) AS detections"
     return (
-        "import duckdb, deltalake\n"
-        f"predictions = deltalake.DeltaTable({table!r}).to_pyarrow_dataset()\n"
+        "import duckdb, locray\n"
+        f"predictions = locray.read_predictions({table!r})\n"
         f'print(duckdb.sql("SELECT {columns} FROM predictions GROUP BY ALL ORDER BY images DESC"))'
     )
 
@@ -112,7 +113,7 @@ def _page(table_uri: str, evaluation: EvaluationSummary, labelling: LabelSummary
     table = open_table(table_uri)
     assert table is not None
     predictions = duckdb.connect()
-    predictions.register("predictions", table.to_pyarrow_dataset())
+    predictions.register("predictions", row_dataset(table, table_uri))
     name = f"parse_path({schema.IMAGE_URI})[-2:]"
     columns = f"{schema.IMAGE_URI}, array_to_string({name}, '/'), to_json({schema.DETECTIONS})"
     chosen = predictions.execute(

@@ -15,6 +15,7 @@ from locray.errors import UsageError
 from locray.evaluation.comparison import Comparison, Evaluated
 from locray.images.decode import DecodeLimits
 from locray.labelling.model import ModelSpec
+from locray.table.data_files import row_dataset
 from locray.table.key import KeySelector, PredictionKey, choose_key
 from locray.table.open import open_existing_table
 
@@ -40,7 +41,7 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
             `--strict`, an image or a box can't be used.
     """
     table = open_existing_table(table_uri)
-    candidates = _rows_with_names_of(table.to_pyarrow_dataset() if table.file_uris() else None, dataset)
+    candidates = _rows_with_names_of(row_dataset(table, table_uri), dataset)
     if not len(candidates):
         raise UsageError(
             f"{table_uri} holds no row for any of the {len(dataset.records):,} images of split {dataset.split!r}, such "
@@ -61,8 +62,6 @@ def read_table(dataset: Dataset, table_uri: str, config: EvaluateConfig) -> Eval
 
 def _rows_with_names_of(predictions: Any, dataset: Dataset) -> pa.Table:
     """Rows with the file name of an image of the data set; the latest per image URI, model and configuration."""
-    if predictions is None:
-        return pa.table({name: [] for name in _COLUMNS})
     names = pa.table({"name": pa.array(sorted({_file_name(record.image_uri) for record in dataset.records}))})
     connection = duckdb.connect()
     connection.register("predictions", predictions)

@@ -61,7 +61,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     model = ModelSpec.read(config.model, config)
     report(Progress("listing"))
     with PendingImages.find(
-        source, open_table(table_uri), model.key, retry=config.retry_failed, report=report
+        source, open_table(table_uri), table_uri, model.key, retry=config.retry_failed, report=report
     ) as pending:
         counts = pending.counts()
         sample = pending.sample(config.sample)

@@ -55,10 +55,12 @@ def label(
 
     report(Progress("listing"))
     pipeline = Pipeline(model)
-    writer = TableWriter.claim(table_uri, model.key.model_id)
+    writer = TableWriter.claim(table_uri, model.key.model_id, replaces=bool(config.retry_failed))
     writer.clean_up()
     run_id = _new_run_id()
-    with PendingImages.find(source, writer.table, model.key, retry=config.retry_failed, report=report) as pending:
+    with PendingImages.find(
+        source, writer.table, table_uri, model.key, retry=config.retry_failed, report=report
+    ) as pending:
         counts = pending.counts()
         if counts.pending:
             pipeline.start()

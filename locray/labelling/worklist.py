@@ -137,6 +137,7 @@ class PendingImages:
         cls,
         source: Source,
         table: DeltaTable | None,
+        table_uri: str,
         key: PredictionKey,
         *,
         retry: Collection[ErrorCode] = (),
@@ -147,14 +148,15 @@ class PendingImages:
         Args:
             source: Lists the images.
             table: The predictions table, or None if there is none yet.
+            table_uri: Its normalised URI.
             key: Model and configuration whose rows count.
             retry: Rows with these error codes don't count.
             report: Progress callback.
         """
         with temporary_database() as connection:
             is_retried = ds.field(schema.ERROR_CODE).isin(pa.array(map(str, retry), pa.string()))
-            _load_rows(connection, "labelled", table, key.row_filter & ~is_retried)
-            _load_rows(connection, "retried", table if retry else None, key.row_filter & is_retried)
+            _load_rows(connection, "labelled", table, table_uri, key.row_filter & ~is_retried)
+            _load_rows(connection, "retried", table if retry else None, table_uri, key.row_filter & is_retried)
             _load_listing(connection, source, report)
             _join(connection)
             yield cls(connection)
@@ -222,12 +224,16 @@ def _load_listing(connection: duckdb.DuckDBPyConnection, source: Source, report:
 
 
 def _load_rows(
-    connection: duckdb.DuckDBPyConnection, name: str, table: DeltaTable | None, row_filter: ds.Expression
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: DeltaTable | None,
+    table_uri: str,
+    row_filter: ds.Expression,
 ) -> None:
     """Loads URI and version of the filtered rows as a table of this name."""
     columns = (schema.IMAGE_URI, schema.ETAG)
     fields = pa.schema([(column, pa.string()) for column in columns])
-    batches = scan_strings(table, columns, row_filter) if table else ()
+    batches = scan_strings(table, table_uri, columns, row_filter) if table else ()
     create_from_batches(connection, f"CREATE TABLE {name} AS SELECT * FROM stream", fields, batches)
 
 

@@ -80,7 +80,7 @@ def list_deleted(
 
 def _labelled_uris(table_uri: str, key: PredictionKey) -> Iterable[pa.RecordBatch]:
     table = open_table(table_uri)
-    return scan_strings(table, [_URI], key.row_filter) if table else ()
+    return scan_strings(table, table_uri, [_URI], key.row_filter) if table else ()
 
 
 def _read_list(list_uri: str) -> pa.Table:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from locray import schema, storage
 from locray.errors import StoreError
 from locray.progress import Progress, Report
-from locray.table.data_files import LoggedFile, can_be_removed, logged_files, removed_files
+from locray.table.data_files import LoggedFile, can_be_removed, has_added_columns, logged_files, removed_files
 from locray.table.writer import TableWriter
 from locray.verification.files import read_file
 from locray.verification.findings import Findings
@@ -44,20 +44,24 @@ def compact(writer: TableWriter, target_bytes: int, report: Report) -> Compactio
     """Merges the small files of the writer's model, with one commit per new file.
 
     The rows stay the same, and the old files stay until a vacuum. One commit both removes the old files and adds the
-    new one, so readers always see either. The next run deletes a new file whose commit failed.
+    new one, so readers always see either. The next run deletes a new file whose commit failed. Files with columns that
+    users have added are left alone.
 
     Raises:
         FencedError: another run has claimed the table; earlier merges stay.
         StoreError: the store failed, or a file to merge is damaged; the files stay as they are.
     """
     files = [file for file in logged_files(writer.table, writer.uri) if file.model_id == writer.model_id]
+    if len(writer.table.schema().fields) > len(schema.PREDICTIONS_SCHEMA):
+        files = [file for file in files if not has_added_columns(file)]
     groups = groups_to_merge(files, target_bytes)
-    num_merged, num_rows = 0, 0
+    num_done, num_rows = 0, 0
     for group in groups:
-        report(Progress("compacting", num_merged, sum(map(len, groups))))
+        report(Progress("compacting", num_done, sum(map(len, groups))))
         num_rows += _merge(writer, group)
-        num_merged += len(group)
-    return Compaction(len(files), len(files) - num_merged + len(groups), num_rows)
+        num_done += len(group)
+    num_after = sum(file.model_id == writer.model_id for file in logged_files(writer.table, writer.uri))
+    return Compaction(len(files), num_after, num_rows)
 
 
 def groups_to_merge(files: Iterable[LoggedFile], target_bytes: int, max_rows: int = MAX_ROWS) -> list[list[LoggedFile]]:
@@ -90,14 +94,14 @@ def _pack(files: Iterable[LoggedFile], target_bytes: int, max_rows: int) -> Iter
 
 
 def _merge(writer: TableWriter, group: list[LoggedFile]) -> int:
+    """Merges files. Returns the number of their rows; 0 if another program has replaced one of them meanwhile."""
     findings = Findings()
     batches = [batch for file in group for batch in read_file(file, findings)]
     if findings.faults:
         examples = "; ".join(example for finding in findings.faults.values() for example in finding.first)
         raise StoreError(f"{writer.uri} has damaged files, which are not merged: {examples}. Run `locray verify`")
     rows = pa.Table.from_batches(batches)
-    writer.rewrite(rows, group)
-    return len(rows)
+    return len(rows) if writer.rewrite(rows, group) else 0
 
 
 def vacuum(writer: TableWriter, retention_hours: int) -> int:
@@ -121,7 +125,7 @@ def vacuum(writer: TableWriter, retention_hours: int) -> int:
         partition = storage.join(uri, f"{schema.MODEL_ID}={writer.model_id}") + "/"
         own = {file for file in present if file.startswith(partition) and file.rpartition("/")[2].startswith("part-")}
         recent = removed_files(table, uri, 0) - expired
-        old |= own - recent - set(table.file_uris())
+        old |= own - recent - {file.uri for file in logged_files(table, uri)}
     if old:
         # After the listing: a run that claimed the table before it may have written one of these files.
         writer.check_claim()

@@ -10,7 +10,7 @@ from locray.config import StatusConfig
 from locray.config.labelling import TARGET_FILE_BYTES
 from locray.nightly.maintenance import groups_to_merge
 from locray.nightly.records import last_records
-from locray.table.data_files import logged_files
+from locray.table.data_files import logged_files, row_dataset
 from locray.table.open import open_existing_table
 
 
@@ -59,7 +59,7 @@ def status(config: StatusConfig) -> TableStatus:
     uri = storage.normalise(config.table)
     table = open_existing_table(uri)
     files = logged_files(table, uri)
-    runs = _runs(table.to_pyarrow_dataset()) if files else []
+    runs = _runs(row_dataset(table, uri)) if files else []
     return TableStatus(
         table=uri,
         version=table.version(),

@@ -1,5 +1,6 @@
 """Bytes at URIs, local, `s3://` or in zip archives. Nothing else of locray opens files or stores."""
 
+from locray.storage.arrow_filesystem import arrow_filesystem
 from locray.storage.files import (
     delete,
     exists,
@@ -18,6 +19,7 @@ from locray.storage.uris import archive_folder, is_in_archive, is_remote, join, 
 
 __all__ = [
     "archive_folder",
+    "arrow_filesystem",
     "check_readable_folder",
     "delete",
     "delete_folder",

@@ -2,8 +2,8 @@
 
 Types decide where they can. But obstore has one type for all failures that are no answer about an object, and one for
 denied objects and wrong credentials; deltalake raises `OSError` for everything. Both are built on one Rust library,
-whose messages hold the store's error code and the HTTP status. They also hold access keys and signed requests, so no
-message for users repeats the text.
+whose messages hold the store's error code and the HTTP status; pyarrow's hold the AWS SDK's name of the error. The
+messages also hold access keys and signed requests, so no message for users repeats the text.
 """
 
 import errno
@@ -44,6 +44,9 @@ S3_ERRORS = (
 """What boto3 and obstore raise for a request."""
 
 _KIND_BY_CODE = {
+    "AccessDenied": ErrorKind.DENIED,
+    "InternalError": ErrorKind.SERVER_ERROR,
+    "InternalFailure": ErrorKind.SERVER_ERROR,
     "NoSuchKey": ErrorKind.NO_OBJECT,
     "KeyTooLongError": ErrorKind.NO_OBJECT,
     "NoSuchBucket": ErrorKind.NO_BUCKET,
@@ -68,6 +71,7 @@ _KIND_BY_CODE = {
     **dict.fromkeys(
         (
             "RequestLimitExceeded",
+            "ServiceUnavailable",
             "SlowDown",
             "Throttling",
             "ThrottlingException",
@@ -123,13 +127,15 @@ _NEED_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, Er
 
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
+_ARROW_ERROR = re.compile(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d{3})\))? during")
+_NO_RESPONSE = {"NetworkConnection", "Unknown"}
 _TIMEOUT = re.compile(r"timed out|kind: Timeout")
 _HOST = re.compile(r"https?://(?:[^/@\s]*@)?([^/\s\"]+)")
 _BRANCH = re.compile(r"\n\s*\x1b\[\d+m↳\x1b\[\d+m")  # deltalake draws nested messages as a tree for a terminal
 
 
 def error_kind(error: Exception) -> ErrorKind:
-    """Why the request of boto3, obstore or deltalake failed that raised this error."""
+    """Why the request of boto3, obstore, deltalake or pyarrow failed that raised this error."""
     code, status = _response(error)
     if code in _KIND_BY_CODE:
         return _KIND_BY_CODE[code]
@@ -153,13 +159,17 @@ def _response(error: Exception) -> tuple[str | None, int | None]:
     if isinstance(error, botocore.exceptions.ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
         return error.response.get("Error", {}).get("Code") or None, status or None
+    arrow = _ARROW_ERROR.search(str(error))
+    if arrow:  # the names are those of the AWS SDK for C++: SLOW_DOWN for SlowDown
+        name = arrow[1].title().replace("_", "")
+        return None if name in _NO_RESPONSE else name, int(arrow[2]) if arrow[2] else None
     text = _BRANCH.sub(":", str(error))
     code, status = _CODE.search(text), _STATUS.search(text)
     return code and code[1], int(status[1]) if status else None
 
 
 def store_error(uri: str, error: Exception) -> StoreError:
-    """The error to raise for an error of boto3, obstore or deltalake at `uri`: what to do, and nothing secret."""
+    """The error to raise for an error of a store at `uri`: what to do, and nothing secret."""
     kind = error_kind(error)
     code, host = response_code(error), _HOST.search(str(error))
     message = _MESSAGES.get(kind, _FAILED).format(
@@ -184,6 +194,11 @@ def local_error(uri: str, error: OSError) -> StoreError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return StoreError(f"{uri} can't be written: no space is left on its disk. Free some and run the command again")
     return StoreError(f"{uri} can't be used: {error.strerror or error}")
+
+
+def request_failed(error: Exception) -> bool:
+    """Whether pyarrow's error comes from a request to S3, rather than from the content of a file."""
+    return _ARROW_ERROR.search(str(error)) is not None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +17,7 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from locray import schema, storage
 from locray.errors import StoreAccessError, StoreError
-from locray.storage.errors import store_error
+from locray.storage.errors import request_failed, store_error
 from locray.table.errors import translate_errors
 
 ROWS_PER_GROUP = 65_536
@@ -81,7 +81,16 @@ def removed_files(table: DeltaTable, uri: str, hours: int) -> set[str]:
     return {storage.join(uri, path) for path in paths}
 
 
-def scan_strings(table: DeltaTable, columns: Sequence[str], row_filter: ds.Expression) -> Iterator[pa.RecordBatch]:
+def row_dataset(table: DeltaTable, uri: str) -> ds.Dataset:
+    """The rows of the table at the normalised URI, as a dataset that is read lazily."""
+    if not table.get_add_actions().num_rows:
+        return ds.dataset(schema.PREDICTIONS_SCHEMA.empty_table())
+    return table.to_pyarrow_dataset(filesystem=storage.arrow_filesystem(uri))
+
+
+def scan_strings(
+    table: DeltaTable, uri: str, columns: Sequence[str], row_filter: ds.Expression
+) -> Iterator[pa.RecordBatch]:
     """Reads string columns of the rows that pass the filter, batch by batch.
 
     Raises:
@@ -90,12 +99,10 @@ def scan_strings(table: DeltaTable, columns: Sequence[str], row_filter: ds.Expre
     """
     fields = pa.schema([(name, pa.string()) for name in columns])
     try:
-        if table.file_uris():
-            reader = table.to_pyarrow_dataset().scanner(columns=list(columns), filter=row_filter).to_reader()
-            yield from (batch.cast(fields) for batch in reader)
+        reader = row_dataset(table, uri).scanner(columns=list(columns), filter=row_filter).to_reader()
+        yield from (batch.cast(fields) for batch in reader)
     except (pa.ArrowException, OSError) as error:
-        uri = table.table_uri.rstrip("/")
-        if storage.is_remote(uri) and isinstance(error, OSError) and "://" in str(error):  # a request failed
+        if storage.is_remote(uri) and request_failed(error):
             raise store_error(uri, error) from error
         raise StoreAccessError(
             f"can't read rows of the table at {uri}: {str(error).splitlines()[0]}. Run `locray verify` to find the "
@@ -110,7 +117,7 @@ def write_file(
 
     Args:
         table_uri: the table, normalised.
-        rows: at least the columns of `FILE_SCHEMA`.
+        rows: the columns of `FILE_SCHEMA`, and those that users have added.
         model_id: the partition.
         run_date: the partition, as YYYY-MM-DD.
         name: of the file, without the suffix.
@@ -120,7 +127,9 @@ def write_file(
         StoreError: the store failed.
         StoreAccessError: access is denied.
     """
-    rows = rows.select(FILE_SCHEMA.names).cast(FILE_SCHEMA).sort_by(schema.IMAGE_URI)
+    added = [field for field in rows.schema if field.name not in FILE_SCHEMA.names]
+    fields = pa.schema([*FILE_SCHEMA, *added])
+    rows = rows.select(fields.names).cast(fields).sort_by(schema.IMAGE_URI)
     path = f"{schema.MODEL_ID}={model_id}/{schema.RUN_DATE}={run_date}/{name}.parquet"
     buffer = pa.BufferOutputStream()
     pq.write_table(rows, buffer, compression="zstd", row_group_size=ROWS_PER_GROUP, write_page_checksum=True)
@@ -132,15 +141,15 @@ def write_file(
         partition_values={schema.MODEL_ID: model_id, schema.RUN_DATE: run_date},
         modification_time=_now_ms(),
         data_change=changes_data,
-        stats=json.dumps(_statistics(rows)),
+        stats=json.dumps({"numRecords": len(rows)} if added else _statistics(rows)),
     )
 
 
 def _statistics(rows: pa.Table) -> dict[str, Any]:
     """Delta's statistics of a file, by which readers skip files: of every column but the nested one.
 
-    All columns or none: if the bounds of one are missing, deltalake's pyarrow dataset takes them for null and skips
-    the file under any filter on that column.
+    All columns or none, as in files with added columns: if the bounds of one are missing, deltalake's pyarrow dataset
+    takes them for null and skips the file under any filter on that column.
     """
     names = [name for name in rows.column_names if name != schema.DETECTIONS]
     bounds = {name: pc.min_max(rows[name]).as_py() for name in names if rows[name].null_count < len(rows)}
@@ -196,7 +205,7 @@ def files_to_replace(files: list[LoggedFile], rows: pa.Table) -> Iterator[tuple[
         rows: the new rows.
 
     Yields:
-        Each file with its rows that stay.
+        Each file with its rows that stay, including columns that users have added.
 
     Raises:
         StoreError: a file can't be read. Page checksums are verified, so that damage is not copied.
@@ -206,7 +215,7 @@ def files_to_replace(files: list[LoggedFile], rows: pa.Table) -> Iterator[tuple[
         if _may_have_failed_rows(file, bounds["min"], bounds["max"]):
             replaced = _is_replaced(_read(file, _KEY_SCHEMA), rows)
             if pc.any(replaced).as_py():
-                yield file, _read(file, FILE_SCHEMA).filter(pc.invert(replaced))
+                yield file, _read(file, None).filter(pc.invert(replaced))
 
 
 def _may_have_failed_rows(file: LoggedFile, first_uri: str, last_uri: str) -> bool:
@@ -231,11 +240,36 @@ def _is_replaced(old: pa.Table, new: pa.Table) -> pa.ChunkedArray:
     return pc.fill_null(replaced, False)
 
 
-def _read(file: LoggedFile, fields: pa.Schema) -> pa.Table:
+def has_added_columns(file: LoggedFile) -> bool:
+    """Whether the file has columns that users have added. Reads its footer.
+
+    Raises:
+        StoreError: the file can't be read.
+    """
+    with _opened(file) as parquet:
+        return not set(parquet.schema_arrow.names) <= set(FILE_SCHEMA.names)
+
+
+def _read(file: LoggedFile, fields: pa.Schema | None) -> pa.Table:
+    """Reads columns; None reads all, also those that users have added."""
+    with _opened(file) as parquet:
+        if fields is None:
+            added = [_filterable(field) for field in parquet.schema_arrow if field.name not in FILE_SCHEMA.names]
+            fields = pa.schema([*FILE_SCHEMA, *added])
+        return parquet.read(columns=fields.names).select(fields.names).cast(fields)
+
+
+def _filterable(field: pa.Field) -> pa.Field:
+    """The field with a type that pyarrow can filter, which it can't for views, as deltalake writes them."""
+    types = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return field.with_type(types.get(field.type, field.type))
+
+
+@contextmanager
+def _opened(file: LoggedFile) -> Iterator[pq.ParquetFile]:
     try:
         with closing(storage.open_file(file.uri)) as handle:
-            parquet = pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
-            return parquet.read(columns=fields.names).select(fields.names).cast(fields)
+            yield pq.ParquetFile(handle, pre_buffer=True, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(
             f"can't read {file.uri}, a file of the table: {' '.join(str(error).split())}. Run `locray verify` to find "

@@ -22,11 +22,13 @@ from locray.errors import DeferralCause, ErrorCode, FencedError, StoreError
 from locray.labelling import worklist
 from locray.labelling.committer import Committer
 from locray.labelling.worklist import InlineWorklist, PendingImages, num_units
+from locray.table import claimed
 from locray.table import writer as writing
 from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
 from tests.helpers.commit_path import assert_whole
 from tests.helpers.rows import predicted
+from tests.helpers.tables import dataset_of
 
 KEY = PredictionKey("net@0123456789ab", "c0ffee")
 MODEL_ID, CONFIG_HASH = KEY.model_id, KEY.config_hash
@@ -133,7 +135,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
             ("deletion", storage, "delete"),
         ):
             self.patch.setattr(owner, name, self._failing(place, getattr(owner, name)))
-        self.patch.setattr(writing, "_RETRY_DELAYS_S", (0.0, 0.0))
+        self.patch.setattr(claimed, "_RETRY_DELAYS_S", (0.0, 0.0))
 
     def _failing(self, place: str, request: Callable[..., Any]) -> Callable[..., Any]:
         def somehow(*arguments: Any, **keywords: Any) -> Any:
@@ -177,7 +179,9 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         retry = tuple(ErrorCode) if driver.retries else ()
         try:
             driver.writer.clean_up()
-            with PendingImages.find(Listed(self._strike), driver.writer.table, KEY, retry=retry) as pending:
+            with PendingImages.find(
+                Listed(self._strike), driver.writer.table, driver.writer.uri, KEY, retry=retry
+            ) as pending:
                 batches = list(pending.batches(None, 100))
         except FencedError:
             assert driver.writer is not self.latest
@@ -292,7 +296,7 @@ class DriversInAnyOrder(RuleBasedStateMachine):
         return DeltaTable(self.uri).transaction_version(f"locray:{MODEL_ID}") or 0
 
     def _rows_now(self) -> dict[str, Row]:
-        rows = DeltaTable(self.uri).to_pyarrow_dataset().to_table().to_pylist()
+        rows = dataset_of(self.uri).to_table().to_pylist()
         times = Counter(row[schema.IMAGE_URI] for row in rows)
         assert set(times.values()) <= {1}, times
         return {row[schema.IMAGE_URI]: tuple(row.items()) for row in rows}

@@ -16,7 +16,8 @@ from locray.labelling import run
 from locray.labelling.outcomes import Bitmap
 from locray.labelling.worklist import Worklist
 from locray.progress import ignore
-from locray.table import writer
+from locray.table import claimed, writer
+from locray.table.data_files import row_dataset
 from locray.table.open import create_table, open_table
 from locray.table.writer import TableWriter
 from locray.verification.findings import Check
@@ -119,7 +120,7 @@ def test_the_write_id_tells_a_lost_response_from_a_refusal(bench: Bench, guard: 
 
     if not guard:
         bench.patch.setattr(TableWriter, "_has_commit", lambda *_: False)
-        bench.patch.setattr(writer, "_RETRY_DELAYS_S", (0.0,))
+        bench.patch.setattr(claimed, "_RETRY_DELAYS_S", (0.0,))
     bench.during_a_commit(after=lose_the_answer)
     if guard:
         bench.label()
@@ -133,13 +134,13 @@ def test_the_write_id_tells_a_lost_response_from_a_refusal(bench: Bench, guard: 
 def test_the_write_id_protects_files_of_older_versions(bench: Bench, guard: bool) -> None:
     bench.label()
     labelled = DeltaTable(bench.uri)
-    rows = labelled.to_pyarrow_dataset().to_table()
+    rows = row_dataset(labelled, bench.uri).to_table()
     bench.patch.setenv(MENDED, "1")
     bench.label(retry_failed=True)
     if not guard:
         bench.patch.setattr(writer, "WRITE_ID", "nobody's")
     bench.label()
-    older = DeltaTable(bench.uri, version=labelled.version()).to_pyarrow_dataset()
+    older = row_dataset(DeltaTable(bench.uri, version=labelled.version()), bench.uri)
     if guard:
         assert older.to_table().equals(rows)
         return
@@ -165,7 +166,7 @@ class LateClaim:
         self.writer: TableWriter | None = None
         self.transaction = 0
 
-    claim = classmethod(lambda cls, uri, model_id: cls(uri, model_id))
+    claim = classmethod(lambda cls, uri, model_id, **_: cls(uri, model_id))
 
     def clean_up(self) -> int:
         return 0

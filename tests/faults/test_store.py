@@ -18,9 +18,8 @@ from urllib.parse import parse_qs, quote
 from uuid import uuid4
 
 import pytest
-from deltalake import DeltaTable
 
-from locray import schema, storage
+from locray import schema
 from locray.labelling.abort_policy import MAX_CANARY_IMAGES
 from locray.table.open import open_table
 from tests.helpers.commands import locray
@@ -37,6 +36,7 @@ from tests.helpers.fault_images import (
 from tests.helpers.made_up import without_ray
 from tests.helpers.s3_proxy import BUSY, CLOSED, Answer, Fault, Forward, Request, S3Proxy, honest, s3_proxy
 from tests.helpers.s3_server import S3Bucket, S3Server, new_bucket, new_client
+from tests.helpers.tables import dataset_of
 
 pytestmark = pytest.mark.s3
 
@@ -306,7 +306,7 @@ def test_images_that_change_between_listing_and_fetching(bucket: S3Bucket, artif
 
 def codes_of(table: str) -> dict[str, str]:
     """Returns the error codes of images that have one."""
-    rows = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+    rows = dataset_of(table).to_table()
     codes = zip(rows[schema.IMAGE_URI].to_pylist(), rows[schema.ERROR_CODE].to_pylist(), strict=True)
     return {uri: code for uri, code in codes if code is not None}
 

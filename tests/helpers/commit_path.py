@@ -21,6 +21,7 @@ from locray.verification.table import check_table
 from tests.helpers.made_up import BROKEN, ENDS_WITHIN_S, MENDED, Driver
 from tests.helpers.s3_proxy import CLOSED, Answer, Forward, Request, S3Proxy
 from tests.helpers.s3_server import S3Bucket
+from tests.helpers.tables import dataset_of
 
 # The date is fixed, as midnight may pass between two runs of a test.
 _OPTIONS = ("--unit-size", "2", "--commit-rows", "4", "--max-failure-rate", "1", "--run-date", "2026-01-02", "--json")
@@ -247,7 +248,7 @@ class Place:
         options = storage.delta_storage_options(self.table)
         if not DeltaTable.is_deltatable(self.table, storage_options=options):
             return []
-        rows = DeltaTable(self.table, storage_options=options).to_pyarrow_dataset().to_table().to_pylist()
+        rows = dataset_of(self.table).to_table(columns=schema.PREDICTIONS_SCHEMA.names).to_pylist()
         return sorted(rows, key=lambda row: (row[schema.IMAGE_URI], str(row[schema.LABELLED_AT])))
 
     def finish(self, scenario: Scenario) -> None:

@@ -39,10 +39,15 @@ def opened(uri: str) -> DeltaTable:
     return DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
 
 
+def dataset_of(uri: str) -> Any:
+    """The rows as a dataset of pyarrow, read through native file systems."""
+    return opened(uri).to_pyarrow_dataset(filesystem=storage.arrow_filesystem(uri))
+
+
 def rows_of(uri: str) -> list[dict[str, Any]]:
     """All rows of the table, sorted by key."""
     keys = [(name, "ascending") for name in schema.KEY_COLUMNS]
-    return list(opened(uri).to_pyarrow_dataset().to_table().sort_by(keys).to_pylist())
+    return list(dataset_of(uri).to_table().sort_by(keys).to_pylist())
 
 
 def files_of(uri: str, model_id: str = MODEL_ID) -> list[str]:

@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 from PIL import Image, ImageOps
 
-from locray import schema, storage
+from locray import schema
 from locray.verification.table import check_table
 from tests.helpers.commands import locray
 from tests.helpers.orientations import ALL, exif_block, stored
 from tests.helpers.processes import peak_memory_bytes, raylet_pid
 from tests.helpers.s3_server import S3Server, new_bucket, new_client
+from tests.helpers.tables import dataset_of
 
 pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
@@ -250,7 +250,7 @@ def labelled(files: dict[str, bytes], s3_server: S3Server, ray_cluster: Any, art
         ]
         check = check_table(table, pa.Table.from_pylist(versions, schema=schema.LISTING_SCHEMA).to_batches())
         assert (check.findings.faults, check.findings.pending, check.findings.notes) == ({}, {}, {})
-        rows = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+        rows = dataset_of(table).to_table()
         by_key = {row[schema.IMAGE_URI].removeprefix(f"{bucket.uri}/in/"): row for row in rows.to_pylist()}
         assert len(rows) == len(by_key) == len(files)
     return Labelled(by_key, json.loads(done.stdout.splitlines()[-1]), done.stderr, dict(peaks))

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
 from PIL import Image
 
 from locray import schema
 from tests.helpers.made_up import without_ray
 from tests.helpers.s3_proxy import Answer, Forward, Request, s3_proxy
 from tests.helpers.s3_server import S3Bucket, S3Server
+from tests.helpers.tables import dataset_of
 
 pytestmark = pytest.mark.s3
 
@@ -62,13 +62,13 @@ def check_deferred(listing: Path, summary: dict[str, object]) -> None:
     assert summary["deferred_list"] == deferred_of(listing)
     assert dict(Counter(deferred[schema.ERROR_CODE].to_pylist())) == summary["deferred_causes"]
     assert set(deferred[schema.RUN_ID].to_pylist()) <= {summary[schema.RUN_ID]}
-    table = DeltaTable(table_of(listing)).to_pyarrow_dataset().to_table()
+    table = dataset_of(table_of(listing)).to_table()
     both = table[schema.IMAGE_URI].to_pylist() + deferred[schema.IMAGE_URI].to_pylist()
     assert sorted(both) == listing.read_text().splitlines()[1:]
 
 
 def statuses(listing: Path) -> list[str]:
-    return list(DeltaTable(table_of(listing)).to_pyarrow_dataset().to_table()[schema.STATUS].to_pylist())
+    return list(dataset_of(table_of(listing)).to_table()[schema.STATUS].to_pylist())
 
 
 def test_images_denied_to_a_role_without_rights_are_retried_next_night(

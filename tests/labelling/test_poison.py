@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
 
 from locray import schema
 from locray.labelling.fetch_decode import MAX_CRASHES
@@ -17,6 +16,7 @@ from tests.helpers.commands import PROJECT_ROOT, locray
 from tests.helpers.fault_images import Done, summary_of
 from tests.helpers.made_up import BROKEN_DECODER, without_ray
 from tests.helpers.poison import install_broken_decoder, install_broken_network, plain_picture, poison
+from tests.helpers.tables import dataset_of
 
 
 class Accident:
@@ -39,7 +39,7 @@ class Accident:
         return done
 
     def rows(self) -> pa.Table:
-        return DeltaTable(self.table).to_pyarrow_dataset().to_table()
+        return dataset_of(self.table).to_table()
 
     def deeds(self) -> list[str]:
         return self._log.read_text().splitlines()

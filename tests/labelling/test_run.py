@@ -18,14 +18,14 @@ import pandas as pd
 import pyarrow.dataset as ds
 import pytest
 import safetensors.numpy
-from deltalake import DeltaTable
 from PIL import Image
 
-from locray import schema, storage
+from locray import schema
 from locray.models.files import INFO_FILE, WEIGHTS_FILE
 from tests.helpers.commands import locray
 from tests.helpers.made_up import without_ray
 from tests.helpers.s3_server import S3Bucket
+from tests.helpers.tables import dataset_of
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,7 +42,7 @@ def picture(seed: int, size: tuple[int, int] = (60, 40), image_format: str = "JP
 
 
 def rows_of(table: str) -> pd.DataFrame:
-    frame = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset().to_table()
+    frame = dataset_of(table).to_table()
     return frame.to_pandas().sort_values(schema.IMAGE_URI, ignore_index=True)
 
 
@@ -143,7 +143,7 @@ def test_a_bucket_becomes_a_table_on_the_bucket_for_every_reader(s3_bucket: S3Bu
     summary = label(f"{s3_bucket.uri}/in", artifact, table, "--unit-size", "8", run=locray)
     assert (summary["ok"], summary["errors"]) == (33, {"unsupported_format": 1})
 
-    predictions = DeltaTable(table, storage_options=storage.delta_storage_options(table)).to_pyarrow_dataset()
+    predictions = dataset_of(table)
     assert isinstance(predictions, ds.Dataset)
     by_pyarrow = predictions.to_table()
     assert sorted(by_pyarrow[schema.IMAGE_URI].to_pylist()) == sorted(

@@ -41,7 +41,7 @@ def test_the_table_is_read_before_the_listing_begins(tmp_path: Path) -> None:
             shutil.rmtree(uri)
             yield from labelled.select(schema.LISTING_SCHEMA.names).cast(schema.LISTING_SCHEMA).to_batches()
 
-    with PendingImages.find(Slow(), writer.table, KEY) as pending:  # type: ignore[arg-type]
+    with PendingImages.find(Slow(), writer.table, writer.uri, KEY) as pending:  # type: ignore[arg-type]
         assert (pending.counts().listed, pending.counts().pending) == (2, 0)
 
 
@@ -53,7 +53,7 @@ def test_a_listing_reports_progress() -> None:
             yield from [batch, batch, batch]
 
     told: list[Progress] = []
-    with PendingImages.find(InBatches(), None, KEY, report=told.append) as pending:  # type: ignore[arg-type]
+    with PendingImages.find(InBatches(), None, "table", KEY, report=told.append) as pending:  # type: ignore[arg-type]
         assert pending.counts().listed == 2
     assert [(progress.stage, progress.facts["listed"]) for progress in told] == [("listing", n) for n in (2, 4, 6)]
 
@@ -87,7 +87,7 @@ def a_table(uri: str, *parts: pa.Table) -> TableWriter:
 def to_do(listed: pa.Table, writer: TableWriter, *retry: ErrorCode) -> tuple[list[int], Counts]:
     """Returns the numbers of the images to label, and the counts."""
     source: Any = Listing(listed)
-    with PendingImages.find(source, writer.table, KEY, retry=retry) as pending:
+    with PendingImages.find(source, writer.table, writer.uri, KEY, retry=retry) as pending:
         uris = [uri for batch in pending.batches(None, 10) for uri in batch[schema.IMAGE_URI].to_pylist()]
         return [int(uri[-10:-4]) for uri in uris], pending.counts()
 
@@ -120,7 +120,7 @@ def test_a_worklist_begins_with_images_from_everywhere(tmp_path: Path) -> None:
     rows = pa.table({schema.IMAGE_URI: [f"/{n:06d}.jpg" for n in range(5000)]})
     unknown = [pa.nulls(len(rows), field.type) for field in list(schema.LISTING_SCHEMA)[1:]]
     source: Any = Listing(pa.table([rows[0], *unknown], schema=schema.LISTING_SCHEMA))
-    with PendingImages.find(source, None, KEY) as pending:
+    with PendingImages.find(source, None, "table", KEY) as pending:
         for limit, num_images in ((None, 5000), (1000, 1000)):
             worklist = pending.write(str(tmp_path / str(limit)), unit_size=SAMPLED_IMAGES, limit=limit)
             units = [worklist.read_unit(unit) for unit in range(num_units(worklist))]

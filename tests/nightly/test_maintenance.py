@@ -28,6 +28,7 @@ from tests.helpers.tables import (
     OTHER,
     commit,
     data_files,
+    dataset_of,
     files_of,
     flip_a_byte,
     opened,
@@ -65,7 +66,7 @@ def test_small_files_become_one_like_any_other(table: str) -> None:
 
 def test_a_filter_on_any_column_finds_the_rows_of_a_compacted_file(table: str) -> None:
     compact(TableWriter.claim(table, MODEL_ID), MIB, ignore)
-    predictions = opened(table).to_pyarrow_dataset()
+    predictions = dataset_of(table)
     for name in set(schema.PREDICTIONS_SCHEMA.names) - {schema.DETECTIONS}:
         values = predictions.to_table(columns=[name])[name]
         for value in values.unique():
@@ -231,7 +232,7 @@ def test_a_vacuum_deletes_what_the_log_has_forgotten(table: str, hours: int, del
     *_, one, other = [file for file in logged_files(writer.table, table) if file.model_id == MODEL_ID]
     recently = remove_file(other)
     long_ago = RemoveAction(one.path, True, nine_days_ago_ms, one.size_bytes, recently.partition_values)
-    writer._commit([long_ago, recently], "0" * 32)
+    writer._commit(lambda: [long_ago, recently], "0" * 32)
     opened(table).create_checkpoint()
     assert opened(table).vacuum(168, dry_run=True) == []
     assert vacuum(TableWriter.claim(table, MODEL_ID), hours) == deleted

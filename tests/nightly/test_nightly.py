@@ -33,13 +33,14 @@ from locray.nightly.records import last_records, read_records
 from locray.nightly.run import nightly, worst
 from locray.progress import Progress, ignore
 from locray.sources import open_source
+from locray.table.data_files import row_dataset
 from locray.table.writer import TableWriter
 from locray.verification.findings import Check
 from tests.helpers.commands import locray_job
 from tests.helpers.made_up import MadeUpPipeline, without_ray
 from tests.helpers.rows import predicted
 from tests.helpers.s3_server import S3Bucket
-from tests.helpers.tables import OTHER, commit, flip_a_byte
+from tests.helpers.tables import OTHER, commit, dataset_of, flip_a_byte
 
 
 def picture(seed: int, size: tuple[int, int] = (60, 40)) -> bytes:
@@ -71,7 +72,7 @@ def files_outside_of_records(store: Path) -> set[str]:
 def check_against_the_files(store: Path, versions: dict[Path, int], *, old_files: int = 0) -> None:
     """Checks that each image has one row per version, and that the folder holds only current and old files."""
     table = DeltaTable(store)
-    rows = table.to_pyarrow_dataset().to_table().to_pandas()
+    rows = row_dataset(table, str(store)).to_table().to_pandas()
     assert Counter(rows[schema.IMAGE_URI]) == {str(image): count for image, count in versions.items() if count}
     assert not rows.duplicated([schema.IMAGE_URI, schema.ETAG]).any()
     here = {str(path) for path in store.rglob("*.parquet")}
@@ -295,7 +296,7 @@ def test_a_labelling_stopped_by_an_error_is_recorded(
     assert (record["exit_code"], record["failed"]) == (exit_code, {"label": str(told.value)})
     assert facts == record | {"page": facts["page"]}
     assert record["label"]["planned"] == 13
-    assert record["label"]["ok"] + record["label"]["failed"] == DeltaTable(store).to_pyarrow_dataset().count_rows() > 0
+    assert record["label"]["ok"] + record["label"]["failed"] == dataset_of(str(store)).count_rows() > 0
     assert record["label"]["deferred_reason"] == f"the run was stopped by an error: {error.__name__}"
 
 

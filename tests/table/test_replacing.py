@@ -90,13 +90,13 @@ def test_leftovers_of_a_crashed_replacement_are_cleaned_up(tmp_path: Path, monke
     (partition / ".locray-0123456789abcdef.tmp").write_bytes(b"half")
 
     def crash(*_: object) -> None:
-        raise StoreError("crash")
+        raise RuntimeError("crash")
 
     with monkeypatch.context() as patch:
         retry = committer(TableWriter.claim(uri, MODEL_ID), replace=True)
-        patch.setattr(TableWriter, "_commit", crash)
+        patch.setattr(TableWriter, "_send_commit", crash)
         retry.add(predicted([2]))
-        with pytest.raises(StoreError, match="crash"):
+        with pytest.raises(RuntimeError, match="crash"):
             retry.flush()
     assert len(list(partition.iterdir())) == 4
     assert TableWriter.claim(uri, MODEL_ID).clean_up() == 3

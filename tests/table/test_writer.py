@@ -7,8 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from deltalake import DeltaTable, Field
-from deltalake.schema import PrimitiveType
+from deltalake import DeltaTable
 
 from locray import schema, storage
 from locray.errors import ErrorCode, FencedError, StoreAccessError, StoreError, UsageError
@@ -17,6 +16,7 @@ from locray.table.open import create_table, open_table
 from locray.table.writer import TableWriter
 from tests.helpers.rows import predicted
 from tests.helpers.s3_server import S3Bucket, S3Server
+from tests.helpers.tables import dataset_of
 
 MODEL_ID = "net@0123456789ab"
 RUN_DATE = date(2026, 1, 2)
@@ -34,12 +34,7 @@ def committer(writer: TableWriter, *, num_images: int = 100, commit_rows: int = 
 
 
 def rows_of(uri: str) -> pa.Table:
-    return (
-        DeltaTable(uri, storage_options=storage.delta_storage_options(uri))
-        .to_pyarrow_dataset()
-        .to_table()
-        .sort_by(schema.IMAGE_URI)
-    )
+    return dataset_of(uri).to_table().sort_by(schema.IMAGE_URI)
 
 
 def test_rows_come_back_as_they_were_with_the_documented_schema(tmp_path: Path) -> None:
@@ -67,7 +62,7 @@ def test_a_filter_on_any_column_finds_the_rows(tmp_path: Path) -> None:
     commits.flush()
     commits.add(predicted([3], status=schema.STATUS_FAILED))
     commits.flush()
-    predictions = DeltaTable(uri).to_pyarrow_dataset()
+    predictions = dataset_of(uri)
     for name in set(schema.PREDICTIONS_SCHEMA.names) - {schema.DETECTIONS}:
         values = predictions.to_table(columns=[name])[name]
         for value in values.unique():
@@ -267,15 +262,20 @@ def test_an_unknown_outcome_of_a_commit_is_looked_up_again(tmp_path: Path, monke
 
 
 def test_a_refusal_without_another_run_gives_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For example, somebody else changed the table's columns."""
-    monkeypatch.setattr("locray.table.writer._RETRY_DELAYS_S", ())
+    """For example, somebody else made the table append-only, while failed rows are replaced."""
+    monkeypatch.setattr("locray.table.claimed._RETRY_DELAYS_S", ())
     uri = str(tmp_path / "table")
-    commits = committer(TableWriter.claim(uri, MODEL_ID))
-    DeltaTable(uri).alter.add_columns([Field("remark", PrimitiveType("string"))])
+    first = committer(TableWriter.claim(uri, MODEL_ID))
+    first.add(predicted([0], status="failed"))
+    first.flush()
+    commits = committer(TableWriter.claim(uri, MODEL_ID, replaces=True), replace=True)
+    DeltaTable(uri).alter.set_table_properties({"delta.appendOnly": "true"})
     commits.add(predicted([0]))
-    with pytest.raises(StoreError, match=r"was refused: .*[Mm]etadata"):
+    with pytest.raises(StoreError, match=r"was refused: .*append-only"):
         commits.flush()
-    assert rows_of(uri).num_rows == 0
+    assert rows_of(uri)[schema.STATUS].to_pylist() == ["failed"]
+    with pytest.raises(UsageError, match="append-only"):
+        TableWriter.claim(uri, MODEL_ID, replaces=True)
 
 
 def test_clean_up_deletes_what_a_crash_left_and_nothing_else(tmp_path: Path) -> None:

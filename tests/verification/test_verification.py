@@ -275,26 +275,23 @@ def test_only_the_first_few_examples_are_kept(table: Path) -> None:
     assert (finding.count, finding.first) == (10, tuple(map(uri_of, range(10, 15))))
 
 
-def test_missing_and_unexpected_columns(table: Path) -> None:
+def test_missing_and_wrong_columns(table: Path) -> None:
     first, second = files_of(table)
     pq.write_table(pq.ParquetFile(first).read().drop_columns([schema.STATUS]), first)
     rows = pq.ParquetFile(second).read()
     pq.write_table(rows.set_column(4, schema.WIDTH, rows[schema.WIDTH].cast(pa.int64())), second)
     DeltaTable(table).alter.add_columns([Field("extra", "integer")])
     finding = faults(table)[Check.SCHEMA]
-    assert finding.count == 3
+    assert finding.count == 2
     told = "\n".join(finding.first)
-    assert "the table: unexpected column extra" in told
     assert f"{first}: no column {schema.STATUS}" in told
     assert f"{second}: {schema.WIDTH} is int64, expected int32" in told
 
 
-def test_wrong_types_and_partitions(tmp_path: Path) -> None:
+def test_wrong_types(tmp_path: Path) -> None:
     wrong = schema.PREDICTIONS_SCHEMA.set(4, pa.field(schema.WIDTH, pa.int64()))
     DeltaTable.create(tmp_path / "types", wrong, partition_by=schema.PARTITION_COLUMNS)
-    DeltaTable.create(tmp_path / "partitions", schema.PREDICTIONS_SCHEMA, partition_by=[schema.RUN_DATE])
-    for name in ("types", "partitions"):
-        assert counts(faults(tmp_path / name)) == {Check.SCHEMA: 1}
+    assert counts(faults(tmp_path / "types")) == {Check.SCHEMA: 1}
 
 
 def test_a_listing_is_compared_with_the_rows(table: Path) -> None:
