@@ -1,6 +1,8 @@
 """Tables that locray can't read or write, and names that can't be those of a table."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -130,3 +132,13 @@ def test_a_table_of_something_else_is_refused(tmp_path: Path) -> None:
 def test_an_empty_table_has_no_rows(tmp_path: Path) -> None:
     uri = str(tmp_path / "table")
     assert row_dataset(create_table(uri), uri).count_rows() == 0
+
+
+@pytest.mark.slow
+def test_no_process_is_aborted_after_it_has_read_a_table(tmp_path: Path) -> None:
+    """With deltalake's own Python files it is more than every other one."""
+    for number in range(20):
+        commit(str(tmp_path / "table"), predicted([number]))
+    code = "import locray; assert len(locray.read_predictions('table').to_table()) == 20"
+    for _ in range(20):
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
