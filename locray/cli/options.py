@@ -9,12 +9,13 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from locray.config import BareFlagValue, CommandConfig
+from locray.config.common import PoolRange
 from locray.errors import ErrorCode
 
 CONFIG_FILE = "config_file"
 """Parameter of `--config`, the only option that is no field of a configuration class."""
 
-_METAVARS = {int: "INTEGER", float: "NUMBER", date: "DATE", ErrorCode: "CODE,..."}
+_METAVARS = {int: "INTEGER", float: "NUMBER", date: "DATE", ErrorCode: "CODE,...", PoolRange: "N|MIN-MAX"}
 
 
 def options_of(config_class: type[CommandConfig]) -> list[click.Parameter]:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -23,6 +24,30 @@ class BareFlagValue:
     """Marks an option whose flag may be given without a value: the value that it then has."""
 
     value: str
+
+
+class PoolRange(NamedTuple):
+    """Numbers of processes of a pool: those started at once, and those that it may grow to."""
+
+    min: int
+    max: int
+
+    def __str__(self) -> str:
+        """As the option is written."""
+        return str(self.min) if self.min == self.max else f"{self.min}-{self.max}"
+
+
+def _read_pool_size(value: Any) -> PoolRange:
+    """Reads N or MIN-MAX."""
+    if isinstance(value, PoolRange):
+        return value
+    found = re.fullmatch(r"([1-9]\d{0,6})(?:-([1-9]\d{0,6}))?", str(value).strip())
+    if not found or (found[2] and int(found[2]) < int(found[1])):
+        raise ValueError(f"expected a number of at least 1, or two as MIN-MAX; found {str(value)!r}")
+    return PoolRange(int(found[1]), int(found[2] or found[1]))
+
+
+PoolSize = Annotated[PoolRange, BeforeValidator(_read_pool_size)]
 
 
 class CommandConfig(BaseModel):
@@ -115,9 +140,10 @@ class InferenceOptions(ResultOptions, DeviceOptions):
     decode_timeout_s: Annotated[float, Field(gt=0)] = Field(
         60, description="Timeout for decoding one image, in seconds."
     )
-    predictors: Positive | None = Field(
+    predictors: PoolSize | None = Field(
         None,
-        description="Number of processes that hold the model. Default: one per GPU, or one per machine without GPUs.",
+        description="Number of model workers, N or MIN-MAX: they are started as GPUs or nodes become available. "
+        "Default: one per GPU that the cluster has or can get; without GPUs one per node with CPUs.",
     )
 
 

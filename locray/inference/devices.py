@@ -67,6 +67,15 @@ def _convolution_s(dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:
     return found
 
 
+def find_gpu_problem() -> str | None:
+    """Why this process can't compute on its GPU, in one line; None if it can."""
+    try:
+        torch.zeros(8, device="cuda").sum().item()
+    except Exception as error:  # noqa: BLE001 - whatever the driver says
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
+
+
 def keep_freed_memory() -> bool:
     """Keeps the memory of freed tensors for later ones, from now on in this process.
 

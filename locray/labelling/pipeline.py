@@ -17,16 +17,25 @@ from typing import Any, cast
 import pyarrow as pa
 
 from locray import schema
-from locray.config import InferenceOptions
-from locray.errors import LocrayError, StoreError, WorkersFailedError
+from locray.errors import LocrayError, StoreError, UsageError, WorkersFailedError
 from locray.inference.packages import NO_PACKAGES
 from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, defer_decoded
+from locray.labelling.layout import DECODER_CPUS, Layout
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist, num_units
 from locray.ray_runtime.crashes import CrashCounter
 from locray.ray_runtime.data import closing_execution, map_blocks
 from locray.ray_runtime.logs import log_to_worker_file
-from locray.ray_runtime.start import check_gpus, start_ray
+from locray.ray_runtime.nodes import (
+    alive_nodes,
+    call_on_gpu,
+    cpus_of_this_node,
+    free_resources,
+    gpus_of_this_node,
+    is_attached,
+    max_gpus,
+)
+from locray.ray_runtime.start import start_ray
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +44,8 @@ UNITS_PER_WAVE = 8192
 
 _DECODER_NICENESS = 10
 """Its effect is in docs/decisions/inference.md."""
+
+_PROBE_TIMEOUT_S = 60.0
 
 _UNIT = "id"
 _ERROR = "locray_error"
@@ -52,6 +63,32 @@ class Pipeline:
         """Starts Ray, or attaches to it, ahead of `rows`, so that it gets ready in the meantime."""
         start_ray(verbose=self.model.options.verbose)
 
+    def check(self) -> None:
+        """Checks that the model workers that the options ask for can be placed, and that a GPU that is there works.
+
+        Returns at once where Ray is still to be started on this machine, unless GPUs are asked for.
+
+        Raises:
+            UsageError: they can't, or with `--device gpu` it doesn't.
+        """
+        device = self.model.options.device
+        if not is_attached() and device != "gpu":
+            return
+        self.start()
+        layout = self._layout()
+        waits_for = layout.waits_for(alive_nodes(), free_resources())
+        if waits_for is not None:
+            _log.warning("labelling starts when %s", waits_for)
+        if not layout.gpus_per_predictor or waits_for is not None:
+            return
+        probed = call_on_gpu(_find_gpu_problem, _PROBE_TIMEOUT_S)
+        node, problem = probed or ("", None)
+        if problem is not None and device == "gpu":
+            raise UsageError(_gpu_message(node, problem))
+
+    def _layout(self) -> Layout:
+        return Layout.for_cluster(self.model.options, alive_nodes(), max_gpus(), can_grow=is_attached())
+
     def rows(self, worklist: Worklist) -> Generator[pa.Table]:
         """Yields the predicted rows of each unit (`schema.PREDICTED_SCHEMA`), in the order in which they are done.
 
@@ -65,7 +102,7 @@ class Pipeline:
         self.start()
         from ray.exceptions import OutOfDiskError
 
-        layout = _Layout.for_cluster(self.model.options)
+        layout = self._layout()
         crash_counter = CrashCounter()
         total = num_units(worklist)
         try:
@@ -79,9 +116,7 @@ class Pipeline:
                 "--object-spilling-directory on a larger disk"
             ) from error
 
-    def _wave(
-        self, worklist: Worklist, wave: range, layout: "_Layout", crash_counter: CrashCounter
-    ) -> Iterator[pa.Table]:
+    def _wave(self, worklist: Worklist, wave: range, layout: Layout, crash_counter: CrashCounter) -> Iterator[pa.Table]:
         """One execution of Ray Data, over some of the units."""
         import ray
 
@@ -90,30 +125,34 @@ class Pipeline:
         def decode_unit(block: dict[str, Any]) -> pa.Table:
             log_to_worker_file()
             _lower_priority()
-            unit = wave[int(block[_UNIT][0])]
+            unit = int(block[_UNIT][0])
             with crash_counter.task_attempt(f"decode unit {unit}") as crashes:
                 try:
                     return fetch_decode(unit, crashes)
                 except LocrayError as error:
                     return _error_block(error)
 
-        units = ray.data.range(len(wave), override_num_blocks=len(wave))
-        decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=1)
+        num_min, num_max = layout.pool_sizes(len(wave))
+        # Not `range`, whose tasks take a whole CPU slot and so never start beside a model worker on a node with one.
+        units = ray.data.from_items([{_UNIT: unit} for unit in wave], override_num_blocks=len(wave))
+        decoded = units.map_batches(decode_unit, batch_size=None, num_cpus=DECODER_CPUS)
         predicted = map_blocks(
             decoded,
             _PredictStage,
             max_rows_per_block=worklist.unit_size,
-            fn_constructor_args=(self.model, layout.threads_per_predictor, crash_counter),
+            fn_constructor_args=(self.model, layout, crash_counter),
             batch_format="pyarrow",
-            num_cpus=layout.cpus_per_predictor,
-            num_gpus=layout.gpus_per_predictor,
-            compute=ray.data.ActorPoolStrategy(size=min(layout.num_predictors, len(wave))),
+            scheduling_strategy="SPREAD",
+            compute=ray.data.ActorPoolStrategy(min_size=num_min, max_size=num_max),
+            **layout.resources(),
         )
         blocks = predicted.iter_batches(batch_size=None, batch_format="pyarrow")
         with closing_execution(cast("Generator[pa.Table]", iter(blocks))) as tables:
             for rows in tables:
                 if _ERROR in rows.column_names:
                     raise pickle.loads(rows[_ERROR][0].as_py())  # noqa: S301 (from our own worker)
+                if layout.gpus_per_predictor:
+                    crash_counter.log_warnings()
                 yield rows
 
 
@@ -129,17 +168,17 @@ def _lower_priority() -> None:
 class _PredictStage:
     """A model worker. Errors, its own and those of the stage before, become blocks for the driver to raise."""
 
-    def __init__(self, model: ModelSpec, num_threads: int | None, crash_counter: CrashCounter) -> None:
+    def __init__(self, model: ModelSpec, layout: Layout, crash_counter: CrashCounter) -> None:
         log_to_worker_file()
         self._crash_counter = crash_counter
         try:
             with _exit_on_gpu_errors():
-                self._label: Callable[[pa.Table], pa.Table] = self._load(model, num_threads)
+                self._label: Callable[[pa.Table], pa.Table] = self._load(model, layout)
         except LocrayError as error:
             block = _error_block(error)
             self._label = lambda _: block
 
-    def _load(self, model: ModelSpec, num_threads: int | None) -> Callable[[pa.Table], pa.Table]:
+    def _load(self, model: ModelSpec, layout: Layout) -> Callable[[pa.Table], pa.Table]:
         import ray
 
         # The actor's id stays the same when Ray restarts it.
@@ -149,6 +188,7 @@ class _PredictStage:
                     f"{crashes} processes died while they loaded the model: too little memory for it, or a crash of "
                     "its libraries. Their last messages are in Ray's log folder (`worker-*.err`)"
                 )
+            num_threads = self._num_threads(model, layout)
             if num_threads is not None:
                 # Let waiting threads of a network sleep. By default they spin, on the cores that decoders need.
                 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -160,6 +200,24 @@ class _PredictStage:
             predictor = Predictor(model, num_threads)
         _log.info("loaded the model %s on %s", model.uri, predictor.device)
         return predictor
+
+    def _num_threads(self, model: ModelSpec, layout: Layout) -> int | None:
+        """Threads of the network on this node's processors; None on a GPU.
+
+        Raises:
+            UsageError: with `--device gpu`, this worker's GPU doesn't work.
+        """
+        per_node = layout.predictors_per_node
+        if layout.gpus_per_predictor:
+            problem = _find_gpu_problem()
+            if problem is None:
+                return None
+            message = _gpu_message(os.uname().nodename, problem)
+            if model.options.device == "gpu":
+                raise UsageError(message)
+            self._crash_counter.warn(f"{message}. Its processors are used instead")
+            per_node = gpus_of_this_node()
+        return max(1, cpus_of_this_node() // per_node)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         if _ERROR in decoded.column_names:
@@ -185,36 +243,16 @@ def _exit_on_gpu_errors() -> Iterator[None]:
         raise
 
 
+def _find_gpu_problem() -> str | None:
+    # Imported here, since the driver needs no torch.
+    from locray.inference.devices import find_gpu_problem
+
+    return find_gpu_problem()
+
+
+def _gpu_message(node: str, problem: str) -> str:
+    return f"Ray has a GPU on the node {node}, but PyTorch can't use it: {problem} (`nvidia-smi` there shows more)"
+
+
 def _error_block(error: LocrayError) -> pa.Table:
     return pa.table({_ERROR: [pickle.dumps(error)]})
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Division of the cluster between the stages."""
-
-    num_predictors: int
-    cpus_per_predictor: int
-    gpus_per_predictor: int
-    threads_per_predictor: int | None
-
-    @classmethod
-    def for_cluster(cls, options: InferenceOptions) -> "_Layout":
-        """One predictor per GPU; without GPUs one per node, without a CPU slot, since decoding needs them.
-
-        With `--device gpu` and no GPU yet, one predictor unless `--predictors` says otherwise.
-        """
-        import ray
-
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-        num_gpus = int(resources.get("GPU", 0))
-        check_gpus(options.device, num_gpus)
-        if options.device == "gpu":
-            return cls(options.predictors or max(1, num_gpus), 1, 1, None)
-        if options.device == "auto" and num_gpus:
-            return cls(min(options.predictors or num_gpus, num_gpus), 1, 1, None)
-        nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-        num_nodes = sum(node["Alive"] for node in nodes)
-        num_predictors = options.predictors or num_nodes
-        threads = max(1, len(os.sched_getaffinity(0)) * num_nodes // num_predictors)
-        return cls(num_predictors, 0, 0, threads)

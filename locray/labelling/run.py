@@ -53,8 +53,10 @@ def label(
     if config.deferred_list is not None:
         create_deferred_list(config.deferred_list, source, table_uri)
 
-    report(Progress("listing"))
     pipeline = Pipeline(model)
+    pipeline.check()
+
+    report(Progress("listing"))
     writer = TableWriter.claim(table_uri, model.key.model_id, replaces=bool(config.retry_failed))
     writer.clean_up()
     run_id = _new_run_id()

@@ -1,10 +1,13 @@
 """Counts the processes that died over a piece of work. Ray itself retries indefinitely."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from locray.ray_runtime.start import start_local_actor
+
+_log = logging.getLogger(__name__)
 
 
 class CrashCounter:
@@ -27,6 +30,19 @@ class CrashCounter:
             crashes = ray.get(self._attempts.begin.remote(work))
         yield crashes
         self._attempts.finish.remote(work)
+
+    def warn(self, message: str) -> None:
+        """Keeps a message of a worker for the driver's log."""
+        self._attempts.warn.remote(message)
+
+    def log_warnings(self) -> None:
+        """Logs the messages of workers, each once. For the driver."""
+        import ray
+        from ray.exceptions import RayError
+
+        with suppress(RayError):
+            for message in ray.get(self._attempts.new_warnings.remote()):
+                _log.warning(message)
 
     @contextmanager
     def task_attempt(self, work: str) -> Iterator[int]:
@@ -58,6 +74,8 @@ class _Attempts:
 
     def __init__(self) -> None:
         self._unfinished: Counter[str] = Counter()
+        self._warnings: dict[str, bool] = {}
+        """Whether each one is new."""
 
     def begin(self, work: str) -> int:
         self._unfinished[work] += 1
@@ -65,3 +83,11 @@ class _Attempts:
 
     def finish(self, work: str) -> None:
         del self._unfinished[work]
+
+    def warn(self, message: str) -> None:
+        self._warnings.setdefault(message, True)
+
+    def new_warnings(self) -> list[str]:
+        found = [message for message, is_new in self._warnings.items() if is_new]
+        self._warnings = dict.fromkeys(self._warnings, False)
+        return found

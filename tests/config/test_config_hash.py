@@ -13,7 +13,7 @@ PATHS = {"images": "i", "model": "m", "table": "t"}
 UNCHANGING: list[dict[str, object]] = [
     {"precision": "bf16"},
     {"device": "gpu"},
-    {"unit_size": 7, "batch_size": 3, "predictors": 2, "concurrent_gets": 5, "decode_timeout_s": 9},
+    {"unit_size": 7, "batch_size": 3, "predictors": "2", "concurrent_gets": 5, "decode_timeout_s": 9},
     {"compiled": "never"},
     {"commit_rows": 9, "commit_interval_s": 1, "limit": 3, "run_date": "2026-01-01", "retry_failed": "all"},
     {"images": "other", "table": "other", "uri_column": "u", "max_failure_rate": 1, "deferred_list": "d"},

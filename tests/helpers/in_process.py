@@ -18,6 +18,9 @@ class InProcess:
 
     model: ModelSpec
 
+    def check(self) -> None:
+        pass
+
     def start(self) -> None:
         """There is no Ray to start."""
 

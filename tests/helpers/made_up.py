@@ -45,6 +45,9 @@ class MadeUpPipeline:
 
     model: Any = None
 
+    def check(self) -> None:
+        pass
+
     def start(self) -> None:
         """There is no Ray to start."""
 

@@ -23,7 +23,7 @@ from locray.labelling.worklist import InlineWorklist, StoredWorklist
 artifact, absent = sys.argv[1:]
 images = pa.Table.from_pylist([{schema.IMAGE_URI: f"{absent}/{n}.jpg"} for n in range(13)], schema.LISTING_SCHEMA)
 inline = InlineWorklist.of(images, 2)
-options = InferenceOptions(score_threshold=0.5, batch_size=1, predictors=1)
+options = InferenceOptions(score_threshold=0.5, batch_size=1, predictors="1")
 model_spec = ModelSpec.read(artifact, options)
 for worklist, model in (
     (inline, artifact), (StoredWorklist(f"{absent}/worklist", 3, 1), artifact), (inline, f"{absent}/model")
