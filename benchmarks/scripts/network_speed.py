@@ -19,7 +19,7 @@ from locray.convert.compile import compile_network
 from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import open_package
-from locray.models import detections
+from locray.models import detections, suppression
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.files import ArtifactInfo
@@ -68,7 +68,7 @@ def forms(architecture: str, batch_size: int, dtype: torch.dtype, compiled: bool
     return found
 
 
-def suppression() -> None:
+def time_suppression() -> None:
     """Prints milliseconds of `suppress` for 32 images, by boxes per call and by candidates in use."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(32, 1000, 2, generator=generator) * 250
@@ -77,13 +77,13 @@ def suppression() -> None:
     label_ids = torch.randint(0, len(CLASSES), (32, 1000), generator=generator)
     for used in (30, 200, 1000):
         found = detections.Candidates(boxes.clamp(0, 320), scores * (torch.arange(1000) < used), label_ids)
-        for detections._BOXES_PER_CALL in (1024, 2048, 4096, 16384):
+        for suppression._BOXES_PER_CALL in (1024, 2048, 4096, 16384):
             seconds = []
             for _ in range(4):
                 start = time.perf_counter()
-                detections.suppress(found, 0.6, 100, 320)
+                suppression.suppress(found, 0.6, 100, 320)
                 seconds.append(time.perf_counter() - start)
-            result = {"boxes_per_call": detections._BOXES_PER_CALL, "used": used, "ms": round(1000 * min(seconds), 1)}
+            result = {"boxes_per_call": suppression._BOXES_PER_CALL, "used": used, "ms": round(1000 * min(seconds), 1)}
             print(json.dumps(result), flush=True)
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     if options.suppression:
-        suppression()
+        time_suppression()
         return
     if not options.give_back:
         keep_freed_memory()

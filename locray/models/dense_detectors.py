@@ -19,13 +19,14 @@ from locray.models.backbones import Backbone
 from locray.models.detections import (
     Candidates,
     clipped_candidates,
+    decode_boxes,
     gather_rows,
-    suppress,
     target_lists,
     top_scores,
 )
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
 from locray.models.necks import CoarserMaps, Pyramid, grid_sides
+from locray.models.suppression import suppress
 
 MAX_DETECTIONS = 100
 
@@ -60,6 +61,7 @@ class DenseDetector(nn.Module, ABC):
     """
 
     max_detections = MAX_DETECTIONS
+    has_static_postprocess = True
 
     def __init__(
         self,
@@ -120,8 +122,7 @@ class DenseDetector(nn.Module, ABC):
 
     def _decode(self, offsets: Tensor, anchors: Tensor) -> Tensor:
         """Boxes (B, N, 4) in pixels, from offsets (B, N, 4) and their anchors (B, N, 4)."""
-        decoded: Tensor = self.torchvision_model.box_coder.decode_single(offsets.flatten(0, 1), anchors.flatten(0, 1))
-        return decoded.view_as(offsets)
+        return decode_boxes(self.torchvision_model.box_coder, offsets, anchors)
 
     @abstractmethod
     def _losses(self, outputs: dict[str, Tensor], anchors: list[Tensor], targets: Targets) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Parts of all detectors: selection of candidates, non-maximum suppression, and targets for torchvision's losses.
+"""Parts of all detectors: selection of candidates, decoding of boxes, and targets for torchvision's losses.
 
 Shapes: as in `interface`, and N candidates per image, A anchors, C classes.
 """
@@ -7,17 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+from torchvision.models.detection._utils import BoxCoder
 
-from locray.models.interface import NO_OBJECT, PredictedBoxes, Targets
+from locray.models.interface import NO_OBJECT, Targets
 
 MAX_CANDIDATES = 1000
 """Candidates per image before suppression."""
 
-# The cost of a suppression grows with the number of boxes times those that it keeps. A CPU gains nothing from more
-# images per call; a GPU processes all boxes at once, and synchronises at the end of every call.
-_BOXES_PER_CALL = 1024
-_BOXES_PER_CALL_ON_GPU = 16384
 _MIN_SIDE_PX = 1e-2
 _MIN_OBJECT_PX = 1.0
 
@@ -45,9 +41,9 @@ class TopScores(NamedTuple):
 
 
 def top_scores(scores: Tensor, floor: float) -> TopScores:
-    """The `MAX_CANDIDATES` best of scores (B, A, C) per image; scores up to `floor` become 0."""
+    """The `MAX_CANDIDATES` best of scores (B, A, C) per image; scores up to `floor` become 0, NaN stays."""
     num_classes = scores.shape[2]
-    flat = torch.where(scores > floor, scores, 0).flatten(1)
+    flat = torch.where(scores <= floor, 0, scores).flatten(1)
     best, places = flat.topk(min(MAX_CANDIDATES, flat.shape[1]), dim=1)
     return TopScores(best, places // num_classes, places % num_classes)
 
@@ -60,60 +56,25 @@ def gather_rows(values: Tensor, indices: Tensor) -> Tensor:
 def clipped_candidates(boxes_xyxy_px: Tensor, scores: Tensor, label_ids: Tensor, input_size_px: int) -> Candidates:
     """Candidates with boxes (B, N, 4) clipped to the image; those outside of it get score 0."""
     boxes = boxes_xyxy_px.clamp(0, input_size_px)
-    is_inside = (boxes[..., 2:] - boxes[..., :2]).amin(dim=2) >= _MIN_SIDE_PX
-    return Candidates(boxes, torch.where(is_inside, scores, 0), label_ids)
+    is_outside = (boxes[..., 2:] - boxes[..., :2]).amin(dim=2) < _MIN_SIDE_PX
+    return Candidates(boxes, torch.where(is_outside, 0, scores), label_ids)
 
 
-def suppress(found: Candidates, iou_threshold: float, num_places: int, input_size_px: int) -> PredictedBoxes:
-    """Greedy non-maximum suppression among candidates of the same image and label.
+def decode_boxes(coder: BoxCoder, offsets: Tensor, anchors_xyxy_px: Tensor) -> Tensor:
+    """Boxes (..., 4) from offsets (..., 4) and their anchors (..., 4), coded as in R-CNN (Girshick et al. 2014).
 
-    Output shapes don't depend on the data, so that the function can be exported.
-
-    Args:
-        found: the candidates.
-        iou_threshold: of two candidates with a larger IoU, the one with the lower score is dropped.
-        num_places: K, number of places per image in the result.
-        input_size_px: side of the square input.
+    The same as `coder.decode_single`, which makes tensors on the CPU: a CUDA graph can't hold their copies.
     """
-    num_images, num_candidates = found.scores.shape
-    boxes_per_call = _BOXES_PER_CALL_ON_GPU if found.scores.is_cuda else _BOXES_PER_CALL
-    images_per_call = max(1, boxes_per_call // num_candidates)
-    parts = [
-        _is_kept(
-            Candidates(*(values[start : start + images_per_call] for values in found)), iou_threshold, input_size_px
-        )
-        for start in range(0, num_images, images_per_call)
-    ]
-    scores, places = torch.where(torch.cat(parts), found.scores, 0).topk(min(num_places, num_candidates), dim=1)
-    used = scores > 0
-    boxes = torch.where(used[:, :, None], gather_rows(found.boxes_xyxy_px, places), 0)
-    label_ids = torch.where(used, found.label_ids.gather(1, places), 0)
-    missing = num_places - scores.shape[1]
-    if missing > 0:
-        boxes = torch.cat([boxes, boxes.new_zeros(num_images, missing, 4)], dim=1)
-        scores = torch.cat([scores, scores.new_zeros(num_images, missing)], dim=1)
-        label_ids = torch.cat([label_ids, label_ids.new_zeros(num_images, missing)], dim=1)
-    return PredictedBoxes(boxes, scores, label_ids)
-
-
-def _is_kept(found: Candidates, iou_threshold: float, input_size_px: int) -> Tensor:
-    """Mask (B, N) of the candidates that survive.
-
-    One call of `nms` serves all images and labels: their boxes are shifted to disjoint squares of the plane. A shift
-    in float64 keeps all digits of float32 coordinates, so that no IoU depends on the position of an image in its
-    batch; `batched_nms` shifts in float32.
-    """
-    boxes, scores, label_ids = found
-    used = scores > 0
-    image_ids = torch.arange(len(scores), device=scores.device)[:, None]
-    squares = (label_ids.max() + 1) * image_ids + label_ids + 1
-    shifted = boxes.double() + (squares * (input_size_px + 1))[:, :, None]
-    # Unused places share one box in a square of their own, so that the first one suppresses all others.
-    nowhere = torch.tensor([0.0, 0.0, 1.0, 1.0], dtype=torch.float64, device=boxes.device)
-    shifted = torch.where(used[:, :, None], shifted, nowhere)
-    survivors = nms(shifted.flatten(0, 1), scores.double().flatten(), iou_threshold)
-    kept = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
-    return kept.index_fill(0, survivors, value=True).view_as(scores) & used
+    weight_x, weight_y, weight_width, weight_height = coder.weights
+    left, top, right, bottom = anchors_xyxy_px.to(offsets.dtype).unbind(dim=-1)
+    shift_x, shift_y, log_width, log_height = offsets.unbind(dim=-1)
+    width, height = right - left, bottom - top
+    centre_x = shift_x / weight_x * width + (left + 0.5 * width)
+    centre_y = shift_y / weight_y * height + (top + 0.5 * height)
+    half_width = 0.5 * (torch.exp((log_width / weight_width).clamp(max=coder.bbox_xform_clip)) * width)
+    half_height = 0.5 * (torch.exp((log_height / weight_height).clamp(max=coder.bbox_xform_clip)) * height)
+    corners = (centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height)
+    return torch.stack(corners, dim=-1)
 
 
 def target_lists(targets: Targets, first_label: int = 0) -> list[dict[str, Tensor]]:

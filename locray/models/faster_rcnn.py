@@ -18,13 +18,14 @@ from locray.models.dense_detectors import MAX_DETECTIONS, anchors_xyxy_px
 from locray.models.detections import (
     Candidates,
     clipped_candidates,
+    decode_boxes,
     gather_rows,
-    suppress,
     target_lists,
     top_scores,
 )
 from locray.models.interface import LOSS, Normalise, PredictedBoxes, Targets
 from locray.models.necks import Pyramid, grid_sides
+from locray.models.suppression import suppress
 
 _LOSS_NAMES = {
     "loss_classifier": "class_loss",
@@ -73,6 +74,7 @@ class FasterRcnn(nn.Module):
     """
 
     max_detections = MAX_DETECTIONS
+    has_static_postprocess = False
 
     def __init__(
         self,
@@ -152,9 +154,7 @@ class FasterRcnn(nn.Module):
             levels.append(torch.full_like(indices, level))
             start += scores.shape[1]
         places = torch.cat(chosen, dim=1)
-        moved = self.rpn.box_coder.decode_single(
-            gather_rows(offsets, places).flatten(0, 1), anchors[places].flatten(0, 1)
-        ).view(num_images, -1, 4)
+        moved = decode_boxes(self.rpn.box_coder, gather_rows(offsets, places), anchors[places])
         scores = objectness.gather(1, places).sigmoid()
         return clipped_candidates(moved, scores, torch.cat(levels, dim=1), self.input_size_px)
 
@@ -166,10 +166,10 @@ class FasterRcnn(nn.Module):
         features = heads.box_head(heads.box_roi_pool(self._named(maps), boxes, frames))
         logits, offsets = heads.box_predictor(features)
         scores = logits.softmax(dim=1)[:, 1:].reshape(num_images, num_proposals, self.num_classes)
-        best = top_scores(torch.where(proposed.scores[:, :, None] > 0, scores, 0), self.score_floor)
+        best = top_scores(torch.where(proposed.scores[:, :, None] <= 0, 0, scores), self.score_floor)
         # The head also regresses a box for background, its class 0.
         offsets = offsets.reshape(num_images, num_proposals * (self.num_classes + 1), 4)
         offsets = gather_rows(offsets, best.anchors * (self.num_classes + 1) + best.label_ids + 1)
         origins = gather_rows(proposed.boxes_xyxy_px, best.anchors)
-        moved = heads.box_coder.decode_single(offsets.flatten(0, 1), origins.flatten(0, 1)).view_as(origins)
+        moved = decode_boxes(heads.box_coder, offsets, origins)
         return clipped_candidates(moved, best.scores, best.label_ids, self.input_size_px)

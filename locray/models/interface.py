@@ -63,6 +63,8 @@ class LabelModel(Protocol):
     num_classes: int
     max_detections: int
     """K: maximum number of objects found per image."""
+    has_static_postprocess: bool
+    """Whether `postprocess` is one static graph on a GPU, like `network`. On a CPU its work depends on the boxes."""
 
     def loss(self, images_u8: Tensor, targets: Targets) -> Mapping[str, Tensor]:
         """Returns the scalar to minimise under `LOSS`, and its parts for the log.

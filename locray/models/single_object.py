@@ -17,6 +17,7 @@ class SingleObject(nn.Module):
     """
 
     max_detections = 1
+    has_static_postprocess = True
     input_size_px: int
 
     def predict(self, images_u8: Tensor) -> PredictedBoxes:

@@ -11,7 +11,7 @@ from torchvision.models import detection
 from locray.errors import UsageError
 from locray.models.architectures import build_model, default_input_size_px
 from locray.models.backbones import freeze_backbone, pretrained_stages, training_mode
-from locray.models.detections import Candidates, suppress, target_lists
+from locray.models.detections import Candidates, target_lists
 from locray.models.detector import DETECTORS
 from locray.models.interface import LOSS, NO_OBJECT, Targets
 
@@ -204,36 +204,6 @@ def test_torchvisions_own_network_gives_the_same(name, tmp_path):
         tolerance = 0.5 if name == "faster_rcnn" else 0.2
         assert apart.amin(dim=1)[:-5].max() < tolerance
         assert apart.amin(dim=0)[: len(its) - 5].max() < tolerance
-
-
-def test_suppression_is_greedy_within_an_image_and_a_class():
-    boxes = torch.tensor([[0, 0, 10, 10], [1, 0, 11, 10], [2, 0, 12, 10], [0, 0, 10, 10], [0, 0, 0, 0]]).float()
-    scores = torch.tensor([[0.9, 0.8, 0.7, 0.6, 0.0], [0.1, 0.8, 0.7, 0.6, 0.0]])
-    label_ids = torch.tensor([[0, 0, 0, 1, 0]] * 2)
-    found = suppress(Candidates(boxes.expand(2, -1, -1), scores, label_ids), 0.7, 6, 32)
-    # A shift of one pixel gives an IoU of 0.82, of two pixels 0.67.
-    torch.testing.assert_close(found.scores, torch.tensor([[0.9, 0.7, 0.6, 0, 0, 0], [0.8, 0.6, 0, 0, 0, 0]]))
-    assert found.label_ids.tolist() == [[0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
-    assert found.boxes_xyxy_px[0, :3].tolist() == boxes[[0, 2, 3]].tolist()
-    assert not found.boxes_xyxy_px[1, 2:].any()
-
-
-def test_suppression_agrees_with_one_image_at_a_time_over_many_images():
-    generator = torch.Generator().manual_seed(0)
-    corners = torch.rand(40, 500, 2, generator=generator) * 200
-    boxes = torch.cat([corners, corners + 20 + torch.rand(40, 500, 2, generator=generator) * 60], dim=2)
-    scores = torch.rand(40, 500, generator=generator)
-    found = Candidates(boxes, scores, torch.randint(0, 5, (40, 500), generator=generator))
-    together = suppress(found, 0.5, 100, 320)
-    for image in (0, 17, 39):
-        alone = suppress(Candidates(*(values[image : image + 1] for values in found)), 0.5, 100, 320)
-        assert all(torch.equal(one[0], two[image]) for one, two in zip(alone, together, strict=True))
-
-
-def test_more_objects_than_places_leave_the_best():
-    boxes = torch.tensor([[x, 0, x + 1, 2] for x in range(30)]).float()[None]
-    found = suppress(Candidates(boxes, torch.linspace(0.1, 0.9, 30)[None], torch.zeros(1, 30).long()), 0.5, 7, 32)
-    assert found.boxes_xyxy_px[0, :, 0].tolist() == [29, 28, 27, 26, 25, 24, 23]
 
 
 def test_only_objects_with_a_box_that_can_be_seen_are_targets():
