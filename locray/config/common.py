@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
 """Number format of a network's arithmetic."""
 Device = Literal["auto", "cpu", "gpu"]
 """Where a network runs."""
@@ -100,7 +100,8 @@ class ResultOptions(ImageLimits):
 
     precision: Precision = Field(
         "auto",
-        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, else fp32.",
+        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, on GPUs "
+        "also fp16, else fp32.",
     )
 
     def config_hash(self, input_size_px: int, score_threshold: float) -> str:
@@ -129,7 +130,10 @@ class InferenceOptions(ResultOptions, DeviceOptions):
     """How a model runs over images."""
 
     unit_size: Positive = Field(256, description="Images per unit of work. One task fetches and decodes a unit.")
-    batch_size: Positive = Field(32, description="Images per batch of the network.")
+    batch_size: Positive | None = Field(
+        None,
+        description="Images per batch of the network. Default: 32 on a processor, 8 to 128 on a GPU by its memory.",
+    )
     compiled: str = Field(
         "auto",
         description="Where to take the network in compiled form from, as `locray compile` makes it. auto: from the "

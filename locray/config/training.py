@@ -105,6 +105,14 @@ class LearningOptions(CommandConfig):
             raise ValueError("--freeze-epochs needs --weights: only pretrained layers can be frozen")
         return self
 
+    @model_validator(mode="after")
+    def _gradients_fit(self) -> Self:
+        if self.precision == "fp16":
+            raise ValueError(
+                "--precision fp16 is for trained models: small gradients vanish in it. Use auto, bf16 or fp32"
+            )
+        return self
+
 
 class WorkerOptions(DeviceOptions):
     """Where a training runs. Nothing here changes the model that comes out."""
@@ -199,7 +207,7 @@ class QuantizeConfig(DatasetOptions, ImageLimits):
 
 
 class CompileConfig(CommandConfig):
-    """`locray compile`: compiles the network of a model for processors like those of this machine."""
+    """`locray compile`: compiles the network of a model for machines like this one: for its GPU, or its processors."""
 
     model: str = Field(description="Folder or s3:// prefix of the model.")
     output: str | None = Field(
@@ -208,7 +216,9 @@ class CompileConfig(CommandConfig):
     images: str | None = Field(
         None, description="Images to compare results on, named as for `label`. Default: pictures that are drawn."
     )
-    batch_size: Positive = Field(32, description="The --batch-size that will be given to `label`.")
+    batch_size: Positive | None = Field(
+        None, description="The --batch-size that will be given to `label`. Default: the default there."
+    )
     precision: Precision = Field("auto", description="The --precision that will be given to `label`.")
     threads: Positive | None = Field(
         None, description="Threads of one of `label`'s workers. Default: all cores, as one worker per machine has."

@@ -1,4 +1,4 @@
-"""A network compiled for the processors of this machine, compared with its eager form in results and speed."""
+"""A network compiled for this machine, its GPU or its processors, compared with its eager form in results and speed."""
 
 import os
 import shutil
@@ -25,7 +25,7 @@ from locray.convert.comparison import (
 )
 from locray.errors import LocrayError, UsageError
 from locray.images.decode import DecodeLimits
-from locray.inference.devices import dtype_for, keep_freed_memory
+from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import FOLDER, CompileKey, PackageRecord, open_package, write_package
 from locray.models.artifact import load_artifact
@@ -99,13 +99,14 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
     num_threads = config.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(num_threads)
     keep_freed_memory()
-    cpu = torch.device("cpu")
-    dtype = dtype_for(config.precision, cpu)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype_for(config.precision, device)
+    batch_size = config.batch_size or batch_size_for(device, artifact.info.input_size)
     key = CompileKey.for_this_machine(
-        artifact.model_id, str(dtype).removeprefix("torch."), config.batch_size, num_threads
+        artifact.model_id, str(dtype).removeprefix("torch."), batch_size, num_threads, device
     )
-    batches = _batches(config, artifact.info.input_size)
-    eager = Network(artifact.model, cpu, dtype)
+    batches = [batch.to(device) for batch in _batches(config.images, artifact.info.input_size, batch_size)]
+    eager = Network(artifact.model, device, dtype)
 
     report(Progress("compiling"))
     started = time.perf_counter()
@@ -122,8 +123,8 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
         compile_s=compile_s,
         compared_images=sum(map(len, batches)),
         diff=OutputDiff.of(*(_predictions(network, batches) for network in (eager, compiled))),
-        eager_images_per_s=config.batch_size / eager_s,
-        compiled_images_per_s=config.batch_size / compiled_s,
+        eager_images_per_s=batch_size / eager_s,
+        compiled_images_per_s=batch_size / compiled_s,
     )
     reason = _reason_against(summary.diff, summary.speedup, config.min_speedup)
     if reason is not None:
@@ -200,8 +201,9 @@ def _private_cache() -> Iterator[Path]:
 
 @torch.inference_mode()
 def _predictions(network: Network, batches: Sequence[Tensor]) -> PredictedBoxes:
-    """Predictions for all images."""
-    return PredictedBoxes(*(torch.cat(parts) for parts in zip(*map(network.predict, batches), strict=True)))
+    """Predictions for all images, on the CPU."""
+    found = [[values.cpu() for values in network.predict(batch)] for batch in batches]
+    return PredictedBoxes(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def _batch_seconds(networks: Sequence[Network], images_u8: Tensor) -> list[float]:
@@ -211,23 +213,24 @@ def _batch_seconds(networks: Sequence[Network], images_u8: Tensor) -> list[float
         for number, network in enumerate(networks):
             started = time.perf_counter()
             network.predict(images_u8)
+            network.wait()
             best[number] = min(best[number], time.perf_counter() - started)
     return best
 
 
-def _batches(config: CompileConfig, size_px: int) -> list[Tensor]:
-    """Whole batches (B, S, S, 3) uint8 to compare on."""
-    count = COMPARED_BATCHES * config.batch_size
+def _batches(images_uri: str | None, size_px: int, batch_size: int) -> list[Tensor]:
+    """Whole batches (B, S, S, 3) uint8 to compare on; drawn pictures if there are no images."""
+    count = COMPARED_BATCHES * batch_size
     images = check_images(size_px, count)
-    if config.images is not None:
-        source = open_source(config.images)
+    if images_uri is not None:
+        source = open_source(images_uri)
         source.check()
         batch = next(iter(source.listing()), None)
         uris = [] if batch is None else batch.column(schema.IMAGE_URI).to_pylist()[:count]
         images = decode_images(uris, size_px, _LIMITS)
         if not len(images):
-            raise UsageError(f"{config.images} holds no usable image among its first {len(uris)}: expected one")
+            raise UsageError(f"{images_uri} holds no usable image among its first {len(uris)}: expected one")
     # Few images are repeated: the compiled network takes whole batches.
     images = images[torch.arange(count) % len(images)]
-    starts = range(0, count + 1, config.batch_size)
+    starts = range(0, count + 1, batch_size)
     return [images[start:end] for start, end in pairwise(starts)]

@@ -2,15 +2,23 @@
 
 import ctypes
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional
 
 from locray.config import Precision
+from locray.errors import UsageError
 
+BATCH_SIZE_ON_CPU = 32
+_MIN_BATCH_SIZE_ON_GPU, _MAX_BATCH_SIZE_ON_GPU = 8, 128
+_BYTES_PER_PIXEL = 1024
+"""GPU memory for a pixel of the input of the largest networks, several times over that of small ones."""
+
+_HALF_PRECISION = (torch.bfloat16, torch.float16)
 _MIN_SPEEDUP = 1.2
 _ROUNDS = 4
+_CONVOLUTIONS_ON_GPU = 10
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
 _LARGEST = 2**31 - 1
@@ -24,25 +32,90 @@ KEEP_FREED_MEMORY_VARIABLES = {
 """Environment with the effect of `keep_freed_memory` in a new process, for tensors of all its threads."""
 
 
-def dtype_for(precision: Precision, device: torch.device) -> torch.dtype:
-    """The number format of the arithmetic; `auto` measures."""
+def batch_size_for(device: torch.device, input_size_px: int) -> int:
+    """Default number of images per batch."""
+    if device.type != "cuda":
+        return BATCH_SIZE_ON_CPU
+    return batch_size_for_memory(torch.cuda.get_device_properties(device).total_memory, input_size_px)
+
+
+def batch_size_for_memory(memory_bytes: int, input_size_px: int) -> int:
+    """Default number of images per batch on a GPU: a power of two, as many as fit in half of its memory, 8 to 128."""
+    fitting = memory_bytes // 2 // (_BYTES_PER_PIXEL * input_size_px**2)
+    largest = 1 << max(0, fitting.bit_length() - 1)
+    return min(max(largest, _MIN_BATCH_SIZE_ON_GPU), _MAX_BATCH_SIZE_ON_GPU)
+
+
+def dtype_for(
+    precision: Precision, device: torch.device, half_precision: Sequence[torch.dtype] = _HALF_PRECISION
+) -> torch.dtype:
+    """The number format of the arithmetic.
+
+    Args:
+        precision: `auto` measures.
+        device: Where it is computed.
+        half_precision: Formats that `auto` may choose besides float32.
+
+    Raises:
+        UsageError: float16 on a CPU without instructions for it.
+    """
     if precision == "auto":
-        return fastest_dtype(device)
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+        return fastest_dtype(device, half_precision)
+    if precision == "fp16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise UsageError(
+            "--precision fp16: this processor has no instructions for float16 (avx512_fp16 or amx_fp16 in `lscpu`). "
+            "Use --precision auto, which takes what is fastest here"
+        )
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
-def fastest_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device is clearly faster with it, else float32.
+def fastest_dtype(device: torch.device, half_precision: Sequence[torch.dtype] = _HALF_PRECISION) -> torch.dtype:
+    """The fastest number format of the device, measured; float32 unless another is clearly faster.
 
-    On a CPU this is timed: some processors that offer bfloat16 convert back and forth, and are slower with it.
+    Some processors that offer bfloat16 convert back and forth, and are slower with it. GPUs before NVIDIA's Ampere
+    have units for float16 alone. Processors are not tried with float16, for which few have instructions.
     """
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        tried = [dtype for dtype in half_precision if has_bfloat16 or dtype is not torch.bfloat16]
+        return choose_dtype(_convolution_s_on_gpu((torch.float32, *tried), device))
     # Without kernels bfloat16 is emulated, and measuring it would take longer than a small run.
-    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if torch.bfloat16 not in half_precision or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32
-    seconds = _convolution_s((torch.float32, torch.bfloat16))
-    return torch.bfloat16 if seconds[torch.bfloat16] * _MIN_SPEEDUP < seconds[torch.float32] else torch.float32
+    return choose_dtype(_convolution_s((torch.float32, torch.bfloat16)))
+
+
+def choose_dtype(seconds: Mapping[torch.dtype, float]) -> torch.dtype:
+    """The number format to use, from the seconds of the same work in each.
+
+    One with fewer bits or a smaller range must be clearly faster: bfloat16 than float32, float16 than the better of
+    the two. float16 ends at 65,504.
+    """
+    chosen = torch.float32
+    for dtype in _HALF_PRECISION:
+        if dtype in seconds and seconds[dtype] * _MIN_SPEEDUP < seconds[chosen]:
+            chosen = dtype
+    return chosen
+
+
+@torch.no_grad()
+def _convolution_s_on_gpu(dtypes: Sequence[torch.dtype], device: torch.device) -> dict[torch.dtype, float]:
+    """Seconds that some typical convolutions take in each format: the minimum of several rounds."""
+    found = {}
+    for dtype in dtypes:
+        images = torch.rand(32, 256, 28, 28, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+        weights = torch.rand(256, 256, 3, 3, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+        milliseconds = []
+        for _ in range(_ROUNDS + 1):  # the first one also chooses the algorithm
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            start.record(torch.cuda.current_stream(device))
+            for _ in range(_CONVOLUTIONS_ON_GPU):
+                functional.conv2d(images, weights, padding=1)
+            end.record(torch.cuda.current_stream(device))
+            end.synchronize()
+            milliseconds.append(start.elapsed_time(end))
+        found[dtype] = min(milliseconds) / 1000
+    return found
 
 
 def _convolution_s(dtypes: Sequence[torch.dtype]) -> dict[torch.dtype, float]:

@@ -78,10 +78,12 @@ class Network:
         self, model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
     ) -> None:
         self._model = model
-        self._device = device
+        self.device = device
+        """Where it runs."""
         self.static_part = static_part(model, device, dtype, int8_ranges)
         self._compiled: StaticNetwork | None = None
-        self._cuda_graph: cuda.CudaGraph | None = None
+        self._captured: StaticNetwork | None = None
+        self._captured_shape: torch.Size | None = None
 
     def with_compiled(self, compiled: StaticNetwork) -> "Network":
         """This network with its static part in compiled form, which takes whole batches only."""
@@ -93,33 +95,68 @@ class Network:
         """Size of the batch that `num_images` images are padded to, at most `batch_size`."""
         # Compiled code takes one shape, and a GPU computes a whole batch in the time of one image. The eager form on a
         # processor doesn't, but each new shape costs it time as well.
-        if self._compiled is not None or self._device.type == "cuda":
+        if self._compiled is not None or self.device.type == "cuda":
             return batch_size
         return min(batch_size, 1 << (num_images - 1).bit_length())
 
     def upload(self, batches: Iterable[NDArray[np.uint8]]) -> Iterator[Tensor]:
         """Moves batches (B, S, S, 3) to the device; a GPU gets the next one while it computes."""
-        if self._device.type == "cuda":
-            return cuda.upload(batches, self._device)
+        if self.device.type == "cuda":
+            return cuda.upload(batches, self.device)
         return map(torch.from_numpy, batches)
 
     @torch.inference_mode()
     def predict(self, images_u8: Tensor) -> PredictedBoxes:
-        """Predictions for a batch (B, S, S, 3) of `upload`, B as `padded_size` says."""
-        outputs = self._static_network(images_u8)(images_u8)
+        """Predictions for a batch (B, S, S, 3) of `upload`, B as `padded_size` says.
+
+        On a GPU the next call overwrites them: queue their copies first.
+        """
+        if self._compiled is not None:
+            return self._postprocess(self._compiled(images_u8))
+        if self.device.type != "cuda":
+            return self.predict_eagerly(images_u8)
+        run = self._capture(images_u8)
+        if self._model.has_static_postprocess:
+            return PredictedBoxes(*run(images_u8))
+        return self._postprocess(run(images_u8))
+
+    @torch.inference_mode()
+    def predict_eagerly(self, images_u8: Tensor) -> PredictedBoxes:
+        """Predictions for a batch (B, S, S, 3) of any size, without what was compiled or captured for one size."""
+        return self._postprocess(self.static_part(images_u8))
+
+    def _postprocess(self, outputs: tuple[Tensor, ...]) -> PredictedBoxes:
         with self.static_part.autocast():
             return self._model.postprocess(outputs)
 
-    def _static_network(self, images_u8: Tensor) -> StaticNetwork:
-        if self._compiled is not None:
-            return self._compiled
-        if self._device.type != "cuda":
-            return self.static_part
-        if self._cuda_graph is None:
-            self._cuda_graph = cuda.CudaGraph(self.static_part, images_u8)
-        return self._cuda_graph if self._cuda_graph.shape == images_u8.shape else self.static_part
+    def _capture(self, images_u8: Tensor) -> StaticNetwork:
+        """What a CUDA graph can hold of `predict`, as a graph for the shape of the first batch, else in eager form."""
+        run: StaticNetwork = self.predict_eagerly if self._model.has_static_postprocess else self.static_part
+        if self._captured is None:
+            self._captured = cuda.captured(run, images_u8)
+            self._captured_shape = images_u8.shape
+        return self._captured if self._captured_shape == images_u8.shape else run
+
+    def release_batch(self) -> None:
+        """Drops what was made for one size of batch, the compiled form too, and gives unused memory back to the GPU."""
+        self._compiled = self._captured = self._captured_shape = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def wait(self) -> None:
-        """Returns once a GPU has computed all batches that were queued on it."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        """Returns once a GPU has computed all batches that were queued on it. The processor is free meanwhile."""
+        if self.device.type == "cuda":
+            event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            event.record(torch.cuda.current_stream(self.device))
+            event.synchronize()
+
+    def is_healthy(self) -> bool:
+        """Whether the device still computes: a grey image, in eager form."""
+        size = self._model.input_size_px
+        try:
+            grey = torch.full((1, size, size, 3), 128, dtype=torch.uint8)
+            self.predict_eagerly(grey.to(self.device))
+            self.wait()
+        except Exception:  # noqa: BLE001 - libraries of GPUs raise all kinds
+            return False
+        return True

@@ -24,6 +24,7 @@ from locray import models, storage
 from locray.errors import StoreError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from locray.inference.network import StaticNetwork
@@ -49,20 +50,28 @@ class CompileKey(BaseModel):
     """Name of the number format in torch, such as `bfloat16`."""
     batch_size: int
     num_threads: int
-    """Threads of the arithmetic: the compiler writes their number into the code."""
+    """Threads of the arithmetic, 1 on a GPU: the compiler writes their number into the code."""
     torch_version: str
     sources: str
     """Hash of the modules that define what a network computes."""
     processor: str
+    """Its name, and that of the GPU that the network is compiled for."""
     processor_flags: str
-    """Hash of the processor's instruction sets."""
+    """Hash of the processor's instruction sets, and of the GPU's capability."""
 
     @classmethod
-    def for_this_machine(cls, model_id: str, precision: str, batch_size: int, num_threads: int) -> "CompileKey":
-        """The key of a package that is compiled on this machine."""
+    def for_this_machine(
+        cls, model_id: str, precision: str, batch_size: int, num_threads: int, device: "torch.device"
+    ) -> "CompileKey":
+        """The key of a package that is compiled on this machine, for one of its devices."""
         import torch
 
         name, flags = _processor()
+        if device.type == "cuda":
+            # The package of a GPU also holds code for the processor that launches its kernels, in one thread.
+            capability = torch.cuda.get_device_capability(device)
+            name, num_threads = f"{name}, {torch.cuda.get_device_name(device)}", 1
+            flags = _short_hash(f"{flags} {capability} {torch.version.cuda}".encode())
         return cls(
             model_id=model_id,
             precision=precision,
@@ -284,10 +293,14 @@ def _processor() -> tuple[str, str]:
     found = sorted({line for line in lines if line.startswith(_PROCESSOR_LINES)})
     names = [line.partition(":")[2].strip() for line in found if line.startswith("model name")]
     name = " ".join([platform.machine(), *(names or [platform.processor()])]).strip()
-    return name, hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
+    return name, _short_hash("\n".join(found).encode())
 
 
 def _hash_of_sources() -> str:
     folders = [Path(__file__).parent, Path(models.__file__).parent]
     paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
+    return _short_hash(b"".join(path.read_bytes() for path in paths))
+
+
+def _short_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:12]

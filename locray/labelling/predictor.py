@@ -3,7 +3,6 @@
 A plain callable, independent of Ray.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,19 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.inference import int8
-from locray.inference.cuda import GPU_ERRORS
-from locray.inference.devices import dtype_for, keep_freed_memory
+from locray.inference.batches import Batches
+from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.packages import CompileKey, load_fitting
 from locray.labelling.model import ModelSpec
 from locray.models.artifact import load_artifact
-from locray.models.interface import PredictedBoxes
 
 
 class _Failure(NamedTuple):
@@ -78,14 +75,17 @@ class Predictor:
         dtype = dtype_for(model.options.precision, device)
         if artifact.info.int8_ranges is not None:
             int8.check_runs_on(device)
-        self._network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
-        if device.type == "cpu" and artifact.info.int8_ranges is None:
-            precision, batch_size = str(dtype).removeprefix("torch."), model.options.batch_size
-            key = CompileKey.for_this_machine(artifact.model_id, precision, batch_size, torch.get_num_threads())
-            example = torch.zeros(batch_size, model.input_size_px, model.input_size_px, 3, dtype=torch.uint8)
-            compiled = load_fitting(model.packages, key, example)
+        batch_size = model.options.batch_size or batch_size_for(device, model.input_size_px)
+        self._network = network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
+        if artifact.info.int8_ranges is None:
+            key = CompileKey.for_this_machine(
+                artifact.model_id, str(dtype).removeprefix("torch."), batch_size, torch.get_num_threads(), device
+            )
+            shape = (batch_size, model.input_size_px, model.input_size_px, 3)
+            compiled = load_fitting(model.packages, key, torch.zeros(shape, dtype=torch.uint8, device=device))
             if compiled is not None:
-                self._network = self._network.with_compiled(compiled)
+                self._network = network = network.with_compiled(compiled)
+        self._batches = Batches(network, batch_size)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:
         """Labels a decoded unit (`schema.decoded_schema`). Returns `schema.PREDICTED_SCHEMA` in the same order."""
@@ -102,29 +102,10 @@ class Predictor:
             torch.set_num_threads(self._num_threads)
 
     def _predict(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> _Predictions:
-        batch_size = self._model.options.batch_size
-        failures: dict[int, _Failure] = {}
-        parts: list[tuple[NDArray[np.intp], PredictedBoxes]] = []
-        choices = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-        batches = self._batches(images, choices)
-        for chosen, batch in zip(choices, batches, strict=True):
-            try:
-                parts.append((chosen, self._run(batch, len(chosen))))
-            except GPU_ERRORS:
-                raise
-            except Exception:  # noqa: BLE001 - one image may be the cause: try each alone
-                for row in chosen:
-                    try:
-                        (alone,) = self._batches(images, [np.array([row])])
-                        parts.append((np.array([row]), self._run(alone, 1)))
-                    except GPU_ERRORS:
-                        raise
-                    except Exception as error:  # noqa: BLE001
-                        message = next(iter(str(error).splitlines()), type(error).__name__)
-                        failures[int(row)] = _Failure(ErrorCode.MODEL_ERROR, message)
+        parts, messages = self._batches.predict(images, rows)
+        failures = {row: _Failure(ErrorCode.MODEL_ERROR, message) for row, message in messages.items()}
         if not parts:
             return _Predictions.none(failures)
-        self._network.wait()
         predicted = np.concatenate([part[0] for part in parts])
         boxes_px, scores, label_ids = (np.concatenate([part[1][i].numpy() for part in parts]) for i in range(3))
         boxes_px = boxes_px.astype(np.float64)
@@ -132,19 +113,6 @@ class Predictor:
         for row in predicted[~finite]:
             failures[int(row)] = _Failure(ErrorCode.NON_FINITE, "the model's output for this image is not finite")
         return _Predictions(predicted[finite], boxes_px[finite], scores[finite], label_ids[finite], failures)
-
-    def _batches(self, images: NDArray[np.uint8], choices: list[NDArray[np.intp]]) -> Iterator[Tensor]:
-        """The chosen rows of images (n, S, S, 3), padded to batch sizes that the network prefers."""
-        missing = [self._network.padded_size(len(rows), self._model.options.batch_size) - len(rows) for rows in choices]
-        return self._network.upload(
-            np.pad(images[rows], ((0, more), (0, 0), (0, 0), (0, 0))) if more else images[rows]
-            for rows, more in zip(choices, missing, strict=True)
-        )
-
-    def _run(self, batch: Tensor, num_images: int) -> PredictedBoxes:
-        """Predictions for the first images of a batch; a GPU's are complete after `Network.wait`."""
-        predicted = self._network.predict(batch)
-        return PredictedBoxes(*(values[:num_images].to("cpu", non_blocking=True) for values in predicted))
 
     def _as_table(self, decoded: pa.Table, predictions: _Predictions) -> pa.Table:
         columns = {name: decoded[name] for name in schema.DECODED_SCHEMA.names}

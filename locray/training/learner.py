@@ -84,7 +84,7 @@ class Learner:
         self._model: nn.Module = model
         self._options = options
         self._num_steps = num_steps
-        self._dtype = dtype_for(options.precision, device)
+        self._dtype = dtype_for(options.precision, device, (torch.bfloat16,))
         self._device = device
         stages = pretrained_stages(model) if pretrained else []
         self._has_pretrained_layers = bool(stages)

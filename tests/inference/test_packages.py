@@ -31,7 +31,7 @@ def state_folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def key():
-    return CompileKey.for_this_machine("small_cnn@0123456789ab", "float32", 2, num_threads=1)
+    return CompileKey.for_this_machine("small_cnn@0123456789ab", "float32", 2, 1, torch.device("cpu"))
 
 
 def reason(source, key, caplog):

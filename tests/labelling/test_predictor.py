@@ -137,15 +137,16 @@ def test_a_non_finite_answer_fails_its_own_image_only(tmp_path):
 def test_an_image_that_the_model_fails_on_costs_itself_a_row_and_no_other(detector, error):
     unit, pixels = decoded()
     predictor = predictor_of(detector, 0.3, 4)
-    predict = predictor._network.predict
+    model = predictor._network.static_part.model
+    network = model.network
 
     def failing(images):
-        if any(torch.equal(image, torch.from_numpy(pixels[1])) for image in images):
+        if any(torch.equal(image.permute(1, 2, 0), torch.from_numpy(pixels[1])) for image in images):
             raise error
-        return predict(images)
+        return network(images)
 
     expected = predictor(unit).to_pylist()
-    predictor._network.predict = failing
+    model.network = failing
     rows = predictor(unit).to_pylist()
     assert [row[schema.ERROR_CODE] for row in rows] == [None, "model_error", None, "corrupt"]
     assert rows[1][schema.ERROR_MESSAGE] == ("KeyError" if isinstance(error, KeyError) else "too bright")

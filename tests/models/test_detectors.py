@@ -11,7 +11,7 @@ from torchvision.models import detection
 from locray.errors import UsageError
 from locray.models.architectures import build_model, default_input_size_px
 from locray.models.backbones import freeze_backbone, pretrained_stages, training_mode
-from locray.models.detections import Candidates, target_lists
+from locray.models.detections import target_lists
 from locray.models.detector import DETECTORS
 from locray.models.interface import LOSS, NO_OBJECT, Targets
 
