@@ -125,7 +125,8 @@ class FastestNetwork:
 
     def _predict(self, run: Any, pixels: NDArray[np.uint8]) -> Any:
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self._device)
-        with torch.no_grad(), torch.autocast(self._device.type, torch.bfloat16, self._dtype is torch.bfloat16):
+        exact = self._dtype is torch.float32
+        with torch.no_grad(), torch.autocast(self._device.type, None if exact else self._dtype, not exact):
             return run(images)
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Any:

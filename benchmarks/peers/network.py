@@ -73,7 +73,8 @@ class Network:
         images = images.to(self._device)
         if self._tuned:
             images = images.contiguous(memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, self._dtype is torch.bfloat16):
+        exact = self._dtype is torch.float32
+        with torch.inference_mode(), torch.autocast(self._device.type, None if exact else self._dtype, not exact):
             return self._model.predict(images)
 
 

@@ -12,6 +12,7 @@ PATHS = {"images": "i", "model": "m", "table": "t"}
 
 UNCHANGING: list[dict[str, object]] = [
     {"precision": "bf16"},
+    {"precision": "fp16"},
     {"device": "gpu"},
     {"unit_size": 7, "batch_size": 3, "predictors": "2", "concurrent_gets": 5, "decode_timeout_s": 9},
     {"compiled": "never"},

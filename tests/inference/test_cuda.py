@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -11,17 +12,31 @@ import torch
 from locray import schema
 from locray.config import InferenceOptions, TrainConfig
 from locray.demo.images import write_dataset
+from locray.inference.batches import Batches
+from locray.inference.cuda import CudaGraph
+from locray.inference.devices import dtype_for
 from locray.inference.network import Network
 from locray.labelling.fetch_decode import decode_rows
 from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist
 from locray.models.architectures import build_model
+from locray.models.detections import Candidates
+from locray.models.suppression import suppress
 from locray.training.learner import Learner
 from locray.training.plan import make_plan
 from locray.training.run import initial_model
 
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+
+CUDA = torch.device("cuda")
+ARCHITECTURES = [
+    ("localizer/resnet18", 64),
+    ("detector/fcos/resnet18", 64),
+    ("detector/retinanet/resnet18", 64),
+    ("detector/ssdlite320/mobilenet_v2", 64),
+    ("detector/faster_rcnn/resnet18", 64),
+]
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +83,9 @@ def test_images_are_labelled_the_same(data: Path, artifact: str) -> None:
             assert one[0][name] == (value if isinstance(value, str) else pytest.approx(value, rel=0.01, abs=0.05))
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("localizer/resnet18", 64), ("detector/fcos/resnet18", 64)])
-def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(architecture: str, size: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("architecture", "size"), ARCHITECTURES, ids=[name for name, _ in ARCHITECTURES])
+def test_a_replayed_network_gives_every_batch_its_own_answer(architecture: str, size: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     model = build_model(architecture, 3, size)
     assert isinstance(model, torch.nn.Module)
@@ -77,11 +93,45 @@ def test_a_replayed_network_in_bfloat16_gives_every_batch_its_own_answer(archite
     batches = [torch.randint(0, 256, (4, size, size, 3), dtype=torch.uint8) for _ in range(5)]
     with torch.no_grad():
         plain = [model.predict(batch.permute(0, 3, 1, 2)).scores for batch in batches]
-    network = Network(model, torch.device("cuda"), torch.bfloat16)
+    network = Network(model, CUDA, dtype)
     found = [network.predict(batch).scores.cpu() for batch in network.upload(batch.numpy() for batch in batches)]
+    assert isinstance(network._captured, CudaGraph)
     for one, other in zip(found, plain, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+def test_suppression_keeps_what_torchvision_keeps_on_a_processor() -> None:
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(8, 500, 2, generator=generator) * 500
+    boxes = torch.cat([corners, corners + 20 + torch.rand(8, 500, 2, generator=generator) * 90], dim=2)
+    scores, label_ids = torch.rand(8, 500, generator=generator), torch.randint(0, 9, (8, 500), generator=generator)
+    found = Candidates(boxes, scores, label_ids)
+    for num_places in (100, 400):
+        on_cpu = suppress(found, 0.5, num_places, 640)
+        on_gpu = suppress(Candidates(*(values.to(CUDA) for values in found)), 0.5, num_places, 640)
+        # Two of thousands of IoUs may lie so near the threshold that rounding decides.
+        assert (on_gpu.scores.cpu() == on_cpu.scores).float().mean() > 0.99
+
+
+def test_a_batch_for_which_the_gpu_has_too_little_memory_is_halved() -> None:
+    torch.manual_seed(0)
+    model = build_model("localizer/resnet18", 3, 224).eval()  # type: ignore[attr-defined]
+    images = torch.randint(0, 256, (64, 224, 224, 3), dtype=torch.uint8).numpy()
+    total = torch.cuda.get_device_properties(CUDA).total_memory
+    torch.cuda.set_per_process_memory_fraction(2**30 / total)
+    try:
+        batches = Batches(Network(model, CUDA, torch.float32), 2048)
+        done, failures = batches.predict(images, np.arange(len(images)))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert (sum(len(rows) for rows, _ in done), failures) == (len(images), {})
+    assert batches.batch_size < 2048
+
+
+def test_the_measured_format_is_one_of_the_gpu() -> None:
+    assert dtype_for("auto", CUDA) in {torch.float32, torch.float16, torch.bfloat16}
+    assert Network(build_model("small_cnn", 2).eval(), CUDA, torch.float16).is_healthy()  # type: ignore[attr-defined]
 
 
 REPEATED = """
