@@ -20,6 +20,7 @@ from locray.config import (
     PreviewConfig,
     QuantizeConfig,
     StatusConfig,
+    SubmitConfig,
     TrainConfig,
     VerifyConfig,
 )
@@ -168,3 +169,10 @@ def verify(config: VerifyConfig, console: Console) -> ExitCode:
     console.result(found.to_dict(), results.verification_lines(found))
     results.explain_findings(found)
     return found.exit_code
+
+
+def submit(config: SubmitConfig, console: Console) -> int:
+    """`locray submit`."""
+    from locray.cli.submit import submit as run
+
+    return run(config, console)

@@ -23,8 +23,8 @@ from locray.ray_runtime.start import stop_ray
 
 _log = logging.getLogger(__name__)
 
-Runner = Callable[[Any, Console], ExitCode]
-"""Runs a command with its configuration, and shows its result."""
+Runner = Callable[[Any, Console], int]
+"""Runs a command with its configuration, shows its result and returns the exit code."""
 
 INTERRUPTED = 130
 """Exit code of a shell command that Ctrl-C ended."""
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _runner(verb: str) -> Runner:
     """Returns the function of `cli/commands.py` that is named like the verb. Imports it only when it is called."""
 
-    def run(config: Any, console: Console) -> ExitCode:
+    def run(config: Any, console: Console) -> int:
         runner: Runner = getattr(importlib.import_module("locray.cli.commands"), verb.replace("-", "_"))
         return runner(config, console)
 
@@ -91,16 +91,20 @@ def _group(name: str, about: str, commands: Mapping[str, Command]) -> click.Grou
 
 
 def _command(verb: str, command: Command) -> click.Command:
-    def run(config_file: Path | None, **flags: Any) -> ExitCode:
+    def run(config_file: Path | None, **flags: Any) -> int:
         return _run(command, config_file, {name: value for name, value in flags.items() if value is not None})
 
     summary = (command.config_class.__doc__ or "").split(": ", 1)[-1]
     return click.Command(
-        verb, params=options_of(command.config_class), callback=run, help=summary[0].upper() + summary[1:]
+        verb,
+        params=options_of(command.config_class),
+        callback=run,
+        help=summary[0].upper() + summary[1:],
+        context_settings={"allow_interspersed_args": False},  # what follows the verb of `submit` is the job's
     )
 
 
-def _run(command: Command, config_file: Path | None, flags: dict[str, Any]) -> ExitCode:
+def _run(command: Command, config_file: Path | None, flags: dict[str, Any]) -> int:
     try:
         config = load_config(command.config_class, config_file=config_file, environment=os.environ, flags=flags)
     except LocrayError as error:

@@ -8,7 +8,7 @@ import click
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from locray.config import BareFlagValue, CommandConfig
+from locray.config import BareFlagValue, CommandConfig, Positional
 from locray.config.common import PoolRange
 from locray.errors import ErrorCode
 
@@ -36,10 +36,13 @@ def value_types(annotation: Any) -> set[Any]:
     return set().union(*(value_types(part) for part in parts if not isinstance(part, FieldInfo)))
 
 
-def _option(name: str, field: FieldInfo) -> click.Option:
+def _option(name: str, field: FieldInfo) -> click.Parameter:
     """The values stay text here: pydantic converts them as it does those of the file and the environment."""
     parameter = field.alias or name
     declarations = ["--" + parameter.replace("_", "-"), parameter]
+    positional = next((mark for mark in field.metadata if isinstance(mark, Positional)), None)
+    if positional is not None:
+        return click.Argument([parameter], nargs=-1, type=click.UNPROCESSED, metavar=positional.metavar)
     description = field.description or ""
     if field.annotation is bool:
         return click.Option(declarations, is_flag=True, default=None, help=description)

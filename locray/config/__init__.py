@@ -11,11 +11,13 @@ from locray.config.common import (
     LogFormat,
     LogLevel,
     ModelOptions,
+    Positional,
     Precision,
     ResultOptions,
 )
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
 from locray.config.loading import ENVIRONMENT_PREFIX, load_config
+from locray.config.submission import SubmitConfig
 from locray.config.training import (
     AugmentationOptions,
     CompileConfig,
@@ -52,11 +54,13 @@ __all__ = [
     "ModelOptions",
     "NightlyConfig",
     "PlanConfig",
+    "Positional",
     "Precision",
     "PreviewConfig",
     "QuantizeConfig",
     "ResultOptions",
     "StatusConfig",
+    "SubmitConfig",
     "TrainConfig",
     "VerifyConfig",
     "WorkerOptions",

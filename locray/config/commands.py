@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from locray.config.common import CommandConfig
 from locray.config.labelling import LabelConfig, NightlyConfig, PlanConfig, StatusConfig, VerifyConfig
+from locray.config.submission import SubmitConfig
 from locray.config.training import (
     CompileConfig,
     ConvertConfig,
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, type[CommandConfig]] = {
     "nightly": NightlyConfig,
     "status": StatusConfig,
     "verify": VerifyConfig,
+    "submit": SubmitConfig,
 }
 
 

@@ -50,6 +50,13 @@ def _read_pool_size(value: Any) -> PoolRange:
 PoolSize = Annotated[PoolRange, BeforeValidator(_read_pool_size)]
 
 
+@dataclass(frozen=True, slots=True)
+class Positional:
+    """Marks the field that takes all arguments after the options, and names them in the help."""
+
+    metavar: str
+
+
 class CommandConfig(BaseModel):
     """Options of every command."""
 

@@ -2,13 +2,15 @@
 
 import logging
 import os
+import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from locray.errors import UsageError
+from locray.ray_runtime.connection import check_cluster, explain_refusal, is_attached
 from locray.ray_runtime.quiet import log_messages, quiet_loggers, quiet_stderr
 
 _ENVIRONMENT = {
@@ -26,22 +28,32 @@ _ENVIRONMENT = {
 }
 """Read by Ray when it is imported and started. Values set by the user take precedence."""
 
+_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|PRIVATE_KEY|API_KEY|ACCOUNT_KEY", re.IGNORECASE)
+_NO_SECRET = re.compile(r"_(FILE|PATH|DIR|URI|URL|NAME|ARN)$|TOKENIZERS", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
 _started_by_us = False
 
 
 def start_ray(*, verbose: bool) -> None:
-    """Attaches to the cluster, or starts Ray on this machine, unless this process is connected already."""
+    """Attaches to the cluster, or starts Ray on this machine, unless this process is connected already.
+
+    Raises:
+        UsageError: the cluster can't be reached, refuses the token, or runs other versions.
+    """
     global _started_by_us  # noqa: PLW0603
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     if not ray.is_initialized():
+        check_cluster()
         # ray.init mostly waits for its processes: import the libraries meanwhile.
         importing = threading.Thread(target=_import_libraries)
         importing.start()
         with _keep_handler(signal.SIGTERM):
-            ray.init(**_init_arguments(verbose=verbose))
+            _connect(verbose=verbose)
         _started_by_us = True
         importing.join()
     _import_libraries()
@@ -77,7 +89,7 @@ def check_gpus(device: str, num_gpus: float) -> None:
     Raises:
         UsageError: `device` is gpu, Ray runs on this machine alone and finds none.
     """
-    if device == "gpu" and not num_gpus and "RAY_ADDRESS" not in os.environ:
+    if device == "gpu" and not num_gpus and not is_attached():
         raise UsageError(
             "--device gpu: Ray finds no GPU on this machine (`nvidia-smi` shows what the system finds). If a cluster "
             "has some, set RAY_ADDRESS to it, or submit the job to it"
@@ -112,6 +124,30 @@ def _keep_handler(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, before)
 
 
+def _connect(*, verbose: bool) -> None:
+    """Calls `ray.init`, and warns of secrets that the job carries."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(**_init_arguments(verbose=verbose))
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        if not is_attached():
+            raise
+        raise explain_refusal(error) from error
+    secrets = secret_names(ray.get_runtime_context().runtime_env.get("env_vars") or {})
+    if secrets:
+        _log.warning(
+            f"the job's runtime environment holds {', '.join(secrets)}, which everyone who reaches the cluster's "
+            "dashboard can read. Set them in the environment of the nodes, or use instance roles"
+        )
+
+
+def secret_names(variables: Iterable[str]) -> list[str]:
+    """Those environment variables whose names say that they hold secrets."""
+    return sorted(name for name in variables if _SECRET.search(name) and not _NO_SECRET.search(name))
+
+
 def _init_arguments(*, verbose: bool) -> dict[str, Any]:
     """Arguments for `ray.init`.
 
@@ -122,6 +158,6 @@ def _init_arguments(*, verbose: bool) -> dict[str, Any]:
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
     }
-    if "RAY_ADDRESS" not in os.environ:
+    if not is_attached():
         arguments |= {"address": "local", "include_dashboard": False}
     return arguments

@@ -4,10 +4,12 @@ import json
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from locray import __version__, storage
 from locray.config import TrainConfig
+from locray.datasets import list_splits
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
 from locray.models.architectures import build_model
@@ -18,6 +20,7 @@ from locray.models.interface import LabelModel
 from locray.models.transfer import transfer_weights
 from locray.models.weights import is_artifact
 from locray.progress import Progress, Report, ignore
+from locray.ray_runtime.node_check import check_nodes
 from locray.training.history import read_history, repair_history
 from locray.training.loop import TrainedWeights, fit
 from locray.training.metrics import BEST_SCORE_THRESHOLD, METRICS
@@ -66,6 +69,7 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     finished = _finished_artifact(plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, unusable={}, started=started)
+    check_nodes(partial(list_splits, config.data, config.format), verbose=config.verbose)
     model = initial_model(plan, report)
     _claim_run_name(plan)
     trained = fit(plan, model, report)

@@ -1,0 +1,136 @@
+"""Whether a cluster can be reached, found out in a moment: `ray.init` takes 20 s for it, and writes to the terminal."""
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from locray.errors import UsageError
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+_FOUND_BY_RAY = ("auto", "local")
+_TIMEOUT_S = 5.0
+_DEFAULT_FILE = "~/.ray/auth_token"
+_ANY_REQUEST = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+"""A private name of Ray's protocol: a request without arguments. If a cluster has none, the check passes."""
+
+NO_TOKEN = (
+    "the cluster requires a token: set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN, the file that "
+    f"RAY_AUTH_TOKEN_PATH names, or {_DEFAULT_FILE}"
+)
+WRONG_TOKEN = (
+    "the cluster refuses the token. The one in RAY_AUTH_TOKEN, else in the file that RAY_AUTH_TOKEN_PATH names, else "
+    f"in {_DEFAULT_FILE} has to be the cluster's"
+)
+
+_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
+
+
+def is_attached() -> bool:
+    """Whether commands run on a cluster, rather than on a Ray that they start themselves."""
+    return ADDRESS_VARIABLE in os.environ
+
+
+def check_cluster() -> None:
+    """Checks that the cluster of RAY_ADDRESS answers and accepts the token. Returns at once without RAY_ADDRESS.
+
+    Raises:
+        UsageError: it doesn't.
+    """
+    address = os.environ.get(ADDRESS_VARIABLE)
+    if address is None or address in _FOUND_BY_RAY:
+        return
+    shown = f"{ADDRESS_VARIABLE}={address}"
+    if address.startswith(("http://", "https://")):
+        raise UsageError(
+            f"{shown} is the address of a dashboard. Expected HOST:PORT of the cluster's head; to run a command as a "
+            f"job there: locray submit --address {address} -- COMMAND"
+        )
+    host_port = address.split("://")[-1]
+    check_port(shown, host_port, None)
+    if "://" not in address:
+        _check_token(shown, host_port)
+
+
+def check_port(shown: str, host_port: str, default_port: int | None) -> None:
+    """Checks that something listens at HOST:PORT.
+
+    Args:
+        shown: The address with its option or variable, for messages.
+        host_port: The address.
+        default_port: Port of an address that has none; None: it has to have one.
+
+    Raises:
+        UsageError: nothing does.
+    """
+    host, colon, port = host_port.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = host_port, str(default_port or "")
+    if not host or not port.isdecimal():
+        raise UsageError(f"{shown}: expected HOST:PORT")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT_S):
+            pass
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(
+            f"{shown}: nothing answers there ({reason.lower()}). Check the address, and that the cluster is running"
+        ) from None
+
+
+def _check_token(shown: str, address: str) -> None:
+    """Makes one request as Ray would, with the token that Ray would send."""
+    if os.environ.get("RAY_USE_TLS", "0") == "1":
+        return
+    try:
+        import grpc
+    except ImportError:
+        return
+    token = auth_token()
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            channel.unary_unary(_ANY_REQUEST)(b"", timeout=_TIMEOUT_S, metadata=metadata)
+        except grpc.RpcError as error:
+            code = error.code()  # the others are left to Ray
+            if code is grpc.StatusCode.UNAUTHENTICATED:
+                raise UsageError(f"{shown}: {WRONG_TOKEN if token else NO_TOKEN}") from None
+            if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
+                raise UsageError(
+                    f"{shown}: what answers there is no Ray. Expected HOST:PORT of the cluster's head, by default port "
+                    "6379"
+                ) from None
+
+
+def auth_token() -> str | None:
+    """The token that Ray sends from this process; None if it sends none."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return None
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _DEFAULT_FILE).expanduser()
+    try:
+        return path.read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def explain_refusal(error: BaseException) -> UsageError:
+    """The error for a user whose connection `ray.init` has refused."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    text, shown = "\n".join(texts), f"{ADDRESS_VARIABLE}={os.environ.get(ADDRESS_VARIABLE, '')}"
+    versions = _VERSIONS.findall(text)
+    if len(versions) > 1:
+        (cluster_ray, cluster_python), (ray, python) = versions[:2]
+        return UsageError(
+            f"{shown}: the cluster runs Ray {cluster_ray} with Python {cluster_python}, this machine Ray {ray} with "
+            f"Python {python}. Both have to be the same: use an environment like the cluster's, or `locray submit`"
+        )
+    if "oken" in text and "uthentication" in text:
+        return UsageError(f"{shown}: {WRONG_TOKEN if auth_token() else NO_TOKEN}")
+    reason = next(iter(texts[-1].strip().splitlines()), type(error).__name__)[:300]
+    return UsageError(f"{shown}: the connection to the cluster failed: {reason}")
