@@ -22,7 +22,8 @@ _STOP_TIMEOUT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
 _POLL_S = 0.5
 _STATUS_EVERY_S = 5.0
 _MAX_OUTAGE_S = 120.0
-_QUIET_AFTER_END_S = 5.0
+_QUIET_AFTER_END_S = 15.0
+"""Ray needs up to 5 s to pass on the last lines."""
 
 _log = logging.getLogger(__name__)
 
@@ -114,10 +115,6 @@ class Jobs:
                 raise UsageError(f"{self.url} has no job {submission_id}: `ray job list` shows its jobs") from None
             raise self._usage_error(error) from error
 
-    def stop(self, submission_id: str) -> None:
-        """Asks a job to end."""
-        self._client.stop_job(submission_id)
-
     def output(self, submission_id: str, stop: threading.Event) -> Iterator[str]:
         """The lines that a job writes, from the first one on, until it has ended; reconnects where necessary.
 
@@ -130,24 +127,23 @@ class Jobs:
         """
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._follow, args=(submission_id, lines), name="job-output", daemon=True).start()
-        is_stopping, next_check, last_line = False, 0.0, time.monotonic()
+        is_stopping, next_check, quiet_since = False, 0.0, None
         while True:
             if stop.is_set() and not is_stopping:
-                is_stopping = True
-                self._client.stop_job(submission_id)
+                is_stopping = self._ask_to_stop(submission_id)
             try:
                 line = lines.get(timeout=_POLL_S)
             except queue.Empty:
                 now = time.monotonic()
-                if now < next_check:
-                    continue
-                next_check = now + _STATUS_EVERY_S
-                if self._has_ended(submission_id) and now - last_line > _QUIET_AFTER_END_S:
-                    return
+                if quiet_since is None and now >= next_check:
+                    next_check = now + _STATUS_EVERY_S
+                    quiet_since = now if self._has_ended(submission_id) else None
+                if quiet_since is not None and now - quiet_since > _QUIET_AFTER_END_S:
+                    return  # the connection is dead, without having been closed
                 continue
             if line is None:
                 return
-            last_line = time.monotonic()
+            quiet_since = None
             yield line
 
     def end(self, submission_id: str) -> JobEnd:
@@ -160,6 +156,15 @@ class Jobs:
             time.sleep(_POLL_S)
         found = self._info(submission_id)
         return JobEnd(str(found.status), found.driver_exit_code, found.message or "")
+
+    def _ask_to_stop(self, submission_id: str) -> bool:
+        """Whether the cluster has heard it."""
+        try:
+            self._client.stop_job(submission_id)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next round tries again
+            _log.debug("the job %s could not be stopped: %s", submission_id, error)
+            return False
+        return True
 
     def _has_ended(self, submission_id: str) -> bool:
         return bool(self._info(submission_id).status.is_terminal())
