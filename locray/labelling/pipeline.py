@@ -23,6 +23,7 @@ from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, defer_decode
 from locray.labelling.layout import DECODER_CPUS, Layout
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist, num_units
+from locray.ray_runtime.connection import is_attached
 from locray.ray_runtime.crashes import CrashCounter
 from locray.ray_runtime.data import closing_execution, map_blocks
 from locray.ray_runtime.logs import log_to_worker_file
@@ -32,7 +33,6 @@ from locray.ray_runtime.nodes import (
     cpus_of_this_node,
     free_resources,
     gpus_of_this_node,
-    is_attached,
     max_gpus,
 )
 from locray.ray_runtime.start import start_ray

@@ -8,15 +8,12 @@ from typing import Any, TypeVar
 
 import yaml
 
+from locray.ray_runtime.connection import is_attached
+
 _LAUNCHER_CONFIG = Path("~/ray_bootstrap_config.yaml")
 """Where Ray's cluster launcher puts the configuration of the autoscaler, on the head."""
 
 Result = TypeVar("Result")
-
-
-def is_attached() -> bool:
-    """Whether Ray is a cluster that others have started, whose nodes may come and go."""
-    return "RAY_ADDRESS" in os.environ
 
 
 def alive_nodes() -> list[dict[str, float]]:
