@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, Field
+from deltalake import DeltaTable
 from PIL import Image
 
 from locray import schema
@@ -167,13 +167,14 @@ def test_verify_tells_by_its_exit_code(folder: Path) -> None:
     assert pending.returncode == 4, pending
     finding = {"count": 1, "first": [f"{folder}/images/a.jpg"]}
     assert json.loads(pending.stdout)["pending"] == {"image_without_row": finding}
-    DeltaTable(f"{folder}/t").alter.add_columns([Field("extra", "integer")])
-    damaged = locray(*arguments)
+    wrong = schema.PREDICTIONS_SCHEMA.set(4, pa.field(schema.WIDTH, pa.int64()))
+    DeltaTable.create(f"{folder}/u", wrong, partition_by=schema.PARTITION_COLUMNS)
+    damaged = locray("verify", "--table", f"{folder}/u", "--json")
     assert damaged.returncode == 6, damaged
     assert json.loads(damaged.stdout)["faults"]["schema"]["count"] == 1
     told = " ".join(damaged.stderr.split())
     assert "schema: the table or a file has other columns" in told
-    assert f"{folder}/t is damaged or inconsistent: schema" in told
+    assert f"{folder}/u is damaged or inconsistent: schema" in told
 
 
 def test_a_bad_configuration_file(folder: Path) -> None:
