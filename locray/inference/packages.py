@@ -24,6 +24,8 @@ from locray import models, storage
 from locray.errors import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
     from torch import Tensor
 
@@ -168,13 +170,13 @@ def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: 
     return uri
 
 
-def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> "StaticNetwork | None":
+def load_fitting(source: PackageSource, key: CompileKey, example: "Callable[[], Tensor]") -> "StaticNetwork | None":
     """The compiled network that fits this machine, or None; says in one line of the log which it is, and why.
 
     Args:
         source: Where to look.
         key: Key that the package must match.
-        example: A batch (B, S, S, 3) uint8 that the loaded network is tried on.
+        example: Makes a batch (B, S, S, 3) uint8 that the loaded network is tried on.
     """
     try:
         uri, run = _load(source, key, example)
@@ -185,7 +187,7 @@ def load_fitting(source: PackageSource, key: CompileKey, example: "Tensor") -> "
     return run
 
 
-def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> "tuple[str, StaticNetwork]":
+def _load(source: PackageSource, key: CompileKey, example: "Callable[[], Tensor]") -> "tuple[str, StaticNetwork]":
     if source.folder is None:
         raise _NotUsableError("--compiled never was given")
     record = _fitting_record(source.folder, key)
@@ -199,7 +201,7 @@ def _load(source: PackageSource, key: CompileKey, example: "Tensor") -> "tuple[s
         raise _NotUsableError(f"{uri} is not the file that its record describes. Run `locray compile` again")
     try:
         run = open_package(package)
-        run(example)
+        run(example())
     except RuntimeError as error:
         message = next(iter(str(error).splitlines()), type(error).__name__)
         raise _NotUsableError(f"{uri} does not run here ({message})") from error

@@ -82,7 +82,8 @@ class Predictor:
                 artifact.model_id, str(dtype).removeprefix("torch."), batch_size, torch.get_num_threads(), device
             )
             shape = (batch_size, model.input_size_px, model.input_size_px, 3)
-            compiled = load_fitting(model.packages, key, torch.zeros(shape, dtype=torch.uint8, device=device))
+            # Made only where a package is tried: a batch may be larger than the memory.
+            compiled = load_fitting(model.packages, key, lambda: torch.zeros(shape, dtype=torch.uint8, device=device))
             if compiled is not None:
                 self._network = network = network.with_compiled(compiled)
         self._batches = Batches(network, batch_size)

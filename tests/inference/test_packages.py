@@ -38,7 +38,7 @@ def reason(source, key, caplog):
     """Returns the logged reason why no package is used."""
     caplog.clear()
     caplog.set_level("INFO", packages.__name__)
-    assert load_fitting(source, key, EXAMPLE) is None
+    assert load_fitting(source, key, lambda: EXAMPLE) is None
     (record,) = caplog.records
     return record.getMessage()
 
