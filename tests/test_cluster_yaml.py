@@ -12,6 +12,8 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 PROJECT_ROOT = Path(__file__).parents[1]
 CLUSTER_YAML = PROJECT_ROOT / "cluster.yaml"
+TOKEN_FILE = "~/.ray/auth_token"
+"""Of the owner, who makes it."""
 
 
 @pytest.fixture
@@ -66,8 +68,16 @@ def test_only_workers_work_and_they_all_end_when_idle(cluster):
 
 
 def test_what_is_copied_to_the_nodes_is_there(cluster):
-    missing = [path for path in cluster["file_mounts"].values() if not (PROJECT_ROOT / path).exists()]
-    assert not missing
+    paths = [path for path in cluster["file_mounts"].values() if path != TOKEN_FILE]
+    assert [path for path in paths if not (PROJECT_ROOT / path).exists()] == []
+
+
+def test_every_node_requires_the_token(cluster):
+    assert cluster["file_mounts"]["/home/ubuntu/.ray/auth_token"] == TOKEN_FILE
+    starts = [command for key in ("head", "worker") for command in cluster[f"{key}_start_ray_commands"]]
+    starts = [command for command in starts if "ray start" in command]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token ray start" in command for command in starts)
 
 
 def test_no_secret_is_in_it():

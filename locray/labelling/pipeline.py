@@ -20,6 +20,7 @@ from locray import schema
 from locray.errors import LocrayError, StoreError, UsageError, WorkersFailedError
 from locray.inference.packages import NO_PACKAGES
 from locray.labelling.fetch_decode import MAX_CRASHES, FetchDecode, defer_decoded
+from locray.labelling.input_check import InputCheck
 from locray.labelling.layout import DECODER_CPUS, Layout
 from locray.labelling.model import ModelSpec
 from locray.labelling.worklist import Worklist, num_units
@@ -27,6 +28,7 @@ from locray.ray_runtime.connection import is_attached
 from locray.ray_runtime.crashes import CrashCounter
 from locray.ray_runtime.data import closing_execution, map_blocks
 from locray.ray_runtime.logs import log_to_worker_file
+from locray.ray_runtime.node_check import check_nodes
 from locray.ray_runtime.nodes import (
     alive_nodes,
     call_on_gpu,
@@ -36,6 +38,7 @@ from locray.ray_runtime.nodes import (
     max_gpus,
 )
 from locray.ray_runtime.start import start_ray
+from locray.sources import Source
 
 _log = logging.getLogger(__name__)
 
@@ -63,14 +66,15 @@ class Pipeline:
         """Starts Ray, or attaches to it, ahead of `rows`, so that it gets ready in the meantime."""
         start_ray(verbose=self.model.options.verbose)
 
-    def check(self) -> None:
-        """Checks that the model workers that the options ask for can be placed, and that a GPU that is there works.
+    def check(self, source: Source) -> None:
+        """Checks what the nodes reach, that the model workers asked for can be placed, and that a GPU works.
 
         Returns at once where Ray is still to be started on this machine, unless GPUs are asked for.
 
         Raises:
-            UsageError: they can't, or with `--device gpu` it doesn't.
+            UsageError: they can't, a node lacks locray, credentials or files, or with `--device gpu` the GPU fails.
         """
+        check_nodes(InputCheck(source, self.model.uri), verbose=self.model.options.verbose)
         device = self.model.options.device
         if not is_attached() and device != "gpu":
             return

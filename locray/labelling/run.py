@@ -13,14 +13,12 @@ from locray.inference.packages import log_packages
 from locray.labelling.abort_policy import AbortPolicy, CanaryImages, why_none_is_labelled
 from locray.labelling.committer import Committer
 from locray.labelling.image_source import open_image_source
-from locray.labelling.input_check import InputCheck
 from locray.labelling.model import ModelSpec
 from locray.labelling.outcomes import create_deferred_list, write_deferred_list
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import LabelSummary
 from locray.labelling.worklist import PendingImages, Worklist
 from locray.progress import Clock, Progress, Report
-from locray.ray_runtime.node_check import check_nodes
 from locray.signals import stop_requests
 from locray.sources import Source
 from locray.table.writer import TableWriter
@@ -55,9 +53,8 @@ def label(
     if config.deferred_list is not None:
         create_deferred_list(config.deferred_list, source, table_uri)
 
-    check_nodes(InputCheck(source, model.uri), verbose=config.verbose)
     pipeline = Pipeline(model)
-    pipeline.check()
+    pipeline.check(source)
 
     report(Progress("listing"))
     writer = TableWriter.claim(table_uri, model.key.model_id, replaces=bool(config.retry_failed))

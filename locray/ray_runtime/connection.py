@@ -103,16 +103,25 @@ def _check_token(shown: str, address: str) -> None:
 
 
 def auth_token() -> str | None:
-    """The token that Ray sends from this process; None if it sends none."""
+    """The token that Ray sends from this process; None if it sends none.
+
+    Raises:
+        UsageError: the file that RAY_AUTH_TOKEN_PATH names can't be read, with which Ray would abort this process.
+    """
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
         return None
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return token
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _DEFAULT_FILE).expanduser()
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     try:
-        return path.read_text(encoding="utf-8").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
+        token = Path(named or _DEFAULT_FILE).expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        token, reason = "", getattr(error, "strerror", None) or "not text"
+    else:
+        reason = "empty"
+    if named and not token:
+        raise UsageError(f"RAY_AUTH_TOKEN_PATH={named}: expected a file that holds a token ({reason.lower()})")
+    return token or None
 
 
 def explain_refusal(error: BaseException) -> UsageError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from locray.errors import LocrayError, StoreError, UsageError
-from locray.ray_runtime.connection import NO_TOKEN, WRONG_TOKEN, check_port
+from locray.ray_runtime.connection import NO_TOKEN, WRONG_TOKEN, auth_token, check_port
 
 DEFAULT_URL = "http://127.0.0.1:8265"
 _URL_VARIABLE = "RAY_API_SERVER_ADDRESS"
@@ -55,6 +55,7 @@ class Jobs:
             raise UsageError(f"--address {url}: expected the URL of the cluster's dashboard, such as http://head:8265")
         self.url = url
         check_port(f"--address {url}", url.split("://")[1].split("/")[0], 443 if url.startswith("https") else 80)
+        auth_token()  # refuses what Ray would abort at
         os.environ[_URL_VARIABLE] = url  # the client prefers the environment to its argument
         from ray.job_submission import JobSubmissionClient
 

@@ -10,6 +10,7 @@ from locray.labelling.fetch_decode import FetchDecode
 from locray.labelling.model import ModelSpec
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import Worklist, num_units
+from locray.sources import Source
 
 
 @dataclass
@@ -18,8 +19,8 @@ class InProcess:
 
     model: ModelSpec
 
-    def check(self) -> None:
-        pass
+    def check(self, source: Source) -> None:
+        """There are no other nodes."""
 
     def start(self) -> None:
         """There is no Ray to start."""

@@ -26,6 +26,7 @@ from locray import schema
 from locray.cli.main import main as cli
 from locray.labelling import run
 from locray.labelling.worklist import Worklist, num_units
+from locray.sources import Source
 from tests.helpers.in_process import InProcess
 from tests.helpers.poison import break_decoder
 
@@ -45,8 +46,8 @@ class MadeUpPipeline:
 
     model: Any = None
 
-    def check(self) -> None:
-        pass
+    def check(self, source: Source) -> None:
+        """There are no other nodes."""
 
     def start(self) -> None:
         """There is no Ray to start."""

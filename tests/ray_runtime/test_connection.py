@@ -78,6 +78,10 @@ def test_the_token_is_found_as_ray_finds_it(monkeypatch: pytest.MonkeyPatch, tmp
     assert auth_token() == "variable"
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "missing"))
+    with pytest.raises(UsageError, match=r"expected a file that holds a token \(no such file or directory\)"):
+        auth_token()
+    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH")
+    (tmp_path / ".ray" / "auth_token").unlink()
     assert auth_token() is None
 
 
