@@ -54,7 +54,7 @@ def breakdown(folder: Path, model: str, compiled: str, images_per_s_steady: floa
     decode_s = _seconds(decoding, "decode.py", "decode_image")
     resize_s = _seconds(decoding, "letterbox.py", "letterbox_image")
     table_s = _seconds(decoding, "fetch_decode.py", "_as_table")
-    network_s = _seconds(predicting, "predictor.py", "_run")
+    network_s = _seconds(predicting, "inference/network.py", "predict")
     steps = {
         "fetch": decoding.total_tt - decode_s - resize_s - table_s,  # type: ignore[attr-defined]
         "decode": decode_s,

@@ -28,7 +28,7 @@ class Layout:
     """Number that is started at once. Where there is no place yet, they wait for it, which tells an autoscaler."""
     max_predictors: int
     """Number that the pool may grow to when nodes join."""
-    gpus_per_predictor: float
+    gpus_per_predictor: int
     memory_per_predictor: float
     """In bytes; 0 on GPUs, which limit the number of model workers themselves."""
     predictors_per_node: int

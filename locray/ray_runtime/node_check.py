@@ -86,7 +86,7 @@ def _run_on(node_id: str, check: Callable[[], object]) -> Any:
         try:
             call()
         except Exception as error:  # noqa: BLE001 - whatever it is, the driver has to hear of it
-            return f"{error}. {whose}"
+            return f"{str(error).rstrip('.')}. {whose}"
         return None
 
     there: Any = NodeAffinitySchedulingStrategy(node_id, soft=False)

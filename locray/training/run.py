@@ -69,7 +69,7 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     finished = _finished_artifact(plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, unusable={}, started=started)
-    check_nodes(partial(list_splits, config.data, config.format), verbose=config.verbose)
+    check_nodes(partial(list_splits, storage.normalise(config.data), config.format), verbose=config.verbose)
     model = initial_model(plan, report)
     _claim_run_name(plan)
     trained = fit(plan, model, report)

@@ -4,6 +4,7 @@ import pytest
 from deltalake import DeltaTable
 
 from locray import storage
+from locray.errors import ExitCode
 from tests.helpers.commit_path import (
     FIRST_NIGHT,
     RETRY,
@@ -48,3 +49,23 @@ def test_a_run_goes_on_after_a_foreign_commit(
     assert fault.happened.is_set()
     place.check()
     assert_kept(committed, place.rows(), also_failed=not scenario.replaces)
+
+
+def test_a_constraint_that_is_added_ends_the_run_and_loses_nothing(place: Place, templates: Templates) -> None:
+    place.put(templates[FIRST_NIGHT.name])
+
+    def table() -> DeltaTable:
+        return DeltaTable(place.table, storage_options=storage.delta_storage_options(place.table))
+
+    def add_constraint(_: AtMutation, forward: Forward) -> Answer:
+        table().alter.add_constraint({"positive": "size_bytes > 0"})
+        return forward()
+
+    fault = AtMutation(FIRST_NIGHT.mutations.index("commit"), add_constraint)
+    driver = place.start_with(fault, FIRST_NIGHT)
+    assert driver.wait() == ExitCode.USAGE
+    messages = driver.log.read_text()
+    assert "has the constraint positive, which locray doesn't check" in messages
+    assert "Traceback" not in messages
+    table().alter.drop_constraint("positive")
+    place.finish(FIRST_NIGHT)
