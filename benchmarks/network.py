@@ -45,7 +45,7 @@ def compile_beforehand(model: str, output: str) -> str | None:
     Returns:
         Why there is no package, if there is none.
     """
-    if torch.cuda.is_available() or read_artifact_info(model).info.int8_ranges is not None:
+    if torch.cuda.is_available() or read_artifact_info(model).info.int8_sha256 is not None:
         return "it is not used here"
     config = CompileConfig(model=model, output=output, batch_size=BATCH_SIZE)
     return compile_model(config, ignore).reason

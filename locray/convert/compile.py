@@ -27,7 +27,14 @@ from locray.errors import LocrayError, UsageError
 from locray.images.decode import DecodeLimits
 from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
-from locray.inference.packages import FOLDER, CompileKey, PackageRecord, open_package, write_package
+from locray.inference.packages import (
+    FOLDER,
+    CompileKey,
+    PackageRecord,
+    delete_stale_packages,
+    open_package,
+    write_package,
+)
 from locray.models.artifact import load_artifact
 from locray.models.interface import PredictedBoxes
 from locray.progress import Progress, Report
@@ -94,7 +101,7 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
     output = storage.join(model_uri, FOLDER) if config.output is None else storage.normalise(config.output)
     _check_writable(output)
     artifact = load_artifact(model_uri)
-    if artifact.info.int8_ranges is not None:
+    if artifact.info.int8_sha256 is not None:
         raise UsageError(f"{model_uri} computes in 8-bit integers: compile the model that it was made of")
     num_threads = config.threads or len(os.sched_getaffinity(0))
     torch.set_num_threads(num_threads)
@@ -130,7 +137,10 @@ def compile_model(config: CompileConfig, report: Report) -> CompileSummary:
     if reason is not None:
         return replace(summary, reason=reason)
     record = PackageRecord.of(key, package, summary.speedup)
-    return replace(summary, package=write_package(output, record, package, trust=config.output is None))
+    written = write_package(output, record, package, trust=config.output is None)
+    if config.output is None:
+        delete_stale_packages(output, artifact.model_id)
+    return replace(summary, package=written)
 
 
 def _check_compiler() -> None:

@@ -4,7 +4,6 @@ The file is one graph from uint8 pixels to boxes, with normalisation, box decodi
 after its results were compared with those of the artifact.
 """
 
-import importlib
 import os
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from locray import storage
 from locray.config import ExportModelConfig
 from locray.convert.comparison import check_images
 from locray.convert.export_check import compare_with_artifact
-from locray.convert.export_formats import FORMATS, export_network
+from locray.convert.export_formats import export_network
 from locray.errors import ExportError, UsageError
 from locray.models.artifact import load_artifact
 from locray.progress import Progress, Report
@@ -44,16 +43,14 @@ def export(config: ExportModelConfig, report: Report) -> ExportSummary:
     """Exports the network of an artifact, compares the results of the two, and writes the file.
 
     Raises:
-        UsageError: there is no artifact, the output is a folder, packages are missing, or torch can't export the
-            network to this format.
+        UsageError: there is no artifact, the output is a folder, or torch can't export the network to this format.
         ExportError: the exported network gives other results than the artifact.
         StoreError: the file can't be written.
     """
     report(Progress("checking"))
     output_uri = _output_file(config.output)
-    _check_installed(FORMATS[config.to].packages)
     artifact = load_artifact(storage.normalise(config.model))
-    if artifact.info.int8_ranges is not None:
+    if artifact.info.int8_sha256 is not None:
         raise UsageError(f"{config.model} computes in 8-bit integers: export the model that it was made from")
     report(Progress("exporting"))
     exported = export_network(artifact, config.to, config.batch_size)
@@ -87,17 +84,3 @@ def _output_file(output: str) -> str:
     if is_folder or output.endswith("/"):
         raise UsageError(f"--output {output} is a folder: expected a file, such as {uri}/model.onnx")
     return uri
-
-
-def _check_installed(packages: tuple[str, ...]) -> None:
-    missing = []
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError:
-            missing.append(package)
-    if missing:
-        raise UsageError(
-            f"--to onnx needs {', '.join(packages)}; not installed: {', '.join(missing)}. "
-            "Install them with: pip install 'locray[onnx]'"
-        )

@@ -21,13 +21,15 @@ from torch.export import Dim, ExportedProgram
 from locray import __version__, schema
 from locray.convert.comparison import check_images
 from locray.errors import UsageError
+from locray.inference.onnx import open_session
 from locray.models.artifact import LoadedArtifact
 from locray.models.interface import PredictedBoxes
 
 _INPUT = "images"
 """Name of the input of the graph. The outputs are named like the fields of `PredictedBoxes`."""
 
-_ONNX_OPSET = 20
+ONNX_OPSET = 20
+"""Version of ONNX's operators that is written."""
 _METADATA_FILE = "locray.json"
 """The extra file of a .pt2 with the description of the model."""
 
@@ -44,8 +46,6 @@ Predict = Callable[[Tensor], PredictedBoxes]
 class ExportFormat:
     """A format that an artifact can be exported to."""
 
-    packages: tuple[str, ...]
-    """Packages that it needs beside locray's own dependencies."""
     write: Callable[[ExportedProgram, Mapping[str, Any]], bytes]
     """From a program and the description of its model to the content of the file."""
     open: Callable[[bytes], Predict]
@@ -89,7 +89,7 @@ def export_network(artifact: LoadedArtifact, to: str, batch_size: int | None = N
     chosen = FORMATS[to]
     for attempt in [batch_size] if batch_size else [None, 1]:
         try:
-            with _silent_exporters():
+            with silent_exporters():
                 data = chosen.write(_trace(artifact, attempt), _description(artifact, attempt))
                 return ExportedFile(data, chosen.open(data), attempt)
         except Exception as error:  # noqa: BLE001 (exporters raise nearly every type there is)
@@ -130,7 +130,7 @@ def _trace(artifact: LoadedArtifact, batch_size: int | None) -> ExportedProgram:
 
 
 @contextmanager
-def _silent_exporters() -> Iterator[None]:
+def silent_exporters() -> Iterator[None]:
     """Suppresses warnings and log lines of exporters, which concern torch's own code."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -178,7 +178,7 @@ def _without_gradients(network: nn.Module) -> Predict:
 def _write_onnx(program: ExportedProgram, description: Mapping[str, Any]) -> bytes:
     exported = torch.onnx.export(
         program,
-        opset_version=_ONNX_OPSET,
+        opset_version=ONNX_OPSET,
         input_names=[_INPUT],
         output_names=list(PredictedBoxes._fields),
         dynamic_shapes={_INPUT: {0: "batch"}} if description[_BATCH_SIZE] is None else None,
@@ -206,9 +206,7 @@ def _onnx_nms(boxes: Any, scores: Any, iou_threshold: float) -> Any:
 
 
 def _open_onnx(data: bytes) -> Predict:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = open_session(data, torch.get_num_threads())
 
     def predict(images: Tensor) -> PredictedBoxes:
         outputs = session.run(list(PredictedBoxes._fields), {_INPUT: images.numpy()})
@@ -218,7 +216,7 @@ def _open_onnx(data: bytes) -> Predict:
 
 
 FORMATS = {
-    "onnx": ExportFormat(("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
-    "torch-export": ExportFormat((), _write_torch_export, _open_torch_export),
+    "onnx": ExportFormat(_write_onnx, _open_onnx),
+    "torch-export": ExportFormat(_write_torch_export, _open_torch_export),
 }
 """Formats by the name that `--to` takes."""

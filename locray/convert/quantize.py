@@ -12,14 +12,16 @@ from torch import Tensor
 from locray import storage
 from locray.config import QuantizeConfig
 from locray.convert.comparison import OutputDiff, decode_images
+from locray.convert.int8 import quantized_backbone
 from locray.datasets import read_split
 from locray.errors import UsageError
 from locray.images.decode import DecodeLimits
-from locray.inference import int8
 from locray.inference.devices import dtype_for, keep_freed_memory
 from locray.inference.network import Network
+from locray.inference.onnx import replace_backbone
 from locray.models.artifact import LoadedArtifact, load_artifact, save_artifact
-from locray.models.interface import PredictedBoxes
+from locray.models.files import read_int8_graph
+from locray.models.interface import BACKBONE, PredictedBoxes
 from locray.progress import Progress, Report
 
 _BATCH_SIZE = 32
@@ -49,10 +51,10 @@ class QuantizeSummary:
 def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     """Calibrates on half of a sample of the split, writes the new artifact, and compares on the other half.
 
-    The new artifact holds the weights of the original and the ranges of the activations; it has a model id of its own.
+    The new artifact holds the weights of the original and the quantized graph; it has a model id of its own.
 
     Raises:
-        UsageError: the model, the data set or the output is not usable, or this processor lacks the instructions.
+        UsageError: the model, the data set or the output is not usable.
         StoreError: the artifact can't be written.
     """
     report(Progress("checking"))
@@ -69,8 +71,8 @@ def quantize(config: QuantizeConfig, report: Report) -> QuantizeSummary:
     calibration, rest = images_u8[: num_images // 2], images_u8[num_images // 2 :]
 
     report(Progress("calibrating", planned=len(calibration)))
-    ranges = int8.calibrate(artifact.model, (batch.permute(0, 3, 1, 2) for batch in _batches(calibration)))
-    written = save_artifact(output_uri, artifact.model, artifact.info.model_copy(update={"int8_ranges": ranges}))
+    graph = quantized_backbone(artifact.model, _batches(calibration))
+    written = save_artifact(output_uri, artifact.model, artifact.info, graph)
 
     report(Progress("comparing", planned=len(rest)))
     before, before_s = _predict(model_uri, rest)
@@ -93,23 +95,26 @@ def _load_original(model_uri: str, output_uri: str) -> LoadedArtifact:
     if model_uri == output_uri:
         raise UsageError(f"--output {output_uri} is the model itself: expected another folder")
     artifact = load_artifact(model_uri)
-    if artifact.info.int8_ranges is not None:
+    if artifact.info.int8_sha256 is not None:
         raise UsageError(f"{model_uri} is quantized already. Use the model that it was made from")
-    if not int8.has_backbone(artifact.model):
+    if not hasattr(artifact.model, BACKBONE):
         raise UsageError(
             f"{model_uri} is a {artifact.info.architecture}, which has no backbone to quantize: expected a "
             "localizer/<backbone> or a detector/<name>[/<backbone>]"
         )
-    int8.check_runs_on(_CPU)
     return artifact
 
 
 def _predict(model_uri: str, images_u8: Tensor) -> tuple[PredictedBoxes, float]:
     """Predictions for images (N, S, S, 3) as a labelling worker computes them, and the seconds that they took."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    num_threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(num_threads)
     keep_freed_memory()
     artifact = load_artifact(model_uri)
-    network = Network(artifact.model, _CPU, dtype_for("auto", _CPU), artifact.info.int8_ranges)
+    graph = read_int8_graph(model_uri, artifact.info)
+    if graph is not None:
+        replace_backbone(artifact.model, graph, num_threads)
+    network = Network(artifact.model, _CPU, dtype_for("auto" if graph is None else "fp32", _CPU))
     batches = _batches(images_u8)
     for batch in (batches[0], batches[-1]):  # the first batch of each shape is slower
         network.predict(batch)

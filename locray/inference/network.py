@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from locray.inference import cuda, int8
+from locray.inference import cuda
 from locray.inference.folding import fold_batch_norms
 from locray.models.interface import LabelModel, PredictedBoxes
 
@@ -44,15 +44,11 @@ class StaticPart(nn.Module):
         return torch.autocast(self.device_type, self.dtype if enabled else None, enabled, cache_enabled=False)
 
 
-def static_part(
-    model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
-) -> StaticPart:
+def static_part(model: LabelModel, device: torch.device, dtype: torch.dtype) -> StaticPart:
     """Moves a model in evaluation mode to a device and number format, and folds batch norms. The model is changed."""
     network: nn.Module = model  # type: ignore[assignment]
     assert not network.training
     network.requires_grad_(False)
-    if int8_ranges is not None:
-        int8.quantize_backbone(model, int8_ranges)
     size = model.input_size_px
     example = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     with torch.no_grad():
@@ -71,16 +67,13 @@ class Network:
         model: in evaluation mode; it is changed.
         device: where it runs.
         dtype: the number format of its arithmetic.
-        int8_ranges: of its backbone's activations, if that computes in 8-bit integers on the CPU.
     """
 
-    def __init__(
-        self, model: LabelModel, device: torch.device, dtype: torch.dtype, int8_ranges: int8.Ranges | None = None
-    ) -> None:
+    def __init__(self, model: LabelModel, device: torch.device, dtype: torch.dtype) -> None:
         self._model = model
         self.device = device
         """Where it runs."""
-        self.static_part = static_part(model, device, dtype, int8_ranges)
+        self.static_part = static_part(model, device, dtype)
         self._compiled: StaticNetwork | None = None
         self._captured: StaticNetwork | None = None
         self._captured_shape: torch.Size | None = None

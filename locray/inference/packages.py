@@ -170,6 +170,18 @@ def write_package(folder: str, record: PackageRecord, package: bytes, *, trust: 
     return uri
 
 
+def delete_stale_packages(folder: str, model_id: str) -> None:
+    """Deletes the packages of other models from a model's own folder: of what it was before it was trained again.
+
+    Raises:
+        StoreError: the folder can't be read, or not be written.
+    """
+    names = [record.key.name for record in _read_records(folder) if record.key.model_id != model_id]
+    # Records first: one without a package would be taken for a package that is missing.
+    for ending in ("json", "pt2"):
+        storage.delete(storage.join(folder, f"{name}.{ending}") for name in names)
+
+
 def load_fitting(source: PackageSource, key: CompileKey, example: "Callable[[], Tensor]") -> "StaticNetwork | None":
     """The compiled network that fits this machine, or None; says in one line of the log which it is, and why.
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
-from locray.inference import int8
 from locray.inference.batches import Batches
 from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
+from locray.inference.onnx import replace_backbone
 from locray.inference.packages import CompileKey, load_fitting
 from locray.labelling.model import ModelSpec
 from locray.models.artifact import load_artifact
+from locray.models.files import read_int8_graph
 
 
 class _Failure(NamedTuple):
@@ -68,16 +69,17 @@ class Predictor:
         self._model = model
         artifact = load_artifact(model.uri)
         self._classes = artifact.info.classes
-        self.device = device = _device(model.options.device)
+        int8_graph = read_int8_graph(model.uri, artifact.info)
+        self.device = device = _device("cpu" if int8_graph else model.options.device)
         """Device of the network."""
         if device.type == "cpu":
             keep_freed_memory()
-        dtype = dtype_for(model.options.precision, device)
-        if artifact.info.int8_ranges is not None:
-            int8.check_runs_on(device)
+        dtype = dtype_for("fp32" if int8_graph else model.options.precision, device)
         batch_size = model.options.batch_size or batch_size_for(device, model.input_size_px)
-        self._network = network = Network(artifact.model, device, dtype, artifact.info.int8_ranges)
-        if artifact.info.int8_ranges is None:
+        if int8_graph is not None:
+            replace_backbone(artifact.model, int8_graph, torch.get_num_threads())
+        self._network = network = Network(artifact.model, device, dtype)
+        if int8_graph is None:
             key = CompileKey.for_this_machine(
                 artifact.model_id, str(dtype).removeprefix("torch."), batch_size, torch.get_num_threads(), device
             )

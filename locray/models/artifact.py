@@ -18,10 +18,12 @@ from locray.errors import UsageError
 from locray.models.architectures import build_model
 from locray.models.files import (
     INFO_FILE,
+    INT8_FILE,
     WEIGHTS_FILE,
     ArtifactDescription,
     ArtifactInfo,
     model_id_of,
+    network_sha256_of,
     read_artifact_info,
     read_weights,
 )
@@ -37,7 +39,9 @@ class LoadedArtifact:
     model_id: str
 
 
-def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDescription:
+def save_artifact(
+    uri: str, model: LabelModel, info: ArtifactInfo, int8_graph: bytes | None = None
+) -> ArtifactDescription:
     """Writes an artifact, replacing one that exists.
 
     Weights are written first: after an interrupted write the folder is no artifact, or fails the check of its hash.
@@ -45,7 +49,8 @@ def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDe
     Args:
         uri: folder or s3:// prefix.
         model: the network that `info` describes.
-        info: its description; `weights_sha256` is set here.
+        info: its description; the hashes are set here.
+        int8_graph: ONNX file of the backbone in 8-bit integers.
 
     Raises:
         UsageError: the weights are not finite, as after a diverged training.
@@ -60,9 +65,18 @@ def save_artifact(uri: str, model: LabelModel, info: ArtifactInfo) -> ArtifactDe
             "Train again with a smaller --learning-rate"
         )
     weights = safetensors.torch.save(state)
-    complete = info.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    int8_sha256 = None if int8_graph is None else hashlib.sha256(int8_graph).hexdigest()
+    hashes = {
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "network_sha256": network_sha256_of(info, shapes),
+        "int8_sha256": int8_sha256,
+    }
+    complete = info.model_copy(update=hashes)
     description = json.dumps(complete.model_dump(), indent=2, ensure_ascii=False).encode()
     storage.write_bytes(storage.join(uri, WEIGHTS_FILE), weights)
+    if int8_graph is not None:
+        storage.write_bytes(storage.join(uri, INT8_FILE), int8_graph)
     storage.write_bytes(storage.join(uri, INFO_FILE), description)
     return ArtifactDescription(complete, model_id_of(complete, description))
 

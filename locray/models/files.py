@@ -1,12 +1,14 @@
 """The files of a trained model, read without torch: description, weights as bytes, and the model id.
 
-An artifact is a folder with `model.safetensors` and `model.json`. The model id is a hash over both, so that every row
-of the predictions table names the weights that it came from. `models.artifact` turns these files into a network.
+An artifact is a folder with `model.safetensors` and `model.json`; that of a quantized model also has `int8.onnx`. The
+model id is a hash over all, so that every row of the predictions table names the weights that it came from.
+`models.artifact` turns these files into a network.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,6 +22,7 @@ from locray.errors import StoreAccessError, UsageError
 
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "model.json"
+INT8_FILE = "int8.onnx"
 FORMAT_VERSION = 1
 
 _HASH_DIGITS = 12
@@ -50,12 +53,14 @@ class ArtifactInfo(BaseModel):
     """Default threshold: detections below this score are dropped."""
     weights_sha256: str = ""
     """SHA-256 of `model.safetensors`, so that the files of two artifacts can't be mixed up. Set by `save_artifact`."""
+    network_sha256: str = ""
+    """Hash of the fields that the network is built from and of the tensors' names and shapes; `""`: not known."""
     provenance: dict[str, str | int | float | bool | None] = {}
     """Origin of the network: data, options, versions."""
     metrics: dict[str, float] = {}
     """Metrics on the validation split."""
-    int8_ranges: dict[str, tuple[float, float]] | None = None
-    """Ranges of the activations of a quantised backbone: see `inference.int8`. None: not quantised."""
+    int8_sha256: str | None = None
+    """SHA-256 of `int8.onnx`, the backbone in 8-bit integers. None: not quantized."""
 
     @model_validator(mode="after")
     def _classes_differ(self) -> "ArtifactInfo":
@@ -102,24 +107,26 @@ def read_artifact_info(uri: str) -> ArtifactDescription:
 
 
 def read_weights(uri: str, info: ArtifactInfo) -> bytes:
-    """Reads the bytes of `model.safetensors`, after checking their hash and that all values are finite.
+    """Reads the bytes of `model.safetensors`, after checking their hash, shapes, and that all values are finite.
 
     Raises:
-        UsageError: the file is missing, differs from the one that `info` was written with, or holds NaN or infinity.
+        UsageError: the file is missing, differs from the one that `info` was written with, belongs to a network other
+            than the one that `info` describes, or holds NaN or infinity.
         StoreError: the store does not answer.
     """
-    weights = _read(uri, WEIGHTS_FILE)
-    if hashlib.sha256(weights).hexdigest() != info.weights_sha256:
-        raise UsageError(
-            f"{storage.join(uri, WEIGHTS_FILE)} is not the file that {INFO_FILE} was written with: it was truncated, "
-            "changed or taken from another artifact. Copy the whole artifact again"
-        )
+    weights = _read_checked(uri, WEIGHTS_FILE, info.weights_sha256)
     try:
         tensors = dict(safetensors.deserialize(weights))  # type: ignore[no-untyped-call]
     except safetensors.SafetensorError as error:
         raise UsageError(
             f"{storage.join(uri, WEIGHTS_FILE)} is no safetensors file ({error}). Copy the whole artifact again"
         ) from error
+    shapes = {name: tuple(tensor["shape"]) for name, tensor in tensors.items()}
+    if info.network_sha256 and info.network_sha256 != network_sha256_of(info, shapes):
+        raise UsageError(
+            f"the weights of {uri} don't fit the network that its {INFO_FILE} describes: architecture, number of "
+            "classes or input_size were changed after the training. Take back the change, or train the model again"
+        )
     for name, tensor in tensors.items():
         is_finite = _IS_FINITE.get(tensor["dtype"])
         if is_finite is not None and not is_finite(tensor["data"]).all():
@@ -127,10 +134,36 @@ def read_weights(uri: str, info: ArtifactInfo) -> bytes:
     return weights
 
 
+def read_int8_graph(uri: str, info: ArtifactInfo) -> bytes | None:
+    """Reads the bytes of `int8.onnx`, after checking their hash; None if the model is not quantized.
+
+    Raises:
+        UsageError: the file is missing, or differs from the one that `info` was written with.
+        StoreError: the store does not answer.
+    """
+    return None if info.int8_sha256 is None else _read_checked(uri, INT8_FILE, info.int8_sha256)
+
+
+def network_sha256_of(info: ArtifactInfo, shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """Hash of what a network is built from, and of the shapes of its tensors by name."""
+    built_from = [info.architecture, len(info.classes), info.input_size, sorted(shapes.items())]
+    return hashlib.sha256(json.dumps(built_from).encode()).hexdigest()
+
+
 def model_id_of(info: ArtifactInfo, document: bytes) -> str:
     """Architecture and hash of `model.json`, which contains the hash of the weights: `name@0123456789ab`."""
     name = _NOT_IN_NAMES.sub("-", info.architecture)
     return f"{name}@{hashlib.sha256(document).hexdigest()[:_HASH_DIGITS]}"
+
+
+def _read_checked(uri: str, file_name: str, sha256: str) -> bytes:
+    data = _read(uri, file_name)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UsageError(
+            f"{storage.join(uri, file_name)} is not the file that {INFO_FILE} was written with: it was truncated, "
+            "changed or taken from another artifact. Copy the whole artifact again"
+        )
+    return data
 
 
 def _read(uri: str, file_name: str) -> bytes:

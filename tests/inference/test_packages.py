@@ -12,6 +12,7 @@ from locray.inference.packages import (
     CompileKey,
     PackageRecord,
     PackageSource,
+    delete_stale_packages,
     load_fitting,
     log_packages,
     write_package,
@@ -108,6 +109,18 @@ def test_auto_uses_only_what_this_user_has_compiled(tmp_path, key, caplog, state
     assert [path.name for path in state_folder.iterdir()] == [hashlib.sha256(PACKAGE).hexdigest()]
     # Loading is tried now and fails, as the file is not a package.
     assert "does not run here" in reason(PackageSource.of("auto", str(tmp_path)), key, caplog)
+
+
+def test_packages_of_what_the_model_was_before_are_deleted(tmp_path, key):
+    current, before = write(tmp_path, key), write(tmp_path, key.model_copy(update={"model_id": "small_cnn@before"}))
+    (tmp_path / "note.txt").write_text("kept")
+    delete_stale_packages(str(tmp_path), key.model_id)
+    assert current != before
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {
+        f"{key.name}.pt2",
+        f"{key.name}.json",
+        "note.txt",
+    }
 
 
 def test_names_of_files_tell_keys_apart(key):

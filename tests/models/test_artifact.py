@@ -8,7 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from locray.config import InferenceOptions
 from locray.errors import UsageError
+from locray.labelling.model import ModelSpec
 from locray.models.architectures import build_model
 from locray.models.artifact import load_artifact, save_artifact
 from locray.models.files import INFO_FILE, WEIGHTS_FILE, ArtifactInfo, has_artifact, read_artifact_info
@@ -50,7 +52,7 @@ def test_a_round_trip_gives_the_same_answers(saved):
             assert torch.equal(one, two)
     assert not loaded.model.training
     assert loaded.info == description.info
-    assert loaded.info.model_copy(update={"weights_sha256": ""}) == INFO
+    assert loaded.info.model_copy(update={"weights_sha256": "", "network_sha256": ""}) == INFO
     assert loaded.model_id == description.model_id == read_artifact_info(str(folder)).model_id
 
 
@@ -92,15 +94,25 @@ def test_a_missing_file_is_named(missing, folder):
         ({"input_size": "64"}, "input_size: "),
         ({"score_threshold": float("nan")}, "score_threshold: "),
         ({"format_version": 2}, "format_version: "),
-        ({"architecture": "localizer/resnet81"}, "no backbone named"),
-        ({"architecture": "localizer/resnet18"}, "don't fit the network"),
-        ({"classes": ["Bolt", "Nut", "Wrench"]}, "don't fit the network"),
+        ({"architecture": "localizer/resnet81", "network_sha256": ""}, "no backbone named"),
+        ({"architecture": "localizer/resnet18", "network_sha256": ""}, r"don't fit the network .* such as"),
+        ({"classes": ["Bolt", "Nut", "Wrench"], "network_sha256": ""}, r"don't fit the network .* such as"),
+        ({"architecture": "localizer/resnet18"}, r"don't fit the network .* were changed after the training"),
+        ({"input_size": 96}, r"don't fit the network .* were changed after the training"),
     ],
 )
 def test_a_wrong_description_is_told(changes, message, folder):
     change(folder, **changes)
     with pytest.raises(UsageError, match=message):
         load_artifact(str(folder))
+
+
+def test_weights_that_do_not_fit_are_found_without_a_network(folder):
+    change(folder, classes=["Bolt", "Nut", "Wrench"])
+    with pytest.raises(UsageError, match="don't fit the network"):
+        ModelSpec.read(str(folder), InferenceOptions())
+    change(folder, classes=["bolt", "WRENCH"])
+    assert ModelSpec.read(str(folder), InferenceOptions()).input_size_px == 64
 
 
 def test_a_description_that_is_not_json_is_told(folder):

@@ -33,8 +33,8 @@ from tests.golden.make_table import BUCKET, DATES, NO_IMAGE, NUM_PICTURES, TABLE
 from tests.helpers.made_up import without_ray
 from tests.helpers.tables import rows_of
 
-KEY = PredictionKey("small_cnn@cb5ea0cdadcb", "2ac1269fbcc2")
-OTHER_MODEL = "small_cnn@796733ed303c"
+KEY = PredictionKey("small_cnn@7e71cba3b72e", "2ac1269fbcc2")
+OTHER_MODEL = "small_cnn@3202e080fd20"
 EVERYTHING = list(range(NUM_PICTURES))
 
 
