@@ -132,7 +132,7 @@ def _trace(artifact: LoadedArtifact, batch_size: int | None) -> ExportedProgram:
 @contextmanager
 def silent_exporters() -> Iterator[None]:
     """Suppresses warnings and log lines of exporters, which concern torch's own code."""
-    disabled = logging.root.manager.disable
+    disabled, handlers = logging.root.manager.disable, logging.root.handlers[:]
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -140,6 +140,7 @@ def silent_exporters() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # `logging.info` of the root logger adds one
 
 
 def _description(artifact: LoadedArtifact, batch_size: int | None) -> dict[str, Any]:

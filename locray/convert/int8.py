@@ -39,10 +39,9 @@ def quantized_backbone(model: LabelModel, batches_u8: Sequence[Tensor]) -> bytes
             integers,
             _CalibrationImages(inputs),
             per_channel=True,
-            # Weights of 7 bits: a processor without VNNI adds two products in 16 bits, which 8 bits overflow.
-            reduce_range=True,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            # Without VNNI, the kernels for signed weights add two products in 16 bits, which they overflow.
+            weight_type=QuantType.QUInt8,
         )
         return integers.read_bytes()
 
