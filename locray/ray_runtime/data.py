@@ -1,10 +1,11 @@
 """Features that Ray Data lacks publicly: whole blocks on GPUs, closing an execution, a pause between steps."""
 
+import inspect
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, TypeVar
 
@@ -28,9 +29,21 @@ def map_blocks(dataset: Any, fn: Any, *, max_rows_per_block: int, **options: Any
     for name in _MAP_WHOLE_BLOCKS:
         map_batches = getattr(dataset, name, None)
         if map_batches is not None:
-            return map_batches(fn, batch_size=None, zero_copy_batch=True, **options)
+            defaults = _missing_defaults(map_batches, dataset.map_batches)
+            return map_batches(fn, **(defaults | options | {"batch_size": None, "zero_copy_batch": True}))
     batch_size = max_rows_per_block if options.get("num_gpus") else None
     return dataset.map_batches(fn, batch_size=batch_size, zero_copy_batch=True, **options)
+
+
+def _missing_defaults(function: Callable[..., Any], public: Callable[..., Any]) -> dict[str, Any]:
+    """The public function's defaults for arguments that have none in another one, as before Ray 2.58."""
+    known = inspect.signature(public).parameters
+    required = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+    ]
+    return {name: known[name].default for name in required if name in known}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import secrets
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from locray.errors import UsageError
-from locray.ray_runtime.connection import check_cluster, explain_refusal, is_attached
+from locray.ray_runtime.connection import auth_token, check_cluster, explain_refusal, is_attached
 from locray.ray_runtime.quiet import log_messages, quiet_loggers, quiet_stderr
 
 _ENVIRONMENT = {
@@ -49,6 +50,9 @@ def start_ray(*, verbose: bool) -> None:
 
     if not ray.is_initialized():
         check_cluster()
+        if not is_attached() and auth_token(is_found_by_ray=True) is None:
+            # Ray would make one and write it to the home folder, which may be read-only.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         # ray.init mostly waits for its processes: import the libraries meanwhile.
         importing = threading.Thread(target=_import_libraries)
         importing.start()
@@ -135,10 +139,10 @@ def _connect(*, verbose: bool) -> None:
         if not is_attached():
             raise
         raise explain_refusal(error) from error
-    secrets = secret_names(ray.get_runtime_context().runtime_env.get("env_vars") or {})
-    if secrets:
+    held = secret_names(ray.get_runtime_context().runtime_env.get("env_vars") or {})
+    if held:
         _log.warning(
-            f"the job's runtime environment holds {', '.join(secrets)}, which everyone who reaches the cluster's "
+            f"the job's runtime environment holds {', '.join(held)}, which everyone who reaches the cluster's "
             "dashboard can read. Set them in the environment of the nodes, or use instance roles"
         )
 

@@ -16,6 +16,15 @@ pytestmark = pytest.mark.slow
 CALLBACK_MODULE = "ray.data._internal.execution.execution_callback"
 
 
+def test_arguments_without_a_default_get_the_public_one() -> None:
+    def public(fn: object, *, batch_size: int = 1, memory: float | None = None, fn_args: object = ()) -> None: ...
+
+    def private(fn: object, *, batch_size: int, memory: float | None, concurrency: int = 3) -> None: ...
+
+    assert data._missing_defaults(private, public) == {"batch_size": 1, "memory": None}
+    assert data._missing_defaults(public, public) == {}
+
+
 def test_an_interrupted_execution_ends_its_threads() -> None:
     from ray.data._internal.block_batching.util import iter_threaded
 
