@@ -133,6 +133,9 @@ class ResultOptions(ImageLimits):
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
+MAX_PREDICTORS_PER_GPU = 16
+
+
 class InferenceOptions(ResultOptions, DeviceOptions):
     """How a model runs over images."""
 
@@ -155,6 +158,11 @@ class InferenceOptions(ResultOptions, DeviceOptions):
         None,
         description="Number of model workers, N or MIN-MAX: they are started as GPUs or nodes become available. "
         "Default: one per GPU that the cluster has or can get; without GPUs one per node with CPUs.",
+    )
+    predictors_per_gpu: Annotated[int, Field(ge=1, le=MAX_PREDICTORS_PER_GPU)] = Field(
+        1,
+        description="Model workers that share a GPU, each with its own copy of the model: while one prepares or "
+        "returns a unit, another computes.",
     )
 
 

@@ -32,11 +32,12 @@ KEEP_FREED_MEMORY_VARIABLES = {
 """Environment with the effect of `keep_freed_memory` in a new process, for tensors of all its threads."""
 
 
-def batch_size_for(device: torch.device, input_size_px: int) -> int:
-    """Default number of images per batch."""
+def batch_size_for(device: torch.device, input_size_px: int, num_processes: int = 1) -> int:
+    """Default number of images per batch, where so many processes share the device."""
     if device.type != "cuda":
         return BATCH_SIZE_ON_CPU
-    return batch_size_for_memory(torch.cuda.get_device_properties(device).total_memory, input_size_px)
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory // num_processes
+    return batch_size_for_memory(memory_bytes, input_size_px)
 
 
 def batch_size_for_memory(memory_bytes: int, input_size_px: int) -> int:

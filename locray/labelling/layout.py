@@ -1,5 +1,6 @@
 """How the stages of the pipeline share a cluster: number of model workers, and what each takes from its node."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ DECODER_CPUS = 0.999
 PREDICTOR_CPUS = 0.001
 """A model worker takes next to nothing, for decoding needs the CPU slots, but not nothing: then Ray would place it on a
 node with 0 CPUs, such as a head that only schedules. A node of n CPUs, up to 999, runs n decoders beside it."""
+_GPU_STEPS = 10_000
+"""In which Ray counts parts of a GPU."""
 _SHARE_OF_MEMORY = 0.6
 """Of a node without GPUs, per model worker: more than half, so that each node gets one."""
 
@@ -28,7 +31,8 @@ class Layout:
     """Number that is started at once. Where there is no place yet, they wait for it, which tells an autoscaler."""
     max_predictors: int
     """Number that the pool may grow to when nodes join."""
-    gpus_per_predictor: int
+    gpus_per_predictor: float
+    """A fraction where model workers share a GPU; 0 on processors."""
     memory_per_predictor: float
     """In bytes; 0 on GPUs, which limit the number of model workers themselves."""
     predictors_per_node: int
@@ -38,7 +42,7 @@ class Layout:
     def for_cluster(
         cls, options: InferenceOptions, nodes: Sequence[Node], max_gpus: int | None, *, can_grow: bool
     ) -> Self:
-        """One model worker per GPU of the cluster; without GPUs one per node that has CPUs.
+        """One model worker per GPU of the cluster, or as many as are asked for; without GPUs one per node with CPUs.
 
         Args:
             options: Number of model workers and device, as far as the user has chosen them.
@@ -58,18 +62,21 @@ class Layout:
     @classmethod
     def _on_gpus(cls, options: InferenceOptions, num_gpus: int, max_gpus: int | None, *, can_grow: bool) -> Self:
         num_reachable = max(num_gpus, max_gpus or 0)
-        requested = options.predictors
+        requested, per_gpu = options.predictors, options.predictors_per_gpu
         num_needed = requested.min if requested else 1
-        if max_gpus is not None and num_needed > num_reachable:
+        gpus_needed = -(-num_needed // per_gpu)
+        if max_gpus is not None and gpus_needed > num_reachable:
             raise UsageError(
                 f"{_count(num_needed, 'model worker')} on GPUs need{'s' if num_needed == 1 else ''} "
-                f"{_count(num_needed, 'GPU')}; Ray has {num_gpus or 'none'} and can get at most {num_reachable}. Use "
+                f"{_count(gpus_needed, 'GPU')}; Ray has {num_gpus or 'none'} and can get at most {num_reachable}. Use "
                 "--device cpu, lower --predictors, or add nodes with GPUs (`nvidia-smi` shows those of a machine)"
             )
+        # Rounded down to the steps in which Ray counts, so that all of them fit.
+        share = 1 if per_gpu == 1 else math.floor(_GPU_STEPS / per_gpu) / _GPU_STEPS
         if requested:
-            return cls(requested.min, requested.max, 1, 0, 1)
-        num_min = max(1, num_reachable)
-        return cls(num_min, sys.maxsize if can_grow else num_min, 1, 0, 1)
+            return cls(requested.min, requested.max, share, 0, 1)
+        num_min = max(1, num_reachable) * per_gpu
+        return cls(num_min, sys.maxsize if can_grow else num_min, share, 0, 1)
 
     @classmethod
     def _on_processors(cls, options: InferenceOptions, nodes: Sequence[Node], *, can_grow: bool) -> Self:

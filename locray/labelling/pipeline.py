@@ -220,7 +220,7 @@ class _PredictStage:
             if model.options.device == "gpu":
                 raise UsageError(message)
             self._crash_counter.warn(f"{message}. Its processors are used instead")
-            per_node = gpus_of_this_node()
+            per_node = gpus_of_this_node() * model.options.predictors_per_gpu
         return max(1, cpus_of_this_node() // per_node)
 
     def __call__(self, decoded: pa.Table) -> pa.Table:

@@ -75,7 +75,9 @@ class Predictor:
         if device.type == "cpu":
             keep_freed_memory()
         dtype = dtype_for("fp32" if int8_graph else model.options.precision, device)
-        batch_size = model.options.batch_size or batch_size_for(device, model.input_size_px)
+        batch_size = model.options.batch_size or batch_size_for(
+            device, model.input_size_px, model.options.predictors_per_gpu
+        )
         if int8_graph is not None:
             replace_backbone(artifact.model, int8_graph, torch.get_num_threads())
         self._network = network = Network(artifact.model, device, dtype)

@@ -25,7 +25,7 @@ images, artifact, table, fallback = sys.argv[1:]
 if fallback:
     data._MAP_WHOLE_BLOCKS = ()
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
-config = LabelConfig(images=images, model=artifact, table=table, unit_size=64)
+config = LabelConfig(images=images, model=artifact, table=table, unit_size=64, predictors_per_gpu=2)
 blocks = []
 rows_of = pipeline.Pipeline.rows
 def counted(self, worklist):
@@ -37,7 +37,10 @@ summary = label(config, ignore)
 print(summary.ok, summary.deferred, sorted(map(len, blocks)))
 print(all(len({n // 64 for n in block}) == 1 for block in blocks))
 """
-"""Labels with a declared GPU. Prints the number of rows per block, and whether each block is of one unit."""
+"""Labels with a declared GPU that two model workers share.
+
+Prints the number of rows per block, and whether each block is of one unit.
+"""
 
 
 @pytest.mark.ray

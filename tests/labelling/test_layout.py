@@ -73,6 +73,24 @@ def test_several_on_a_node_share_its_memory_and_processors() -> None:
     assert 2 * found.memory_per_predictor < DECODE[MEMORY] < 4 * found.memory_per_predictor
 
 
+@pytest.mark.parametrize("per_gpu", [*range(1, 17)])
+def test_model_workers_that_share_a_gpu_fit_on_it(per_gpu: int) -> None:
+    """In the ten-thousandths in which Ray counts."""
+    found = layout(GPU_NODE, max_gpus=3, can_grow=False, predictors_per_gpu=per_gpu)
+    assert sizes(found) == (3 * per_gpu, 3 * per_gpu)
+    assert 10_000 // round(found.resources()["num_gpus"] * 10_000) == per_gpu
+
+
+def test_sharing_a_gpu_changes_the_number_that_can_come_and_nothing_on_processors() -> None:
+    assert sizes(layout(GPU_NODE, predictors="6", max_gpus=2, predictors_per_gpu=3)) == (6, 6)
+    with pytest.raises(UsageError, match="7 model workers on GPUs need 3 GPUs; Ray has 1 and can get at most 2"):
+        layout(GPU_NODE, predictors="7", max_gpus=2, predictors_per_gpu=3)
+    half = layout(GPU_NODE, predictors_per_gpu=2)
+    assert half.waits_for([GPU_NODE], {CPU: 4, GPU: 0.5}) is None
+    assert half.waits_for([GPU_NODE], {CPU: 4, GPU: 0.4}) == "a GPU is free: other work of the cluster holds all"
+    assert sizes(layout(HEAD, DECODE, device="cpu", predictors_per_gpu=4))[0] == 1
+
+
 @pytest.mark.parametrize(
     ("nodes", "max_gpus", "predictors", "message"),
     [
