@@ -37,12 +37,21 @@ def max_gpus() -> int | None:
     Some autoscalers report their limits to Ray. That of Ray's cluster launcher does not; its configuration is a file on
     the head, where a submitted job runs. A cluster without an autoscaler has what it has, but nothing says so.
     """
+    return _max_resource("GPU")
+
+
+def max_cpus() -> int | None:
+    """Number of CPUs that the cluster may grow to; None if it is unknown."""
+    return _max_resource("CPU")
+
+
+def _max_resource(name: str) -> int | None:
     if not is_attached():
-        return int(sum(node.get("GPU", 0) for node in alive_nodes()))
+        return int(sum(node.get(name, 0) for node in alive_nodes()))
     limits = _reported_limits()
     if limits is None:
         limits = _launcher_limits()
-    return None if limits is None else int(limits.get("GPU", 0))
+    return None if limits is None else int(limits.get(name, 0))
 
 
 def _reported_limits() -> dict[str, float] | None:

@@ -212,6 +212,8 @@ def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     before = json.loads(without_ray("plan", *arguments, "--hourly-price", "3.6").stdout)
     assert (before["listed"], before["new"], before["changed"], before["planned"]) == (10, 10, 0, 10)
     assert before["estimated_cost"] == pytest.approx(before["estimated_s"] * 0.001, abs=1e-3)
+    assert before["bottleneck"] in {"fetching", "decoding", "predicting"}
+    assert before["images_per_s"] < min(before[f"{stage}_images_per_s"] for stage in ("decode", "predict"))
     assert not (tmp_path / "table").exists()
     assert label(str(images), artifact, table, "--limit", "4", "--run-date", "2026-01-02")["ok"] == 4
     (images / "0.jpg").write_bytes(picture(50))
