@@ -50,20 +50,23 @@ def _scale_u16(image: Image.Image) -> Image.Image:
     return _grey_to_rgb(np.asarray(image), 0, _MAX_U16)
 
 
-def _scale_i32(image: Image.Image) -> Image.Image:
-    """32-bit grey: like 16-bit if all values fit, as most writers intend, else stretched to its own range."""
+def _scale_wide(image: Image.Image) -> Image.Image:
+    """32-bit grey."""
     values = np.asarray(image)
-    low, high = int(values.min()), int(values.max())
-    return _grey_to_rgb(values, 0, _MAX_U16) if low >= 0 and high <= _MAX_U16 else _grey_to_rgb(values, low, high)
-
-
-def _scale_f32(image: Image.Image) -> Image.Image:
-    """Float grey: from 0 to 1 if all values lie there, else stretched to its finite range. NaN becomes black."""
-    values = np.asarray(image)
-    finite = values[np.isfinite(values)]
-    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-    low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+    low, high = unit_range(values)
     return _grey_to_rgb(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high)
+
+
+def unit_range(values: NDArray[Any]) -> tuple[float, float]:
+    """Black and white of samples of 32 or more bits, whose writers rarely use the whole range.
+
+    Integers: from 0 to 65535 if all lie there, as most writers intend. Floats: from 0 to 1 if all lie there. Else from
+    the lowest to the highest finite one.
+    """
+    finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    usual = 1.0 if values.dtype.kind == "f" else float(_MAX_U16)
+    return (0.0, usual) if low >= 0 and high <= usual else (low, high)
 
 
 def _grey_to_rgb(values_hw: NDArray[Any], low: float, high: float) -> Image.Image:
@@ -95,8 +98,8 @@ CONVERTERS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "I;16L": _scale_u16,
     "I;16B": _scale_u16,
     "I;16N": _scale_u16,
-    "I": _scale_i32,
-    "F": _scale_f32,
+    "I": _scale_wide,
+    "F": _scale_wide,
 }
 """Converter of each Pillow mode.
 

@@ -1,13 +1,15 @@
 """Decoding of one image to an upright RGB array, or to an `ImageFailure`.
 
 JPEGs are decoded by simplejpeg (libjpeg-turbo) in strict mode. Those it refuses (unusual sampling, CMYK, stray bytes
-between markers, cut-off files) and all other formats are decoded by Pillow: an image is valid if Pillow decodes it.
-Thread-safe.
+between markers, cut-off files) and all other formats are decoded by Pillow, and TIFF samples that Pillow misreads by
+tifffile: an image is valid if one of them decodes it. Thread-safe.
 """
 
 import io
 import re
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -18,15 +20,17 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from locray.errors import ErrorCode
-from locray.images.colour import to_rgb
+from locray.images import png, tiff
+from locray.images.colour import ALPHA_BACKGROUND_RGB, to_rgb
 from locray.images.exif import (
+    bits_of_jpeg,
     UPRIGHT,
     orientation_of_exif,
     orientation_of_jpeg,
     swaps_sides,
     to_upright,
 )
-from locray.images.sniff import FORMATS, JPEG, TIFF, sniff_format
+from locray.images.sniff import FORMATS, GIF, JPEG, PNG, TIFF, sniff_format
 from locray.schema import MAX_SIDE_PX
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ _PNG_TEXT_EXIF = "Raw profile type exif"
 _SIGNS_OF_A_CUT_FILE = ("truncated", "requires a buffer of")
 """Phrases in Pillow's messages; the second is from `struct`, about a header."""
 
+_UNREAD_JPEG_BITS = frozenset({12, 16})
+"""Sample precisions of the standard beside 8."""
 _FAST_JPEG_COLOURS = frozenset({"YCbCr", "Gray", "RGB"})
 
 
@@ -87,6 +93,10 @@ class ImageFailure:
     height_px: int | None = None
 
 
+_Decoder = Callable[[bytes, DecodeLimits, int | None], DecodedImage | ImageFailure]
+"""Takes the arguments of `decode_image`, and may raise."""
+
+
 def decode_image(
     data: bytes, limits: DecodeLimits, *, min_longer_side_px: int | None = None
 ) -> DecodedImage | ImageFailure:
@@ -108,8 +118,7 @@ def decode_image(
         message = f"not one of {', '.join(FORMATS)}: begins with {data[:8].hex(' ')}"
         return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, message)
     try:
-        fast = _decode_fast_jpeg(data, limits, min_longer_side_px) if name == JPEG else None
-        return fast or _decode_with_pillow(data, name, limits, min_longer_side_px)
+        return _DECODERS[name](data, limits, min_longer_side_px)
     except Exception as error:  # noqa: BLE001 - Pillow's readers raise nearly every type there is on broken data
         return _failure(error, data, name)
 
@@ -135,8 +144,44 @@ def _decode_fast_jpeg(
     return DecodedImage(to_upright(image, orientation), width, height, JPEG, orientation)
 
 
+def _decode_jpeg(data: bytes, limits: DecodeLimits, min_longer_side_px: int | None) -> DecodedImage | ImageFailure:
+    fast = _decode_fast_jpeg(data, limits, min_longer_side_px)
+    return fast or _decode_with_pillow(data, JPEG, limits, min_longer_side_px)
+
+
+def _decode_png(data: bytes, limits: DecodeLimits, _: int | None) -> DecodedImage | ImageFailure:
+    try:
+        return _decode_with_pillow(data, PNG, limits)
+    except Exception:
+        pixels_only = png.with_pixel_chunks_only(data)
+        if pixels_only is not None:
+            with suppress(Exception):
+                return _decode_with_pillow(pixels_only, PNG, limits)
+        raise
+
+
+def _decode_tiff(data: bytes, limits: DecodeLimits, _: int | None) -> DecodedImage | ImageFailure:
+    image = tiff.describe(data)
+    if image is None or image.is_read_by_pillow:
+        try:
+            return _decode_with_pillow(data, TIFF, limits)
+        except Exception:
+            if image is None:
+                raise
+    width, height = _upright_size(image.width_px, image.height_px, image.orientation)
+    if width * height > limits.max_pixels:
+        return _too_many_pixels(TIFF, width, height, limits)
+    if image.reason is not None:
+        return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, f"{image}: {image.reason}", TIFF, width, height)
+    try:
+        rgb = tiff.read_rgb(data, image)
+    except tiff.UnknownRangeError as error:
+        return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, f"{image}: {error}", TIFF, width, height)
+    return DecodedImage(to_upright(rgb, image.orientation), width, height, TIFF, image.orientation)
+
+
 def _decode_with_pillow(
-    data: bytes, name: str, limits: DecodeLimits, min_longer_side_px: int | None
+    data: bytes, name: str, limits: DecodeLimits, min_longer_side_px: int | None = None
 ) -> DecodedImage | ImageFailure:
     _ignore_pillow_warnings()
     with FORMATS[name].pillow_class(io.BytesIO(data)) as image:
@@ -147,15 +192,40 @@ def _decode_with_pillow(
         factor = scale_factor(width, height, min_longer_side_px)
         if factor > 1:
             image.draft(None, (width // factor, height // factor))  # no effect on formats other than JPEG
+        frame = image.tile[0].extents if name == GIF else None
         image.load()
         orientation = _orientation(image, data, name)
-        rgb = to_rgb(image)
+        rgb = _rgb_of(image, data, name)
         width, height = _upright_size(width, height, orientation)
         if rgb is None:
             message = f"colour mode {image.mode} is not supported"
             return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, message, name, width, height)
+        if frame is not None:
+            rgb = _only_frame(rgb, frame)
         applied = orientation_of_exif(data) if name == TIFF else orientation
-        return DecodedImage(to_upright(np.array(rgb), orientation), width, height, name, applied)
+        return DecodedImage(to_upright(rgb, orientation), width, height, name, applied)
+
+
+def _rgb_of(image: ImageFile, data: bytes, name: str) -> NDArray[np.uint8] | None:
+    """The pixels (H, W, 3) of a loaded image; None if its colour mode is not supported."""
+    if name == PNG:
+        keyed = png.decode_16_bit_keyed(image, data)
+        if keyed is not None:
+            return keyed
+        png.scale_transparent_colour(image, data)
+    rgb = to_rgb(image)
+    return None if rgb is None else np.array(rgb)
+
+
+def _only_frame(rgb: NDArray[np.uint8], frame: tuple[int, int, int, int]) -> NDArray[np.uint8]:
+    """The canvas of a GIF (H, W, 3), transparent where its first frame does not cover it."""
+    left, top, right, bottom = frame
+    if (left, top, bottom, right) == (0, 0, *rgb.shape[:2]):
+        return rgb
+    canvas = np.empty_like(rgb)
+    canvas[:] = ALPHA_BACKGROUND_RGB
+    canvas[top:bottom, left:right] = rgb[top:bottom, left:right]
+    return canvas
 
 
 def _orientation(image: ImageFile, data: bytes, name: str) -> int:
@@ -205,6 +275,8 @@ def _failure(error: Exception, data: bytes, name: str) -> ImageFailure:
         return ImageFailure(ErrorCode.TOO_MANY_PIXELS, message, name)
     if FORMATS[name].ends_early(data) or any(sign in message.lower() for sign in _SIGNS_OF_A_CUT_FILE):
         return ImageFailure(ErrorCode.TRUNCATED, message, name)
+    if name == JPEG and bits_of_jpeg(data) in _UNREAD_JPEG_BITS:
+        return ImageFailure(ErrorCode.UNSUPPORTED_FORMAT, f"a JPEG of {bits_of_jpeg(data)} bits per sample", name)
     return ImageFailure(ErrorCode.CORRUPT, message, name)
 
 
@@ -220,3 +292,11 @@ def _ignore_pillow_warnings() -> None:
     """
     if warnings.filters[:1] != [_PILLOW_FILTER]:
         warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+def _decoder(name: str) -> _Decoder:
+    own = {JPEG: _decode_jpeg, PNG: _decode_png, TIFF: _decode_tiff}
+    return own.get(name) or (lambda data, limits, _: _decode_with_pillow(data, name, limits))
+
+
+_DECODERS = {name: _decoder(name) for name in FORMATS}

@@ -18,11 +18,12 @@ UPRIGHT = 1
 
 _EXIF_PREFIX = b"Exif\0\0"
 _TAG_ORIENTATION = 0x0112
-_VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}
-"""TIFF's unsigned integer types (BYTE, SHORT, LONG) by number; some writers store the orientation as LONG."""
+_VALUE_FORMATS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i"}
+"""TIFF's integer types by number: BYTE, SHORT, LONG, and the same signed. An orientation may have any of them."""
 
 _MARKER_START_OF_SCAN = 0xDA
 _MARKER_APP1 = 0xE1
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _MIN_SEGMENT_BYTES = 2
 
@@ -132,8 +133,14 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         at += 2 + max(length, _MIN_SEGMENT_BYTES)
 
 
+def bits_of_jpeg(data: bytes) -> int | None:
+    """Bits per sample, by the frame header of a JPEG file; None without one."""
+    starts = (start for marker, start, _ in jpeg_segments(data) if marker in _FRAME_MARKERS)
+    return next((data[start] for start in starts if start < len(data)), None)
+
+
 def first_ifd(tiff: bytes) -> dict[int, tuple[int, ...]]:
-    """Readable unsigned integer tags in the first directory of a TIFF block; {} if there is none, or for BigTIFF."""
+    """Readable integer tags in the first directory of a TIFF block; {} if there is none, or for BigTIFF."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return {}

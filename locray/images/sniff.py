@@ -19,6 +19,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 from locray.images.exif import first_ifd
 
 JPEG = "jpeg"
+PNG = "png"
+GIF = "gif"
 TIFF = "tiff"
 
 _BMP_HEADER_SIZES = frozenset({12, 40, 52, 56, 64, 108, 124})
@@ -98,9 +100,9 @@ def _avif_ends_early(data: bytes) -> bool:
 
 FORMATS: dict[str, ImageFormat] = {
     JPEG: ImageFormat(JpegImageFile, lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_ends_early),
-    "png": ImageFormat(PngImageFile, lambda data: data.startswith(b"\x89PNG\r\n\x1a\n")),
+    PNG: ImageFormat(PngImageFile, lambda data: data.startswith(b"\x89PNG\r\n\x1a\n")),
     "webp": ImageFormat(WebPImageFile, _is_webp, _webp_ends_early),
-    "gif": ImageFormat(GifImageFile, lambda data: data.startswith((b"GIF87a", b"GIF89a"))),
+    GIF: ImageFormat(GifImageFile, lambda data: data.startswith((b"GIF87a", b"GIF89a"))),
     "bmp": ImageFormat(BmpImageFile, _is_bmp),
     TIFF: ImageFormat(
         TiffImageFile, lambda data: data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")), _tiff_ends_early

@@ -2,6 +2,7 @@ import io
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -169,6 +170,12 @@ def test_a_jpeg_with_zeros_at_the_end_is_truncated(share):
     kept = int(len(whole) * share)
 
     assert failure_of(whole[:kept] + bytes(len(whole) - kept)).code == ErrorCode.TRUNCATED
+
+
+def test_a_jpeg_of_12_bits_is_unsupported():
+    samples = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+    failure = failure_of(imagecodecs.jpeg_encode(samples, bitspersample=12))
+    assert (failure.code, failure.message) == (ErrorCode.UNSUPPORTED_FORMAT, "a JPEG of 12 bits per sample")
 
 
 def test_a_complete_but_damaged_file_is_corrupt():

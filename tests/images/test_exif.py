@@ -118,11 +118,12 @@ def jpeg_with_exif(exif: bytes) -> bytes:
     return b"\xff\xd8\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + buffer.getvalue()[2:]
 
 
-def test_an_orientation_is_read_in_both_byte_orders_and_as_a_long():
+def test_an_orientation_is_read_in_both_byte_orders_and_as_any_integer():
     little_short = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
     big_short = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
     little_long = b"II*\0\x08\0\0\0\x01\0\x12\x01\x04\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
-    for exif in (little_short, big_short, little_long):
+    signed = [little_short[:12] + bytes([kind]) + little_short[13:] for kind in (6, 8, 9)]
+    for exif in (little_short, big_short, little_long, *signed):
         assert orientation_of_exif(exif) == 6
         assert decoded(jpeg_with_exif(exif)).image_hwc_u8.shape == (64, 32, 3)
 
