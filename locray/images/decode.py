@@ -23,8 +23,8 @@ from locray.errors import ErrorCode
 from locray.images import png, tiff
 from locray.images.colour import ALPHA_BACKGROUND_RGB, to_rgb
 from locray.images.exif import (
-    bits_of_jpeg,
     UPRIGHT,
+    bits_of_jpeg,
     orientation_of_exif,
     orientation_of_jpeg,
     swaps_sides,
