@@ -25,16 +25,10 @@ from locray.convert.comparison import (
 )
 from locray.errors import LocrayError, UsageError
 from locray.images.decode import DecodeLimits
+from locray.inference.compile_key import CompileKey
 from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
-from locray.inference.packages import (
-    FOLDER,
-    CompileKey,
-    PackageRecord,
-    delete_stale_packages,
-    open_package,
-    write_package,
-)
+from locray.inference.packages import FOLDER, PackageRecord, delete_stale_packages, open_package, write_package
 from locray.models.artifact import load_artifact
 from locray.models.interface import PredictedBoxes
 from locray.progress import Progress, Report

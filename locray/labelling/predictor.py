@@ -16,10 +16,11 @@ from locray import boxes, schema
 from locray.config import Device
 from locray.errors import ErrorCode, UsageError
 from locray.inference.batches import Batches
+from locray.inference.compile_key import CompileKey
 from locray.inference.devices import batch_size_for, dtype_for, keep_freed_memory
 from locray.inference.network import Network
 from locray.inference.onnx import replace_backbone
-from locray.inference.packages import CompileKey, load_fitting
+from locray.inference.packages import load_fitting
 from locray.labelling.model import ModelSpec
 from locray.models.artifact import load_artifact
 from locray.models.files import read_int8_graph

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import obstore
 
 from locray.errors import UsageError
-from locray.storage.object_reader import ObjectReader
+from locray.storage.archive_files import ArchiveFile, LocalArchiveFile
 from locray.storage.retries import DEFAULT_RETRIES, RetryPolicy
 from locray.storage.s3 import store
 from locray.storage.uris import (
@@ -34,10 +34,6 @@ from locray.storage.uris import (
 
 _MAX_OPEN_ARCHIVES = 8
 _ENCRYPTED_FLAG = 0x1
-_LOCAL_HEADER_BYTES = 30
-_MAX_EXTRA_BYTES = 128
-"""Extra fields of a member's local header that are read along with it. Longer ones take a second request."""
-
 _COMPRESSION_NAMES = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
 _EXPECTED = "Expected an archive without a password, stored or deflated, which is the default of zip tools"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,60 +65,11 @@ class MemberContent(NamedTuple):
     last_modified: datetime
 
 
-class _ArchiveFile(ObjectReader):
-    """An archive. `zipfile` reads from the span that the thread has fetched before, elsewhere by further requests.
-
-    `zipfile` makes several small reads per member, all of them under one lock. This one makes them from memory.
-    """
-
-    def __init__(self, uri: str, size_bytes: int, etag: str | None) -> None:
-        super().__init__(uri, size_bytes, etag)
-        self._fetched = threading.local()
-
-    def fetch(self, member: zipfile.ZipInfo, retries: RetryPolicy) -> None:
-        """Fetches a member for the reads of this thread. Raises what `S3_ERRORS` lists."""
-        name_bytes = len(member.orig_filename.encode())
-        size_bytes = _LOCAL_HEADER_BYTES + name_bytes + _MAX_EXTRA_BYTES + member.compress_size
-        self._fetched.start = member.header_offset
-        self._fetched.data = self.get_range(member.header_offset, member.header_offset + size_bytes, retries)
-
-    def discard(self) -> None:
-        """Frees what `fetch` fetched."""
-        self._fetched.__dict__.clear()
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes, or all to the end."""
-        data = getattr(self._fetched, "data", b"")
-        offset = self.tell() - getattr(self._fetched, "start", 0)
-        if size is None or not 0 <= offset <= offset + size <= len(data):
-            return super().read(size)
-        self.seek(size, os.SEEK_CUR)
-        return bytes(data[offset : offset + size])
-
-
-class _LocalFile(_ArchiveFile):
-    """A local archive. Forked processes share no position in it."""
-
-    def __init__(self, uri: str, size_bytes: int, descriptor: int) -> None:
-        super().__init__(uri, size_bytes, None)
-        self._descriptor = descriptor
-
-    def get_range(self, start: int, end: int, retries: RetryPolicy = DEFAULT_RETRIES) -> bytes:  # noqa: ARG002
-        """The bytes from `start` up to `end` or the end of the file."""
-        return os.pread(self._descriptor, max(0, end - start), start)
-
-    def close(self) -> None:
-        """Closes the file."""
-        if not self.closed:
-            os.close(self._descriptor)
-        super().close()
-
-
 @dataclass(frozen=True, slots=True)
 class _Archive:
     """One version of an archive, open."""
 
-    file: _ArchiveFile
+    file: ArchiveFile
     zip_file: zipfile.ZipFile
     version: tuple[Any, ...]
     last_modified: datetime
@@ -266,7 +213,7 @@ def _open_local(archive_uri: str) -> _Archive:
     modified = _EPOCH + timedelta(microseconds=status.st_mtime_ns // 1000)
 
     def read_directory() -> _Archive:
-        file: Any = _LocalFile(archive_uri, status.st_size, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        file: Any = LocalArchiveFile(archive_uri, status.st_size, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         return _Archive(file, zipfile.ZipFile(file), version, modified)
 
     return _cached(archive_uri, version, read_directory)
@@ -282,7 +229,7 @@ def _open_remote(archive_uri: str, retries: RetryPolicy) -> _Archive:
     meta = obstore.head(store(bucket, retries), key)
 
     def read_directory() -> _Archive:
-        file: Any = _ArchiveFile(archive_uri, meta["size"], meta["e_tag"])
+        file: Any = ArchiveFile(archive_uri, meta["size"], meta["e_tag"])
         return _Archive(file, zipfile.ZipFile(file), (meta["e_tag"],), meta["last_modified"])
 
     return _cached(archive_uri, (meta["e_tag"],), read_directory)

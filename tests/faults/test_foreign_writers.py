@@ -6,9 +6,9 @@ from deltalake import DeltaTable
 from locray import storage
 from locray.errors import ExitCode
 from tests.helpers.commit_path import (
-    FIRST_NIGHT,
+    FIRST_RUN,
     RETRY,
-    SECOND_NIGHT,
+    SECOND_RUN,
     AtMutation,
     Place,
     Scenario,
@@ -24,11 +24,11 @@ pytestmark = pytest.mark.s3
 
 OTHERS = [delete_nothing, set_properties, add_column]
 CASES = [
-    *((*place, compact) for place in each(FIRST_NIGHT, "claim", "commit")),
+    *((*place, compact) for place in each(FIRST_RUN, "claim", "commit")),
     *((*place, compact) for place in each(RETRY, "claim", "file", "commit")),
-    *((*place, compact) for place in each(SECOND_NIGHT, "commit")),
+    *((*place, compact) for place in each(SECOND_RUN, "commit")),
     *((*place, foreign) for place in each(RETRY, "commit") for foreign in OTHERS),
-    *((*place, foreign) for place in each(SECOND_NIGHT, "commit") for foreign in OTHERS),
+    *((*place, foreign) for place in each(SECOND_RUN, "commit") for foreign in OTHERS),
 ]
 
 
@@ -52,7 +52,7 @@ def test_a_run_goes_on_after_a_foreign_commit(
 
 
 def test_a_constraint_that_is_added_ends_the_run_and_loses_nothing(place: Place, templates: Templates) -> None:
-    place.put(templates[FIRST_NIGHT.name])
+    place.put(templates[FIRST_RUN.name])
 
     def table() -> DeltaTable:
         return DeltaTable(place.table, storage_options=storage.delta_storage_options(place.table))
@@ -61,11 +61,11 @@ def test_a_constraint_that_is_added_ends_the_run_and_loses_nothing(place: Place,
         table().alter.add_constraint({"positive": "size_bytes > 0"})
         return forward()
 
-    fault = AtMutation(FIRST_NIGHT.mutations.index("commit"), add_constraint)
-    driver = place.start_with(fault, FIRST_NIGHT)
+    fault = AtMutation(FIRST_RUN.mutations.index("commit"), add_constraint)
+    driver = place.start_with(fault, FIRST_RUN)
     assert driver.wait() == ExitCode.USAGE
     messages = driver.log.read_text()
     assert "has the constraint positive, which locray doesn't check" in messages
     assert "Traceback" not in messages
     table().alter.drop_constraint("positive")
-    place.finish(FIRST_NIGHT)
+    place.finish(FIRST_RUN)

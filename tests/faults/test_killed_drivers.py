@@ -11,13 +11,13 @@ import pytest
 from locray.errors import ExitCode
 from tests.helpers.commit_path import (
     AFTER_A_CRASH,
-    FIRST_NIGHT,
+    FIRST_RUN,
     RETRY,
     SCENARIOS,
-    SECOND_NIGHT,
+    SECOND_RUN,
     WITH_CHECKPOINTS,
+    Action,
     AtMutation,
-    Deed,
     Place,
     Scenario,
     Templates,
@@ -30,17 +30,17 @@ from tests.helpers.commit_path import (
     request_lost,
 )
 
-FIRST_COMMIT = FIRST_NIGHT.mutations.index("commit")
+FIRST_COMMIT = FIRST_RUN.mutations.index("commit")
 
 pytestmark = pytest.mark.s3
 
 
 WHERE = [
-    *each(FIRST_NIGHT),
+    *each(FIRST_RUN),
     *each(AFTER_A_CRASH, "deletion", "work folder"),
     *each(RETRY, "file", "commit"),
     *each(WITH_CHECKPOINTS, "checkpoint", "last checkpoint"),
-    *each(SECOND_NIGHT, "list", "deletion", "file", "commit", "record", "page"),
+    *each(SECOND_RUN, "list", "deletion", "file", "commit", "record", "page"),
 ]
 
 
@@ -56,14 +56,14 @@ def test_an_undisturbed_run_makes_these_changes(scenario: Scenario, place: Place
     place.do_nothing()
 
 
-@pytest.mark.parametrize("deed", [killed_before, killed_when_applied], ids=named)
+@pytest.mark.parametrize("action", [killed_before, killed_when_applied], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
 def test_after_a_kill_the_next_run_completes_the_table(
-    scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
+    scenario: Scenario, index: int, action: Action, place: Place, templates: Templates
 ) -> None:
     place.put(templates[scenario.name])
     committed = place.rows()
-    fault = AtMutation(index, deed)
+    fault = AtMutation(index, action)
     assert place.start_with(fault, scenario).wait() == -signal.SIGKILL
     assert fault.kinds[: index + 1] == list(scenario.mutations[: index + 1])
     assert set(fault.kinds[index:]) == {scenario.mutations[index]}  # several deletions run at once
@@ -79,7 +79,7 @@ def test_after_a_kill_the_next_run_completes_the_table(
     ("index", "exit_code", "message"),
     [
         (
-            FIRST_NIGHT.mutations.index("worklist"),
+            FIRST_RUN.mutations.index("worklist"),
             ExitCode.UNEXPECTED,
             "interrupted; run the command again to continue",
         ),
@@ -90,10 +90,10 @@ def test_after_a_kill_the_next_run_completes_the_table(
 def test_an_interrupted_driver_ends_with_whole_commits(
     index: int, exit_code: ExitCode, message: str, place: Place
 ) -> None:
-    driver = place.start_with(AtMutation(index, asked_to_stop), FIRST_NIGHT)
+    driver = place.start_with(AtMutation(index, asked_to_stop), FIRST_RUN)
     assert driver.wait() == exit_code
     assert message in " ".join(driver.log.read_text().split())
     rows = place.rows()
     assert len(rows) == (4 if index == FIRST_COMMIT else 0)
-    place.finish(FIRST_NIGHT)
+    place.finish(FIRST_RUN)
     assert_kept(rows, place.rows())

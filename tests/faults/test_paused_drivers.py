@@ -6,11 +6,11 @@ import pytest
 
 from locray.errors import ExitCode
 from tests.helpers.commit_path import (
-    FIRST_NIGHT,
+    FIRST_RUN,
     RETRY,
-    SECOND_NIGHT,
+    SECOND_RUN,
+    Action,
     AtMutation,
-    Deed,
     Place,
     Scenario,
     Templates,
@@ -29,20 +29,20 @@ from tests.helpers.s3_proxy import Answer, Forward, Request
 pytestmark = pytest.mark.s3
 
 WHERE = [
-    *last(FIRST_NIGHT),
+    *last(FIRST_RUN),
     *last(RETRY, "file", "commit"),
-    *each(SECOND_NIGHT, "deletion")[:1],
-    *last(SECOND_NIGHT, "file", "commit"),
+    *each(SECOND_RUN, "deletion")[:1],
+    *last(SECOND_RUN, "file", "commit"),
 ]
 
 
-@pytest.mark.parametrize("deed", [paused_before, paused_after], ids=named)
+@pytest.mark.parametrize("action", [paused_before, paused_after], ids=named)
 @pytest.mark.parametrize(("scenario", "index"), WHERE, ids=named)
 def test_a_paused_driver_is_fenced_and_changes_nothing(
-    scenario: Scenario, index: int, deed: Deed, place: Place, templates: Templates
+    scenario: Scenario, index: int, action: Action, place: Place, templates: Templates
 ) -> None:
     place.put(templates[scenario.name])
-    fault = AtMutation(index, deed)
+    fault = AtMutation(index, action)
     with over_in_any_case(fault):
         paused = place.start_with(fault, scenario)
         assert fault.happened.wait(ENDS_WITHIN_S)
@@ -79,9 +79,9 @@ def test_of_two_concurrent_drivers_one_stops(kind: str, place: Place) -> None:
         return forward()
 
     place.proxy.fault = meet
-    drivers = [place.start(FIRST_NIGHT, AWS_ENDPOINT_URL=place.proxy.endpoint_url) for _ in range(2)]
+    drivers = [place.start(FIRST_RUN, AWS_ENDPOINT_URL=place.proxy.endpoint_url) for _ in range(2)]
     exit_codes = sorted(driver.wait() for driver in drivers)
     one_after_the_other = [[ExitCode.DONE, ExitCode.DONE]] if kind == "table" else []
     told = [driver.log.read_text() for driver in drivers]
     assert exit_codes in [[ExitCode.DONE, ExitCode.FENCED], *one_after_the_other], told
-    place.finish(FIRST_NIGHT)
+    place.finish(FIRST_RUN)

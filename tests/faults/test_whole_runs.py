@@ -14,8 +14,8 @@ from locray.errors import ExitCode
 from locray.verification.findings import Check
 from tests.helpers.commands import start_locray
 from tests.helpers.commit_path import (
+    Action,
     AtMutation,
-    Deed,
     Place,
     asked_to_stop,
     assert_kept,
@@ -73,9 +73,9 @@ def running(place: Place, **environment: str) -> Iterator[Process]:
         yield Process(process)
 
 
-def end_with(place: Place, index: int, deed: Deed) -> tuple[Done, AtMutation]:
+def end_with(place: Place, index: int, action: Action) -> tuple[Done, AtMutation]:
     """A run whose process is interrupted at a request that changes the store."""
-    place.proxy.fault = fault = AtMutation(index, deed)
+    place.proxy.fault = fault = AtMutation(index, action)
     with running(place, AWS_ENDPOINT_URL=place.proxy.endpoint_url) as driver:
         fault.driver.set_result(driver)
         return driver.end(), fault

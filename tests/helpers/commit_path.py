@@ -48,7 +48,7 @@ class Scenario:
         return self.name
 
 
-FIRST_NIGHT = Scenario("first night", ("table", "claim", "worklist", "file", "commit", "file", "commit", "work folder"))
+FIRST_RUN = Scenario("first run", ("table", "claim", "worklist", "file", "commit", "file", "commit", "work folder"))
 AFTER_A_CRASH = Scenario(
     "after a crash", ("claim", "deletion", "work folder", "worklist", "file", "commit", "work folder")
 )
@@ -62,8 +62,8 @@ WITH_CHECKPOINTS = Scenario(
     "with checkpoints",
     ("claim", "worklist", "file", "commit", "checkpoint", "last checkpoint", "file", "commit", "work folder"),
 )
-SECOND_NIGHT = Scenario(
-    "second night",
+SECOND_RUN = Scenario(
+    "second run",
     (
         *("claim", "worklist", "file", "file", "commit", "work folder"),
         *("list", "deletion", "deletion", "deletion", "file", "commit", "record", "page"),
@@ -72,7 +72,7 @@ SECOND_NIGHT = Scenario(
     {MENDED: "1"},
 )
 """Labels, lists deleted images, deletes removed files, compacts two files into one, and writes its record."""
-SCENARIOS = (FIRST_NIGHT, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS, SECOND_NIGHT)
+SCENARIOS = (FIRST_RUN, AFTER_A_CRASH, RETRY, WITH_CHECKPOINTS, SECOND_RUN)
 
 Point = tuple[Scenario, int]
 """A request of a scenario, by its index among those that change the store."""
@@ -133,13 +133,13 @@ class AtMutation:
     `driver` is the process that it hits.
     """
 
-    def __init__(self, index: int, deed: "Deed") -> None:
+    def __init__(self, index: int, action: "Action") -> None:
         self.driver: Future[Victim] = Future()
         self.kinds: list[str] = []
         self.happened = threading.Event()
         self.over = threading.Event()
         self._index = index
-        self._deed = deed
+        self._action = action
         self._lock = threading.Lock()
 
     @property
@@ -156,12 +156,12 @@ class AtMutation:
         if not is_it:
             return forward()
         try:
-            return self._deed(self, forward)
+            return self._action(self, forward)
         finally:
             self.happened.set()
 
 
-Deed = Callable[[AtMutation, Forward], Answer]
+Action = Callable[[AtMutation, Forward], Answer]
 
 
 def killed_before(fault: AtMutation, _: Forward) -> Answer:
@@ -261,7 +261,7 @@ class Place:
     def do_nothing(self) -> None:
         """Runs the command once more and checks that no image is labelled again."""
         rows = self.rows()
-        driver = self.start(FIRST_NIGHT)
+        driver = self.start(FIRST_RUN)
         assert driver.wait() == 0, driver.log.read_text()
         assert driver.summary()["planned"] == 0
         assert self.rows() == rows
@@ -328,11 +328,11 @@ def made_templates(folder: Path, images: Path, model: str) -> Templates:
 
     create_table(checkpoints).alter.set_table_properties({"delta.checkpointInterval": "2"})
     files = {
-        FIRST_NIGHT.name: {},
+        FIRST_RUN.name: {},
         AFTER_A_CRASH.name: run(halfway, *LABEL, "--limit", "4"),
         RETRY.name: run(labelled, *LABEL),
         WITH_CHECKPOINTS.name: _files_of(checkpoints),
-        SECOND_NIGHT.name: run(labelled, *NIGHTLY),
+        SECOND_RUN.name: run(labelled, *NIGHTLY),
     }
     partition = next(name for name in files[AFTER_A_CRASH.name] if name.endswith(".parquet")).rpartition("/")[0]
     model_id = partition.split("/")[0].removeprefix(f"{schema.MODEL_ID}=")

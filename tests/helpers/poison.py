@@ -3,7 +3,7 @@
 The decoder is Pillow's for GIF with a bug that a comment in the file triggers. The network is `small_cnn`, and a red
 image kills its process; with NO_ROOM_FOR_THE_MODEL in the environment, building it does. With GPU_IS_LOST, a red
 image raises torch's error for a lost GPU instead. Python loads them at startup as `sitecustomize`, so they are in the
-processes that a test starts, but not in the test's own. If the environment sets LOG_OF_DEEDS, they log each fault
+processes that a test starts, but not in the test's own. If the environment sets FAULT_LOG, they log each fault
 before it happens.
 """
 
@@ -46,7 +46,7 @@ def tell():
     limits = {name: resource.getrlimit(getattr(resource, name)) for name in ("RLIMIT_AS", "RLIMIT_CORE")}
     raise ValueError(json.dumps({"environment": dict(os.environ), "files": files, "limits": limits}))
 
-DEEDS = {
+FAULTS = {
     b"crash": lambda: ctypes.string_at(0),
     b"exit": lambda: os._exit(3),
     b"hang": lambda: hang(ctypes.CDLL(None)),
@@ -60,12 +60,12 @@ DEEDS = {
 }
 
 def broken_load(image):
-    deed = image.info.get("comment")
-    if deed in DEEDS:
-        if "LOG_OF_DEEDS" in os.environ:
-            with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
-                log.write(deed + b"\\n")
-        DEEDS[deed]()
+    fault = image.info.get("comment")
+    if fault in FAULTS:
+        if "FAULT_LOG" in os.environ:
+            with open(os.environ["FAULT_LOG"], "ab") as log:
+                log.write(fault + b"\\n")
+        FAULTS[fault]()
     return load(image)
 
 GifImageFile.load = broken_load
@@ -106,12 +106,12 @@ def broken(forward):
 def lose_the_gpu():
     import torch
 
-    with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
+    with open(os.environ["FAULT_LOG"], "ab") as log:
         log.write(b"lose the GPU\\n")
     raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
 def be_killed():
-    with open(os.environ["LOG_OF_DEEDS"], "ab") as log:
+    with open(os.environ["FAULT_LOG"], "ab") as log:
         log.write(b"be killed\\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -141,10 +141,10 @@ def break_decoder(folder: str) -> None:
     runpy.run_path(os.path.join(folder, "sitecustomize.py"))
 
 
-def poison(deed: str) -> bytes:
+def poison(fault: str) -> bytes:
     """Returns a valid GIF of 40 x 30 pixels that triggers a fault of the broken decoder."""
     buffer = io.BytesIO()
-    Image.new("P", (40, 30)).save(buffer, "GIF", comment=deed.encode())
+    Image.new("P", (40, 30)).save(buffer, "GIF", comment=fault.encode())
     return buffer.getvalue()
 
 

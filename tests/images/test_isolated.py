@@ -65,16 +65,16 @@ def test_a_child_returns_what_the_process_itself_would(decode: IsolatedDecoder, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("deed", "message"),
+    ("fault", "message"),
     [
         ("crash", "the decoder died of SIGSEGV"),
         ("exit", "the decoder ended with code 3"),
         ("be killed", "the decoder died of SIGKILL"),
     ],
 )
-def test_a_crash_is_an_outcome_of_the_image(decode: IsolatedDecoder, deed: str, message: str) -> None:
+def test_a_crash_is_an_outcome_of_the_image(decode: IsolatedDecoder, fault: str, message: str) -> None:
     for _ in range(2):
-        failure = decode(poison(deed))
+        failure = decode(poison(fault))
         assert isinstance(failure, ImageFailure)
         assert (failure.code, failure.message, failure.format) == ("decoder_crash", message, "gif")
         assert isinstance(decode(poison("nothing")), DecodedImage)
@@ -89,11 +89,11 @@ def test_a_killed_decoder_is_replaced_and_retried(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deed", ["hang", "hang with the lock", "hang deaf to alarms"])
-def test_a_hang_ends_at_the_deadline(deed: str) -> None:
+@pytest.mark.parametrize("fault", ["hang", "hang with the lock", "hang deaf to alarms"])
+def test_a_hang_ends_at_the_deadline(fault: str) -> None:
     before = children_of("self")
     with IsolatedDecoder(LIMITS, SHORT_S) as decode:
-        failure = decode(poison(deed))
+        failure = decode(poison(fault))
         assert children_of("self") == before
     assert isinstance(failure, ImageFailure)
     assert (failure.code, failure.format) == ("decoder_timeout", "gif")
@@ -159,8 +159,8 @@ with IsolatedDecoder(DecodeLimits(10**6, 10**6), timeout_s=1) as decode:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("deed", ["nothing", "hang with the lock"])
-def test_a_child_does_not_outlive_its_parent(broken_decoder: str, deed: str) -> None:
+@pytest.mark.parametrize("fault", ["nothing", "hang with the lock"])
+def test_a_child_does_not_outlive_its_parent(broken_decoder: str, fault: str) -> None:
     path = os.pathsep.join([broken_decoder, str(PROJECT_ROOT)])
     command = [sys.executable, "-c", ORPHAN]
     environment = os.environ | {"PYTHONPATH": path}
@@ -169,8 +169,8 @@ def test_a_child_does_not_outlive_its_parent(broken_decoder: str, deed: str) -> 
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"ready\n"
         (child,) = children_of(parent.pid)
-        if deed != "nothing":
-            parent.stdin.write(poison(deed))
+        if fault != "nothing":
+            parent.stdin.write(poison(fault))
             parent.stdin.close()
             wait_until(lambda: "nanosleep" in Path(f"/proc/{child}/wchan").read_text())
         os.kill(parent.pid, signal.SIGKILL)

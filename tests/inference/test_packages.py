@@ -8,8 +8,8 @@ import torch
 from locray import storage
 from locray.config import InferenceOptions
 from locray.inference import packages
+from locray.inference.compile_key import CompileKey
 from locray.inference.packages import (
-    CompileKey,
     PackageRecord,
     PackageSource,
     delete_stale_packages,

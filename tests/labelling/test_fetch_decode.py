@@ -99,12 +99,12 @@ FetchDecode(worklist_of(Path(sys.argv[1])), model_of(decode_timeout_s=1))(0)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("deed", "died_of"),
+    ("fault", "died_of"),
     [("crash", signal.SIGSEGV), ("hang", signal.SIGALRM), ("hang with the lock", signal.SIGALRM)],
 )
-def test_a_poisonous_image_is_the_end_of_the_first_process(tmp_path: Path, deed: str, died_of: signal.Signals) -> None:
+def test_a_poisonous_image_is_the_end_of_the_first_process(tmp_path: Path, fault: str, died_of: signal.Signals) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "a.jpg").write_bytes(poison(deed))
+    (tmp_path / "images" / "a.jpg").write_bytes(poison(fault))
     folders = [
         install_broken_decoder(tmp_path / "decoder"),
         PROJECT_ROOT,
@@ -124,15 +124,15 @@ def test_after_a_death_each_poisonous_image_gets_its_row(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(install_broken_decoder(tmp_path / "decoder"))
     images = tmp_path / "images"
     images.mkdir()
-    deeds = {"a": "nothing", "b": "crash", "c": "hang with the lock", "d": "nothing", "e": "crash", "f": "nothing"}
-    for name, deed in deeds.items():
-        (images / name).write_bytes(poison(deed))
+    faults = {"a": "nothing", "b": "crash", "c": "hang with the lock", "d": "nothing", "e": "crash", "f": "nothing"}
+    for name, fault in faults.items():
+        (images / name).write_bytes(poison(fault))
     again = FetchDecode(worklist_of(images), model_of(decode_timeout_s=1))
     rows = again(0, crashes=1)
     names = [os.path.basename(uri) for uri in rows[schema.IMAGE_URI].to_pylist()]
     code_of = {"nothing": None, "crash": "decoder_crash", "hang with the lock": "decoder_timeout"}
-    assert sorted(names) == sorted(deeds)
-    assert rows[schema.ERROR_CODE].to_pylist() == [code_of[deeds[name]] for name in names]
+    assert sorted(names) == sorted(faults)
+    assert rows[schema.ERROR_CODE].to_pylist() == [code_of[faults[name]] for name in names]
 
     deferred = again(0, crashes=MAX_CRASHES)
     assert deferred[schema.ORDINAL] == rows[schema.ORDINAL]

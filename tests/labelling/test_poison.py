@@ -26,9 +26,9 @@ class Accident:
         monkeypatch.delenv("RAY_ADDRESS", raising=False)  # workers of another Ray don't have the broken code
         self.images, self.table = tmp_path / "images", str(tmp_path / "table")
         self.images.mkdir()
-        self._log = tmp_path / "deeds"
+        self._log = tmp_path / "faults"
         self._environment = {
-            "PYTHONPATH": os.pathsep.join([broken, str(PROJECT_ROOT)]), "LOG_OF_DEEDS": str(self._log)
+            "PYTHONPATH": os.pathsep.join([broken, str(PROJECT_ROOT)]), "FAULT_LOG": str(self._log)
         }  # fmt: skip
 
     def run(self, artifact: str, *options: str, exit_code: int, **environment: str) -> Done:
@@ -41,7 +41,7 @@ class Accident:
     def rows(self) -> pa.Table:
         return dataset_of(self.table).to_table()
 
-    def deeds(self) -> list[str]:
+    def faults(self) -> list[str]:
         return self._log.read_text().splitlines()
 
 
@@ -50,10 +50,10 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
     tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accident = Accident(tmp_path, install_broken_decoder(tmp_path / "decoder"), monkeypatch)
-    deeds = {f"{number}.gif": "nothing" for number in range(12)}
-    deeds |= {"3.gif": "crash", "4.gif": "hang with the lock", "9.gif": "hang"}
-    for name, deed in deeds.items():
-        (accident.images / name).write_bytes(poison(deed))
+    faults = {f"{number}.gif": "nothing" for number in range(12)}
+    faults |= {"3.gif": "crash", "4.gif": "hang with the lock", "9.gif": "hang"}
+    for name, fault in faults.items():
+        (accident.images / name).write_bytes(poison(fault))
     done = accident.run(artifact, "--decode-timeout-s", "3", "--max-failure-rate", "1", exit_code=0)
     summary = summary_of(done)
     assert (summary["planned"], summary["ok"], summary["deferred"]) == (12, 9, 0)
@@ -69,15 +69,15 @@ def test_a_poisonous_image_costs_itself_a_row_and_never_the_run(
         "3.gif": "decoder_crash", "4.gif": "decoder_timeout", "9.gif": "decoder_timeout",
     }  # fmt: skip
     # Two images of the second unit are poisonous; it is restarted once. Child processes can't log.
-    crashes = accident.deeds()
+    crashes = accident.faults()
     assert len(crashes) == 2
     assert "hang" in crashes
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize(("said", "deed"), [({}, "be killed"), ({"GPU_IS_LOST": "1"}, "lose the GPU")])
+@pytest.mark.parametrize(("said", "fault"), [({}, "be killed"), ({"GPU_IS_LOST": "1"}, "lose the GPU")])
 def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
-    said: dict[str, str], deed: str, tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
+    said: dict[str, str], fault: str, tmp_path: Path, artifact: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accident = Accident(tmp_path, install_broken_network(tmp_path / "network"), monkeypatch)
     for number in range(12):
@@ -89,7 +89,7 @@ def test_a_unit_that_no_model_worker_outlives_is_left_to_the_next_run(
     assert str(accident.images / "5.png") in deferred
     (reason,) = set(deferred.values())
     assert reason.startswith(f"{MAX_CRASHES} model workers died over its unit: ")
-    assert accident.deeds() == [deed] * MAX_CRASHES
+    assert accident.faults() == [fault] * MAX_CRASHES
 
     labelled = accident.rows()[schema.IMAGE_URI].to_pylist()
     assert len(labelled) == 8
@@ -105,7 +105,7 @@ def test_a_model_that_no_process_outlives_the_loading_of_ends_the_run(
     done = accident.run(artifact, exit_code=1, NO_ROOM_FOR_THE_MODEL="1")
     assert f"{MAX_CRASHES} processes died while they loaded the model" in " ".join(done.stderr.split())
     assert summary_of(done)["deferred_causes"] == {"not_tried": 1}
-    assert accident.deeds() == ["be killed"] * MAX_CRASHES
+    assert accident.faults() == ["be killed"] * MAX_CRASHES
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ def poisonous(tmp_path: Path) -> Path:
     """A folder of images, two of them poisonous."""
     folder = tmp_path / "images"
     folder.mkdir()
-    for number, deed in enumerate(["nothing", "crash", "nothing", "hang with the lock"]):
-        (folder / f"{number}.gif").write_bytes(poison(deed))
+    for number, fault in enumerate(["nothing", "crash", "nothing", "hang with the lock"]):
+        (folder / f"{number}.gif").write_bytes(poison(fault))
     return folder
 
 

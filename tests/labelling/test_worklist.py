@@ -133,15 +133,15 @@ def test_a_worklist_begins_with_images_from_everywhere(tmp_path: Path) -> None:
             assert pa.concat_tables(units)[schema.ORDINAL].to_pylist() == list(range(num_images))
 
 
-@pytest.mark.parametrize("deed", ["cut off", "missing", "overwritten"])
-def test_a_damaged_file_of_the_table_is_told(tmp_path: Path, deed: str) -> None:
+@pytest.mark.parametrize("fault", ["cut off", "missing", "overwritten"])
+def test_a_damaged_file_of_the_table_is_told(tmp_path: Path, fault: str) -> None:
     writer = a_table(str(tmp_path), predicted([0, 1]))
     (file,) = tmp_path.rglob("*.parquet")
     data = file.read_bytes()
-    if deed == "missing":
+    if fault == "missing":
         file.unlink()
     else:
-        file.write_bytes(data[: len(data) // 2] if deed == "cut off" else data[:4] + bytes(200) + data[204:])
+        file.write_bytes(data[: len(data) // 2] if fault == "cut off" else data[:4] + bytes(200) + data[204:])
     with pytest.raises(StoreAccessError, match=r"can't read rows of the table .* Run `locray verify` to find"):
         to_do(predicted([0]), writer)
 
