@@ -3,7 +3,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format benchmark install clean
+.PHONY: demo test test-fast test-ray-versions test-gpu lint format benchmark install clean
 
 demo: install
 	$(BIN)/locray demo --output demo
@@ -15,6 +15,27 @@ test: install
 
 test-fast: install
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Labels, trains and runs the poison tests on the oldest and the newest Ray of pyproject.toml, each in an environment of
+# its own. Others: make test-ray-versions RAY_VERSIONS="2.57 2.58"
+RAY_VERSIONS ?= 2.56 2.60
+RAY_TESTS := tests/ray_runtime tests/labelling/test_gpus.py tests/labelling/test_poison.py \
+	tests/labelling/test_run.py::test_a_folder_becomes_a_table_and_the_next_night_only_what_changed \
+	tests/training/test_run.py::test_the_artifact_has_the_metrics_of_its_best_epoch \
+	tests/training/test_run.py::test_ray_prints_nothing
+
+test-ray-versions: $(addprefix test-ray-,$(RAY_VERSIONS))
+
+test-ray-%:
+	test -x $(VENV)-ray-$*/bin/python || $(PYTHON) -m venv $(VENV)-ray-$*
+	grep -v '^ray==' constraints.txt > $(VENV)-ray-$*/constraints.txt
+	$(VENV)-ray-$*/bin/python -m pip install --quiet -c $(VENV)-ray-$*/constraints.txt 'ray[data,default,train]==$*.*' -e '.[dev]'
+	$(VENV)-ray-$*/bin/python -m pytest -n 0 -m "" $(RAY_TESTS)
+
+# On a machine with a CUDA device, in under ten minutes: the tests that need one, a GPU and its processors compared, and
+# the speed of both. Writes gpu-check.md.
+test-gpu: install
+	$(BIN)/python -m tests.gpu_check --output gpu-check.md
 
 lint: install
 	$(BIN)/ruff check .
@@ -38,4 +59,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV)-ray-* demo build *.egg-info .mypy_cache .ruff_cache .pytest_cache
