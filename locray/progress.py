@@ -35,6 +35,10 @@ def with_progress(listing: Iterable[Batch], report: Report) -> Iterator[Batch]:
         yield batch
 
 
+MIN_STEADY_S = 1.0
+"""Minimum duration of a steady state: in a shorter one, results that were waiting for the first ones distort it."""
+
+
 class Clock:
     """Times a run. Start-up ends with the first results; the steady state is what follows."""
 
@@ -60,10 +64,11 @@ class Clock:
 
     @property
     def images_per_s_steady(self) -> float | None:
-        """Images per second after the first results; None while there are no others."""
-        if self._first is None or self._last is None or self._last[0] <= self._first[0]:
+        """Images per second after the first results; None while that is too short to measure."""
+        if self._first is None or self._last is None:
             return None
-        return (self._last[1] - self._first[1]) / (self._last[0] - self._first[0])
+        seconds = self._last[0] - self._first[0]
+        return (self._last[1] - self._first[1]) / seconds if seconds >= MIN_STEADY_S else None
 
     def speed(self) -> dict[str, float]:
         """The steady state as a fact to report, if there is one."""

@@ -20,6 +20,7 @@ from locray.images.decode import DecodedImage, DecodeLimits, ImageFailure, decod
 from locray.images.fetch import Deferred, Fetched, FetchRequest, fetch_images
 from locray.images.letterbox import decoded_side_px, letterbox_image
 from locray.labelling.model import ModelSpec
+from locray.labelling.worklist import unit_size_for
 
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
 """Path or URI, the bytes of an image file, a Pillow image, or RGB pixels (H, W, 3) uint8."""
@@ -92,8 +93,9 @@ class Model:
         if isinstance(images, str | bytes | os.PathLike | Image.Image | np.ndarray):
             raise UsageError(f"images: expected a list of images; found one {type(images).__name__}. Wrap it in a list")
         found: list[ImagePrediction] = []
-        for start in range(0, len(images), self._options.unit_size):
-            unit = self._decoded(images[start : start + self._options.unit_size], start)
+        unit_size = unit_size_for(len(images), self._options.unit_size)
+        for start in range(0, len(images), unit_size):
+            unit = self._decoded(images[start : start + unit_size], start)
             found += map(_as_prediction, self._predictor(unit).to_pylist())
         return found
 

@@ -124,9 +124,10 @@ def plan(config: PlanConfig, console: Console) -> ExitCode:
     """`locray plan`."""
     from locray.labelling.plan import plan as run
 
-    facts = run(config, console.report).to_dict()
-    console.result(facts)
-    results.explain_empty_listing(config.images, facts["listed"])
+    found = run(config, console.report)
+    console.result(found.to_dict())
+    results.explain_empty_listing(config.images, found.listed)
+    results.explain_plan(found)
     return ExitCode.DONE
 
 
@@ -146,6 +147,7 @@ def nightly(config: NightlyConfig, console: Console) -> ExitCode:
         for step, message in night.failed.items():
             if step != LABELLING:  # its error is raised, and shown at the end
                 _log.error(f"{step}: {message}")
+        results.log_nightly_verdict(night)
 
     night = run(config, console.report, show)
     show(night)
@@ -168,6 +170,7 @@ def verify(config: VerifyConfig, console: Console) -> ExitCode:
     found = run(config, console.report)
     console.result(found.to_dict(), results.verification_lines(found))
     results.explain_findings(found)
+    results.log_verification_verdict(found)
     return found.exit_code
 
 

@@ -13,9 +13,22 @@ _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from locray.demo.run import DemoSummary
+    from locray.labelling.plan import LabelPlan
     from locray.labelling.summary import LabelSummary
+    from locray.nightly.run import NightlyRun
     from locray.nightly.status import TableStatus
     from locray.verification.run import Verification
+
+
+_NIGHTLY_VERDICTS = {
+    ExitCode.DONE: "every listed image has its row, and the table is correct",
+    ExitCode.UNEXPECTED: "a step failed unexpectedly",
+    ExitCode.USAGE: "a step was refused",
+    ExitCode.FAILURE_RATE: "the table is up to date, but more images failed than --max-failure-rate allows",
+    ExitCode.DEFERRED: "some images have no row yet; the next night labels them",
+    ExitCode.FENCED: "another run took over the table",
+    ExitCode.CORRUPT: "the table is damaged or inconsistent; see docs/verify.md",
+}
 
 
 def demo_lines(summary: "DemoSummary") -> dict[str, str]:
@@ -119,5 +132,34 @@ def explain_findings(found: "Verification") -> None:
         more = finding.count - len(finding.first)
         rest = [f"and {more:,} more"] if more else []
         _log.info("\n  ".join([f"{check}: {MEANING[check]}", *finding.first, *rest]))
+
+
+def log_verification_verdict(found: "Verification") -> None:
+    """Says in one line whether the table is correct and complete."""
     if found.faults:
-        _log.error(f"{found.table} is damaged or inconsistent: {', '.join(found.faults)}. See docs/verify.md")
+        _log.error(f"Verdict: {found.table} is damaged or inconsistent: {', '.join(found.faults)}. See docs/verify.md")
+    elif found.pending:
+        counts = format_value({check: finding.count for check, finding in found.pending.items()})
+        _log.warning(f"Verdict: {found.table} is correct but not complete ({counts}): the next run labels the rest")
+    else:
+        complete = "" if found.listed is None else f", and complete for the {found.listed:,} listed images"
+        _log.info(f"Verdict: {found.table} is correct{complete}")
+
+
+def log_nightly_verdict(night: "NightlyRun") -> None:
+    """Says in one line what the night's exit code means."""
+    text = f"Verdict: {_NIGHTLY_VERDICTS[night.exit_code]} (exit code {int(night.exit_code)})"
+    failed = f". Steps that failed: {', '.join(night.failed)}" if night.failed else ""
+    _log.log(logging.INFO if night.exit_code is ExitCode.DONE else logging.ERROR, f"{text}{failed}")
+
+
+def explain_plan(found: "LabelPlan") -> None:
+    """Explains which images of the sample the estimate does not count."""
+    num_failed = sum(found.sampled_errors.values())
+    if not num_failed:
+        return
+    counted = "The estimate counts the others" if found.images_per_s else "So there is no estimate"
+    _log.warning(
+        f"{num_failed} of {found.sampled} sampled images can't be labelled ({format_value(found.sampled_errors)}). "
+        f"{counted}."
+    )

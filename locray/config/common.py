@@ -139,7 +139,11 @@ MAX_PREDICTORS_PER_GPU = 16
 class InferenceOptions(ResultOptions, DeviceOptions):
     """How a model runs over images."""
 
-    unit_size: Positive = Field(256, description="Images per unit of work. One task fetches and decodes a unit.")
+    unit_size: Positive | None = Field(
+        None,
+        description="Images per unit of work, which one task fetches and decodes. Default: 256, of fewer than 8,192 "
+        "images 32 to 128.",
+    )
     batch_size: Positive | None = Field(
         None,
         description="Images per batch of the network. Default: 32 on a processor, 8 to 128 on a GPU by its memory.",

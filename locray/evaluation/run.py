@@ -20,7 +20,7 @@ from locray.evaluation.table import read_table
 from locray.images.decode import DecodeLimits
 from locray.labelling.model import ModelSpec
 from locray.labelling.pipeline import Pipeline
-from locray.labelling.worklist import InlineWorklist
+from locray.labelling.worklist import InlineWorklist, unit_size_for
 from locray.metrics.results import ImageResult
 from locray.progress import Clock, Progress, Report
 
@@ -77,7 +77,8 @@ def evaluate_dataset(dataset: Dataset, model: ModelSpec, report: Report, *, stri
         UsageError: with `strict`, an image or a box can't be used.
     """
     clock = Clock()
-    worklist = InlineWorklist.of_uris([record.image_uri for record in dataset.records], model.options.unit_size)
+    uris = [record.image_uri for record in dataset.records]
+    worklist = InlineWorklist.of_uris(uris, unit_size_for(len(uris), model.options.unit_size))
     report(Progress("starting", planned=worklist.num_images))
     comparison = Comparison(DecodeLimits.of(model.options), strict=strict)
     results: dict[int, ImageResult] = {}

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from locray import schema, storage
 from locray.config import PlanConfig
-from locray.errors import ErrorCode
 from locray.images.fetch import FetchRequest, fetch_images
 from locray.labelling.bottleneck import Capacity, Stage, StageCosts, StageRates, stage_rates
 from locray.labelling.fetch_decode import decode_in_child, decode_rows
@@ -31,8 +30,6 @@ SECONDS_PER_HOUR = 3600
 _GPU_TIMEOUT_S = 120.0
 _log = logging.getLogger(__name__)
 
-_DECODER_FAILURES = pa.array(map(str, (ErrorCode.DECODER_CRASH, ErrorCode.DECODER_TIMEOUT)))
-
 
 @dataclass(frozen=True, slots=True)
 class LabelPlan:
@@ -48,6 +45,8 @@ class LabelPlan:
     retried: int
     planned: int
     sampled: int
+    sampled_errors: dict[str, int]
+    """Images of the sample that can't be labelled, by error code or cause of deferral."""
     sampled_bytes_per_image: float | None
     num_cpus: int
     num_gpus: int
@@ -85,7 +84,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
     planned = min(counts.pending, config.limit or counts.pending)
     report(Progress("sampling", planned=len(sample)))
     capacity = _capacity(model)
-    rates = _measure(sample, model, capacity) if len(sample) else StageRates()
+    rates, errors = _measure(sample, model, capacity) if len(sample) else (StageRates(), Counter[str]())
     estimated_s = planned / rates.total if rates.total else None
     price_per_second = None if config.hourly_price is None else config.hourly_price / SECONDS_PER_HOUR
     return LabelPlan(
@@ -99,6 +98,7 @@ def plan(config: PlanConfig, report: Report) -> LabelPlan:
         retried=counts.retried,
         planned=planned,
         sampled=len(sample),
+        sampled_errors=dict(sorted(errors.items())),
         sampled_bytes_per_image=_mean_bytes(sample),
         num_cpus=capacity.num_cpus,
         num_gpus=capacity.num_gpus,
@@ -127,24 +127,25 @@ def _capacity(model: ModelSpec) -> Capacity:
     return Capacity(num_cpus, num_gpus if with_gpus else 0)
 
 
-def _measure(sample: pa.Table, model: ModelSpec, capacity: Capacity) -> StageRates:
-    """Images per second once everything is warm; unknown if no image of the sample can be decoded.
+def _measure(sample: pa.Table, model: ModelSpec, capacity: Capacity) -> tuple[StageRates, Counter[str]]:
+    """Images per second once everything is warm, and the errors of the others by code.
 
-    A child process decodes the sample first, so that images that crash or hang the decoder can be skipped. What is
-    timed is decoding in this process, as workers do it.
+    Only images that can be decoded are timed; without any, the speed is unknown. A child process decodes the sample
+    first, since an image may crash or hang the decoder. What is timed is decoding in this process, as workers do it.
     """
     rows = InlineWorklist.of(sample, len(sample)).read_unit(0)
     first_try = decode_in_child(rows, model)
-    rows = rows.filter(pc.invert(pc.is_in(first_try[schema.ERROR_CODE], value_set=_DECODER_FAILURES)))
+    errors = Counter(code for code in first_try[schema.ERROR_CODE].to_pylist() if code is not None)
+    rows = rows.filter(pc.equal(first_try[schema.STATUS], schema.STATUS_OK))
     if not len(rows):
-        return StageRates()
+        return StageRates(), errors
     fetch_s = _fetch_s(rows, model)
     started = time.process_time()
     decoded = decode_rows(rows, model)
     decode_cpu_s = (time.process_time() - started) / len(rows)
     num_cores = len(os.sched_getaffinity(0))
     predict_s = _predict_s(decoded, model, capacity, num_cores)
-    return stage_rates(StageCosts(fetch_s, decode_cpu_s, predict_s, num_cores), capacity)
+    return stage_rates(StageCosts(fetch_s, decode_cpu_s, predict_s, num_cores), capacity), errors
 
 
 def _fetch_s(rows: pa.Table, model: ModelSpec) -> float:

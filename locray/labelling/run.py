@@ -17,7 +17,7 @@ from locray.labelling.model import ModelSpec
 from locray.labelling.outcomes import create_deferred_list, write_deferred_list
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.summary import LabelSummary
-from locray.labelling.worklist import PendingImages, Worklist
+from locray.labelling.worklist import PendingImages, Worklist, unit_size_for
 from locray.progress import Clock, Progress, Report
 from locray.signals import stop_requests
 from locray.sources import Source
@@ -66,7 +66,9 @@ def label(
         counts = pending.counts()
         if counts.pending:
             pipeline.start()
-        worklist = pending.write(storage.join(writer.work_uri, run_id), config.unit_size, config.limit)
+        planned = min(counts.pending, config.limit or counts.pending)
+        unit_size = unit_size_for(planned, config.unit_size)
+        worklist = pending.write(storage.join(writer.work_uri, run_id), unit_size, config.limit)
     with writer.raise_if_fenced():
         canaries = CanaryImages.fetch(worklist, config.max_bytes)
 

@@ -24,6 +24,10 @@ from locray.storage.temporary_database import create_from_batches, temporary_dat
 from locray.table.data_files import scan_strings
 from locray.table.key import PredictionKey
 
+MAX_UNIT_SIZE = 256
+"""Default number of images per unit of a long run."""
+_MIN_UNIT_SIZE = 32
+_MIN_UNITS = 32
 UNITS_PER_FILE = 64
 SAMPLED_IMAGES = 256
 """A worklist begins with this many images, sampled at random."""
@@ -72,6 +76,17 @@ class Worklist(Protocol):
     def read_unit(self, unit: int) -> pa.Table:
         """The images of a unit as a table of `schema.WORKLIST_SCHEMA`."""
         ...
+
+
+def unit_size_for(num_images: int, chosen: int | None) -> int:
+    """Images per unit: as chosen, or by default a power of two with 32 units or more, from 32 to 256.
+
+    Rows and progress come per unit, and units of a short run must keep all workers busy.
+    """
+    if chosen is not None:
+        return chosen
+    largest = 1 << max(0, (num_images // _MIN_UNITS).bit_length() - 1)
+    return min(max(largest, _MIN_UNIT_SIZE), MAX_UNIT_SIZE)
 
 
 def num_units(worklist: Worklist) -> int:

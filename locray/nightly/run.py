@@ -5,7 +5,7 @@ run.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import Any, TypeVar
 
@@ -136,7 +136,8 @@ def nightly(
         source = CachedSource(open_source(config.images, config.uri_column), folder)
         run = _label(config, report, source, clock, on_error)
         if not run.was_cut_short:
-            run.verify = run.attempt("verify", lambda: verify(_verify_config(config), report, source))
+            of_verify: Report = lambda step: report(replace(step, stage=f"verify, {step.stage}"))  # noqa: E731
+            run.verify = run.attempt("verify", lambda: verify(_verify_config(config), of_verify, source))
         if run.verify is not None:
             run.exit_code = worst(run.exit_code, run.verify.exit_code)
         if run.is_table_correct:

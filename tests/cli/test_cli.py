@@ -157,21 +157,28 @@ def test_verify_with_images_or_a_model_that_are_not_there(folder: Path) -> None:
     assert "--images" in refused("verify", "--table", f"{folder}/t", "--uri-column", "uri")
 
 
+def last_line_of(done: subprocess.CompletedProcess[str]) -> str:
+    return done.stderr.splitlines()[-1]
+
+
 def test_verify_tells_by_its_exit_code(folder: Path) -> None:
     create_table(f"{folder}/t")
     arguments = ("verify", "--table", f"{folder}/t", "--json")
     sound = locray(*arguments)
     assert (sound.returncode, json.loads(sound.stdout)["faults"]) == (0, {})
+    assert last_line_of(sound).endswith(f"Verdict: {folder}/t is correct")
     Image.new("RGB", (8, 8)).save(folder / "images" / "a.jpg")
     pending = locray(*arguments, "--images", f"{folder}/images")
     assert pending.returncode == 4, pending
     finding = {"count": 1, "first": [f"{folder}/images/a.jpg"]}
     assert json.loads(pending.stdout)["pending"] == {"image_without_row": finding}
+    assert "is correct but not complete (image_without_row 1)" in last_line_of(pending)
     wrong = schema.PREDICTIONS_SCHEMA.set(4, pa.field(schema.WIDTH, pa.int64()))
     DeltaTable.create(f"{folder}/u", wrong, partition_by=schema.PARTITION_COLUMNS)
     damaged = locray("verify", "--table", f"{folder}/u", "--json")
     assert damaged.returncode == 6, damaged
     assert json.loads(damaged.stdout)["faults"]["schema"]["count"] == 1
+    assert "Verdict: " in last_line_of(damaged)
     told = " ".join(damaged.stderr.split())
     assert "schema: the table or a file has other columns" in told
     assert f"{folder}/u is damaged or inconsistent: schema" in told

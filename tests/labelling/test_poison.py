@@ -127,11 +127,17 @@ def test_a_plan_leaves_poisonous_images_out_of_its_estimate(poisonous: Path, tmp
     planned = json.loads(done.stdout)
     assert (planned["planned"], planned["sampled"]) == (4, 4)
     assert planned["images_per_s"] > 0
+    assert planned["sampled_errors"] == {"decoder_crash": 1, "decoder_timeout": 1}
+    said = (
+        "2 of 4 sampled images can't be labelled (decoder_crash 1, decoder_timeout 1). The estimate counts the others"
+    )
+    assert said in " ".join(done.stderr.split())
 
     for path in poisonous.glob("[02].gif"):
         path.unlink()
     done = without_ray("plan", *arguments, "--decode-timeout-s", "1", **broken)
     assert (done.returncode, json.loads(done.stdout)["estimated_s"]) == (0, None), done
+    assert "So there is no estimate" in done.stderr
 
 
 @pytest.mark.slow

@@ -4,21 +4,26 @@ import json
 
 import pytest
 
+from locray import progress
 from locray.labelling.committer import FEW_FAILURES
 from locray.labelling.summary import LabelSummary
 from locray.progress import Clock
 
 
-def test_no_speed_is_told_before_there_is_one_to_measure() -> None:
+def test_no_speed_is_told_before_there_is_one_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     clock = Clock()
     assert (clock.images_per_s_steady, clock.speed(), clock.startup_s) == (None, {}, 0)
+    now = 110.0
     clock.tick(256)
+    assert (clock.images_per_s_steady, clock.speed(), clock.startup_s) == (None, {}, 10)
+    now = 110.0025
+    clock.tick(363)  # was waiting: no speed
     assert (clock.images_per_s_steady, clock.speed()) == (None, {})
-    clock.tick(512)
-    steady = clock.images_per_s_steady
-    assert steady is not None
-    assert steady > 0
-    assert clock.speed() == {"images/s": steady}
+    now = 112.0
+    clock.tick(456)
+    assert (clock.images_per_s_steady, clock.speed()) == (100, {"images/s": 100})
 
 
 def test_a_speed_that_was_not_measured_is_null() -> None:

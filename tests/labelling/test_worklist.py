@@ -12,7 +12,7 @@ import pytest
 from locray import schema
 from locray.errors import ErrorCode, StoreAccessError
 from locray.labelling.committer import Committer
-from locray.labelling.worklist import SAMPLED_IMAGES, Counts, PendingImages, num_units
+from locray.labelling.worklist import SAMPLED_IMAGES, Counts, PendingImages, num_units, unit_size_for
 from locray.progress import Progress
 from locray.table.key import PredictionKey
 from locray.table.writer import TableWriter
@@ -157,3 +157,11 @@ def test_a_store_that_does_not_give_the_table_s_files_is_told(
         proxy.fault = lambda request, forward: DENIED if ".parquet" in request.path else forward()
         with pytest.raises(StoreAccessError, match=r"access to .*/table is denied"):
             to_do(predicted([0]), writer)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "size"), [(1, 32), (365, 32), (2047, 32), (2048, 64), (8191, 128), (8192, 256), (10**9, 256)]
+)
+def test_short_runs_have_small_units(num_images: int, size: int) -> None:
+    assert unit_size_for(num_images, None) == size
+    assert unit_size_for(num_images, 7) == 7

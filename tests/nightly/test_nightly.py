@@ -90,6 +90,7 @@ def test_three_nightly_runs(images: Path, store: Path, artifact: str) -> None:
         done = run("nightly", *arguments, "--json", "--run-date", f"2026-01-0{number}", *options)
         assert done.returncode == 0, done
         assert "Traceback" not in done.stderr
+        assert "Verdict: every listed image has its row, and the table is correct (exit code 0)" in done.stderr
         facts = json.loads(done.stdout.splitlines()[-1])
         assert (facts["exit_code"], facts["failed"], facts["verify"]["faults"]) == (0, {}, {})
         page = Path(facts["page"]).read_text()
