@@ -5,16 +5,20 @@ A split's file is `instances_<split>.json` or `<split>.json`, at the root or in 
 folder, then at the root and in `<split>/`, `images/` and `images/<split>/`; an `s3://` URI or the absolute path of a
 file on this machine is taken as it is.
 
-Category ids may be any numbers. Supercategories, segmentations and key points are ignored. `bbox` is (left, top, width,
-height); of an annotation without one, only the class is known.
+Category ids may be any numbers. Supercategories and key points are ignored. `bbox` is (left, top, width, height);
+without one, the box is that of the `segmentation`; without either, only the class is known. Several `images` entries of
+one file are one image.
 """
 
 import json
+import math
 import posixpath
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from locray import storage
+from locray.datasets.builder import DatasetBuilder
+from locray.datasets.coco_segmentation import box_of_segmentation
 from locray.datasets.fields import (
     abbreviate,
     json_list,
@@ -25,7 +29,7 @@ from locray.datasets.fields import (
     to_json_number,
 )
 from locray.datasets.files import ImageFinder, choose_split, extension_of, list_files, relative_path
-from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
+from locray.datasets.records import Annotation, Dataset, ImageAnnotations, ParsedFile, SkipReason
 from locray.errors import UsageError
 from locray.schema import HEIGHT, WIDTH
 
@@ -68,14 +72,15 @@ def read(data_uri: str, split: str) -> Dataset:
 def parse_coco(data: bytes, where: str) -> ParsedFile:
     """The images of a COCO file, in its order, each with its annotations.
 
-    Skips images and annotations with the id of an earlier one, and annotations of an undeclared category or image.
+    Skips images with the id of an earlier one, and annotations of an undeclared category or image.
 
     Args:
         data: The whole file.
         where: The file's name in messages.
 
     Raises:
-        UsageError: not JSON, not COCO, or an invalid entry; the message names entry and field.
+        UsageError: not JSON, not COCO, an invalid entry, or ids that are text in one place and numbers in another; the
+            message names entry and field.
     """
     document = json_object(data, where)
     labels = _labels(json_list(document, "categories", where), where)
@@ -153,35 +158,67 @@ def _objects(
     where: str,
     skipped: list[tuple[SkipReason, str]],
 ) -> dict[Hashable, list[tuple[int, Annotation]]]:
-    """The annotations by image id, each with its own id; adds to `skipped`."""
+    """The annotations by image id, each with its own id; adds to `skipped`.
+
+    An id need not be unique: where files of several images are joined, they often come again. Messages name the
+    position in the list where there is none.
+    """
     objects: dict[Hashable, list[tuple[int, Annotation]]] = {image_id: [] for image_id in image_ids}
-    seen: set[Hashable] = set()
     for index, entry in enumerate(annotations):
-        # Not every tool gives annotations an id: the position in the list replaces it.
-        named = isinstance(entry, dict) and "id" in entry
-        annotation_id = _id_of(entry, f"{where}, annotations[{index}]") if named else f"[{index}]"
-        place = f"{where}, annotation {annotation_id}"
-        image_id = _id_of(entry, place, "image_id")
-        category_id = _id_of(entry, place, "category_id")
-        if annotation_id in seen:
-            skipped.append((SkipReason.DUPLICATE_ID, place))
-        elif image_id not in objects:
+        image_id = _id_of(entry, where, "image_id", index)
+        category_id = _id_of(entry, where, "category_id", index)
+        if image_id not in objects:
+            place = _place(entry, where, index)
+            _check_kind(image_id, objects, f"{place}, field image_id", "images")
             skipped.append((SkipReason.UNKNOWN_IMAGE, f"{place}: image {image_id}"))
         elif category_id not in labels:
+            place = _place(entry, where, index)
+            _check_kind(category_id, labels, f"{place}, field category_id", "categories")
             skipped.append((SkipReason.UNKNOWN_CLASS, f"{place}: category {category_id}"))
         else:
-            number = annotation_id if isinstance(annotation_id, int) else index
-            objects[image_id].append((number, _annotation(entry, labels[category_id], place)))
-        seen.add(annotation_id)
+            number = entry.get("id")
+            annotation = _annotation(entry, labels[category_id], where, index)
+            objects[image_id].append((number if isinstance(number, int) else index, annotation))
     return objects
 
 
-def _annotation(entry: Mapping[str, Any], label: str, place: str) -> Annotation:
-    is_crowd = json_number(entry.get("iscrowd") or 0, f"{place}, field iscrowd") != 0
-    if not entry.get("bbox"):
-        return Annotation(label, None, is_crowd)
-    xmin, ymin, width, height = json_numbers(entry["bbox"], 4, f"{place}, field bbox")
-    return Annotation(label, (xmin, ymin, xmin + width, ymin + height), is_crowd)
+def _annotation(entry: Mapping[str, Any], label: str, where: str, index: int) -> Annotation:
+    # The names of places are made for messages only: that would take a third of the time of a large file.
+    is_crowd = entry.get("iscrowd") or False
+    if not isinstance(is_crowd, bool):
+        is_crowd = json_number(is_crowd, f"{_place(entry, where, index)}, field iscrowd") != 0
+    bbox = entry.get("bbox")
+    if not bbox:
+        segmentation = entry.get("segmentation")
+        box = box_of_segmentation(segmentation, f"{_place(entry, where, index)}, field segmentation")
+        return Annotation(label, box, is_crowd)
+    try:
+        left, top, width, height = map(float, bbox)
+        is_valid = isinstance(bbox, list) and math.isfinite(left + top + width + height)
+    except (TypeError, ValueError, OverflowError):
+        is_valid = False
+    if not is_valid:
+        left, top, width, height = json_numbers(bbox, 4, f"{_place(entry, where, index)}, field bbox")
+    return Annotation(label, (left, top, left + width, top + height), is_crowd)
+
+
+def _place(entry: object, where: str, index: int) -> str:
+    """An annotation in messages: by its id, or by its position in the list."""
+    number = entry.get("id") if isinstance(entry, dict) else None
+    return f"{where}, annotations[{index}]" if number is None else f"{where}, annotation {number}"
+
+
+def _check_kind(found: int | str, known: Container[Hashable], place: str, members: str) -> None:
+    """Raises UsageError if the id is that of another entry but for its type: the text "1" and the number 1."""
+    is_text = isinstance(found, str)
+    other = int(found) if isinstance(found, str) and found.strip().isdecimal() else str(found)
+    if other not in known:
+        return
+    text, number = f'the text "{found}"', f"the number {other}"
+    if not is_text:
+        text, number = f'the text "{other}"', f"the number {found}"
+    here, there = (text, number) if is_text else (number, text)
+    raise UsageError(f"{place}: found {here}, but {members} has {there}. Expected ids of one type.")
 
 
 def _image(image: Mapping[str, Any], place: str, objects: Sequence[tuple[int, Annotation]]) -> ImageAnnotations:
@@ -198,11 +235,18 @@ def _image(image: Mapping[str, Any], place: str, objects: Sequence[tuple[int, An
     )
 
 
-def _id_of(entry: object, place: str, field: str = "id") -> int | str:
-    """An id: an integer, or a string as some tools write."""
+def _id_of(entry: object, place: str, field: str = "id", index: int | None = None) -> int | str:
+    """An id: an integer, a whole number as pandas writes it (1.0), or a string as some tools write.
+
+    `index` is the position of an annotation, of which `place` is the file.
+    """
     value = entry.get(field) if isinstance(entry, dict) else None
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if index is not None:
+        place = _place(entry, place, index)
     if not isinstance(entry, dict):
         raise UsageError(f"{place}: found {abbreviate(entry)}, expected a JSON object.")
     raise UsageError(f"{place}, field {field}: found {abbreviate(value)}, expected an id.")

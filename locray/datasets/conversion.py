@@ -11,7 +11,8 @@ import numpy as np
 from locray import storage
 from locray.config import ConvertConfig
 from locray.datasets import Dataset, SkipReason, check_nothing_skipped, list_splits, read_split
-from locray.datasets.records import Annotation, DatasetBuilder, ImageAnnotations
+from locray.datasets.builder import DatasetBuilder
+from locray.datasets.records import Annotation, ImageAnnotations
 from locray.datasets.writable import WRITABLE, Content, WritableFormat, contents_of, unique_names
 from locray.errors import StoreError, UsageError
 from locray.images.decode import DecodeLimits, ImageFailure, decode_image

@@ -14,9 +14,10 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 
 from locray import storage
+from locray.datasets.builder import DatasetBuilder
 from locray.datasets.fields import decode_text, format_number, parse_number, parse_side_px
 from locray.datasets.files import ImageFinder, choose_split, list_files
-from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations
+from locray.datasets.records import Annotation, Box, Dataset, ImageAnnotations
 from locray.errors import UsageError
 from locray.schema import CORNERS, FILENAME, HEIGHT, WIDTH
 

@@ -1,6 +1,7 @@
 """Files of a data set: listed once, and found by the names that annotations give."""
 
 import posixpath
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -70,8 +71,13 @@ def is_image_name(uri: str) -> bool:
     return extension_of(uri) in IMAGE_EXTENSIONS
 
 
+def nfc(name: str) -> str:
+    """A name in Unicode's composed form (NFC). macOS writes file names decomposed, most annotation tools composed."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
 class ImageFinder:
-    """Finds images by the names in annotations: extensions in any case, backslashes as slashes."""
+    """Finds images by the names in annotations: extensions in any case, backslashes as slashes, Unicode in any form."""
 
     def __init__(self, uris: Iterable[str]) -> None:
         self._exact = set(uris)
@@ -108,7 +114,7 @@ class ImageFinder:
 
 def _folded(uri: str) -> str:
     stem, ending = posixpath.splitext(uri)
-    return stem + ending.lower()
+    return nfc(stem + ending.lower())
 
 
 def _spellings(filename: str) -> list[str]:

@@ -2,16 +2,21 @@
 
 Only the class is known, no box. The layout is `<anything>/<split>/<class>/<any depth>/<image>`, where the folder of a
 split has a usual name (train, val, test, ...) or the same classes as a folder beside it. Without folders for splits,
-`<anything>/<class>/<any depth>/<image>`, everything is the split `train`.
+`<anything>/<class>/<any depth>/<image>`, everything is the split `train`. Folders of splits that hold their images
+directly, or in `images/`, have no classes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from locray.datasets.builder import DatasetBuilder
 from locray.datasets.files import SPLIT_NAMES, is_image_name, list_files, missing_split, relative_path
-from locray.datasets.records import Annotation, Dataset, DatasetBuilder, ImageAnnotations, SkipReason
+from locray.datasets.records import Annotation, Dataset, ImageAnnotations, SkipReason
 
 EXPECTED = "images in <split>/<class>/ or in <class>/"
 ONLY_SPLIT = "train"
+
+_NO_CLASSES = frozenset({"images", "img", "imgs", "jpegimages", "labels"})
+"""Names of folders, in lower case, that other layouts have in a split: no classes, if there are no others."""
 
 Folders = tuple[str, ...]
 Place = tuple[str, str | None]
@@ -55,13 +60,26 @@ def places_of(paths: Iterable[Folders]) -> dict[Folders, Place]:
     folders = sorted(set(paths))
     by_name = {folder: at for folder in folders if (at := _depth_of_split(folder)) is not None}
     places = {folder: _place(folder, at) for folder, at in by_name.items()}
-    if any(label is not None for _, label in places.values()):
+    labels = {label for _, label in places.values()} - {None}
+    if places and {label.lower() for label in labels if label} <= _NO_CLASSES and _are_splits_only(folders, by_name):
+        return {folder: (split, None) for folder, (split, _) in places.items()}
+    if labels:
         return places
     common = _common(folder[:-1] for folder in folders if folder)
     below_common = {folder: folder[common:] for folder in folders if len(folder) > common}
     if _splits_repeat_their_classes(below_common.values()):
         return {folder: _place(folder, common) for folder in below_common}
     return {folder: (ONLY_SPLIT, folder[common] if len(folder) > common else None) for folder in folders}
+
+
+def _are_splits_only(folders: Iterable[Folders], by_name: Iterable[Folders]) -> bool:
+    """Whether no image lies in a folder other than those of splits and the ones above them.
+
+    Otherwise `train` is a class of vehicles, beside others.
+    """
+    of_splits = set(by_name)
+    above = {folder[:depth] for folder in of_splits for depth in range(len(folder))}
+    return all(folder in of_splits or folder in above for folder in folders)
 
 
 def _depth_of_split(folder: Folders) -> int | None:

@@ -5,7 +5,8 @@ The columns are those of `schema.ANNOTATED_SCHEMA`: the image, its size, and the
 checked for existence. Numbers may have any numeric type; nullable columns and fields may be missing; others are
 ignored.
 
-A split is `<split>.parquet`, or all files of `<split>/`, or shards named `<split>-00000-of-00007.parquet`.
+A split is `<split>.parquet`, or all files of `<split>/`, or shards named `<split>-00000-of-00007.parquet`, here or in a
+folder (`data/`) that holds those of several splits. Several rows of an image are one image.
 """
 
 import math
@@ -20,8 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from locray import schema, storage
-from locray.datasets.files import ImageFinder, choose_split, extension_of, list_files, relative_path
-from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
+from locray.datasets.builder import DatasetBuilder
+from locray.datasets.files import SPLIT_NAMES, ImageFinder, choose_split, extension_of, list_files, relative_path
+from locray.datasets.records import Annotation, Box, Dataset, ImageAnnotations, ParsedFile, SkipReason
 from locray.errors import UsageError
 
 EXTENSION = ".parquet"
@@ -217,6 +219,11 @@ def _split_files(data_uri: str, uris: Sequence[str]) -> dict[str, list[str]]:
         folder, name = posixpath.split(relative_path(data_uri, uri))
         if extension_of(uri) != EXTENSION or "/" in folder:
             continue
-        split = folder or _SHARD.sub("", posixpath.splitext(name)[0])
-        files.setdefault(split, []).append(uri)
+        files.setdefault(_split_of(folder, posixpath.splitext(name)[0]), []).append(uri)
     return files
+
+
+def _split_of(folder: str, stem: str) -> str:
+    named = _SHARD.sub("", stem)
+    is_named = named != stem or named.lower() in SPLIT_NAMES
+    return named if not folder or (is_named and folder.lower() not in SPLIT_NAMES) else folder

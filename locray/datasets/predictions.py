@@ -12,9 +12,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from locray import schema, storage
+from locray.datasets.builder import DatasetBuilder
 from locray.datasets.files import missing_split
 from locray.datasets.parquet import parse_table
-from locray.datasets.records import Dataset, DatasetBuilder, SkipReason
+from locray.datasets.records import Dataset, SkipReason
 from locray.errors import UsageError
 
 SPLIT = "train"

@@ -1,22 +1,14 @@
-"""Records of an annotated data set, and the checks that every format shares.
+"""Records of an annotated data set.
 
-A format's pure parser yields `ImageAnnotations`: unchecked content of a file. `DatasetBuilder` checks them, counts what
-has to be skipped, and makes a `Dataset`.
+A format's pure parser yields `ImageAnnotations`: unchecked content of a file. `locray.datasets.builder` checks them,
+counts what has to be skipped, and makes a `Dataset`.
 """
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from locray.errors import UsageError
-
 Box = tuple[float, float, float, float]
-
-_MAX_EXAMPLES = 3
-_ROUNDING = 1e-5
-"""Share of a side. A centre and a size of six digits often reach this far over the edge: no box that was clipped."""
 
 
 class SkipReason(StrEnum):
@@ -33,7 +25,9 @@ class SkipReason(StrEnum):
     UNKNOWN_IMAGE = "unknown_image"
     """The image number is not among the declared images."""
     DUPLICATE_ID = "duplicate_id"
-    """An image or annotation whose id or name occurred before; the first one counts."""
+    """An object with the class and box of another one of its image, or an image entry with the id of an earlier one."""
+    RELATIVE_BOX = "relative_box"
+    """A box of less than the first pixel, in a format of pixels: its corners are shares of the sides."""
     NO_IMAGE = "no_image"
     """Annotations of a missing image. Counts images."""
     NO_ANNOTATION = "no_annotation"
@@ -116,114 +110,3 @@ class Dataset:
     skipped: Mapping[str, int]
     num_clipped_boxes: int = 0
     skip_examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-@dataclass
-class DatasetBuilder:
-    """Collects the records of one split and counts what is skipped.
-
-    `object_noun` names an object of an image in messages, before its number (`ImageAnnotations.object_numbers`).
-    """
-
-    data_uri: str
-    split: str
-    object_noun: str = "object"
-    _records: list[Record] = field(default_factory=list)
-    _uris: set[str] = field(default_factory=set)
-    _skipped: Counter[str] = field(default_factory=Counter)
-    _examples: dict[str, list[str]] = field(default_factory=dict)
-    _num_clipped_boxes: int = 0
-
-    def add(self, image_uri: str | None, image: ImageAnnotations) -> None:
-        """Adds an image once, with the objects whose box has an area inside the frame. None: the image is missing."""
-        if image_uri is None:
-            name = f"image {image.filename!r}" if image.filename else "such image"
-            self.skip(SkipReason.NO_IMAGE, f"{image.where}: there is no {name}")
-            return
-        if image_uri in self._uris:
-            self.skip(SkipReason.DUPLICATE_ID, f"{image.where or self.data_uri}: {image_uri} again")
-            return
-        self._uris.add(image_uri)
-        width_px, height_px = image.width_px, image.height_px
-        objects = []
-        for index, annotation in enumerate(image.objects):
-            if annotation.box_xyxy_px is None:
-                objects.append(annotation)
-                continue
-            reason, box = clip_to_frame(annotation.box_xyxy_px, width_px, height_px)
-            if reason is not None:
-                self._skip_box(reason, image_uri, image, index)
-            elif box == annotation.box_xyxy_px:
-                objects.append(annotation)
-            else:
-                self._num_clipped_boxes += _is_more_than_rounding(annotation.box_xyxy_px, box, width_px, height_px)
-                objects.append(replace(annotation, box_xyxy_px=box))
-        self._records.append(Record(image_uri, tuple(objects), width_px, height_px, image.where))
-
-    def skip(self, reason: SkipReason, place: str) -> None:
-        """Counts a skipped entry; `place` names its file and entry."""
-        self._skipped[reason] += 1
-        examples = self._examples.setdefault(str(reason), [])
-        if len(examples) < _MAX_EXAMPLES:
-            examples.append(place)
-
-    def skip_all(self, skipped: Iterable[tuple[SkipReason, str]]) -> None:
-        """Counts the entries that a parser skipped."""
-        for reason, place in skipped:
-            self.skip(reason, place)
-
-    def _skip_box(self, reason: SkipReason, image_uri: str, image: ImageAnnotations, index: int) -> None:
-        number = image.object_numbers[index] if image.object_numbers else index + 1
-        annotation = image.objects[index]
-        corners = " ".join(f"{value:g}" for value in annotation.box_xyxy_px or ())
-        frame = f" in a frame of {image.width_px} x {image.height_px}" if image.width_px and image.height_px else ""
-        place = f"{image.where or image_uri}, {self.object_noun} {number}"
-        self.skip(reason, f"{place}, box of {annotation.label!r}: {corners}{frame}")
-
-    def build(self) -> Dataset:
-        """The data set, named after the last part of its URI.
-
-        Raises:
-            UsageError: no image is left.
-        """
-        if not self._records:
-            found = ", ".join(f"{count} x {reason}" for reason, count in self._skipped.items()) or "no annotations"
-            first = next((f" The first: {places[0]}." for places in self._examples.values()), "")
-            raise UsageError(
-                f"Split {self.split!r} of {self.data_uri} has no usable image. Found: {found}.{first} "
-                "Expected annotations and their images: check that both were copied."
-            )
-        return Dataset(
-            name=self.data_uri.rstrip("/!").rpartition("/")[2],
-            split=self.split,
-            records=tuple(self._records),
-            classes=tuple(sorted({annotation.label for record in self._records for annotation in record.objects})),
-            skipped={str(reason): count for reason, count in sorted(self._skipped.items())},
-            num_clipped_boxes=self._num_clipped_boxes,
-            skip_examples={reason: tuple(places) for reason, places in self._examples.items()},
-        )
-
-
-def _is_more_than_rounding(before: Box, after: Box, width_px: int | None, height_px: int | None) -> bool:
-    slack = (_ROUNDING * (width_px or 0), _ROUNDING * (height_px or 0)) * 2
-    return any(abs(one - other) > most for one, other, most in zip(before, after, slack, strict=True))
-
-
-def clip_to_frame(box_xyxy_px: Box, width_px: int | None, height_px: int | None) -> tuple[SkipReason | None, Box]:
-    """The part of a finite box inside its frame, or the reason why there is none.
-
-    A frame of unknown size still begins at 0, 0. (Plain numbers: one array per box would cost ten times as much.)
-
-    Returns:
-        (None, the clipped box), or (the reason, the box as it was).
-    """
-    xmin, ymin, xmax, ymax = box_xyxy_px
-    if xmin > xmax or ymin > ymax:
-        return SkipReason.INVERTED_BOX, box_xyxy_px
-    if xmin == xmax or ymin == ymax:
-        return SkipReason.EMPTY_BOX, box_xyxy_px
-    width, height = width_px or math.inf, height_px or math.inf
-    inside = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, width), min(ymax, height))
-    if inside[0] >= inside[2] or inside[1] >= inside[3]:
-        return SkipReason.OUTSIDE_BOX, box_xyxy_px
-    return None, inside

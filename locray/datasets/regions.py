@@ -14,9 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from locray import storage
+from locray.datasets.builder import DatasetBuilder
 from locray.datasets.fields import abbreviate, json_numbers, json_object, to_json_number
-from locray.datasets.files import choose_split, is_image_name, list_files, relative_path
-from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations, SkipReason
+from locray.datasets.files import choose_split, is_image_name, list_files, nfc, relative_path
+from locray.datasets.records import Annotation, Box, Dataset, ImageAnnotations, SkipReason
 from locray.errors import UsageError
 
 STEM, EXTENSION = "regions", ".json"
@@ -44,7 +45,7 @@ def read(data_uri: str, split: str) -> Dataset:
     for uri in filter(is_image_name, uris):
         name = posixpath.basename(uri)
         for key in {name.lower(), posixpath.splitext(name)[0].lower()}:
-            by_name[key].append(uri)
+            by_name[nfc(key)].append(uri)
     builder = DatasetBuilder(data_uri, split)
     for image in parse_regions(storage.read_bytes(file_uri), file_uri):
         images, missing = _images_of(image, by_name)
@@ -119,11 +120,12 @@ def _images_of(
     image: ImageAnnotations, by_name: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[Annotation]], str | None]:
     """The objects by image URI, and why some of them have none."""
-    candidates = by_name.get((image.filename or "").lower(), ())
+    candidates = by_name.get(nfc((image.filename or "").lower()), ())
     images: dict[str, list[Annotation]] = {}
     missing = None if candidates else "there is no image of this name"
     for annotation in image.objects if candidates else ():
-        beside = [uri for uri in candidates if posixpath.basename(posixpath.dirname(uri)) == annotation.label]
+        folder_names = {uri: nfc(posixpath.basename(posixpath.dirname(uri))) for uri in candidates}
+        beside = [uri for uri in candidates if folder_names[uri] == nfc(annotation.label)]
         if len(candidates) > 1 and len(beside) != 1:
             missing = f"{len(candidates)} images have this name"
         else:

@@ -17,9 +17,10 @@ from typing import Any
 import yaml
 
 from locray import storage
+from locray.datasets.builder import DatasetBuilder
 from locray.datasets.fields import abbreviate, decode_text, format_number, parse_number
 from locray.datasets.files import ImageFinder, choose_split, extension_of, is_image_name, list_files, relative_path
-from locray.datasets.records import Annotation, Box, Dataset, DatasetBuilder, ImageAnnotations, ParsedFile, SkipReason
+from locray.datasets.records import Annotation, Box, Dataset, ImageAnnotations, ParsedFile, SkipReason
 from locray.errors import UsageError
 
 EXPECTED = (

@@ -52,13 +52,89 @@ def test_entries_that_belong_to_no_image_are_skipped():
     two = [{"id": 1, "file_name": "a.jpg"}, {"id": 1, "file_name": "b.jpg"}, {"id": "x", "file_name": "c.jpg"}]
     objects = [entry(1), entry(1), entry(2, image_id=9), entry(3, category_id=8), entry(4, image_id="x")]
     found = parsed(document(two, objects))
-    assert [(image.filename, len(image.objects)) for image in found.images] == [("a.jpg", 1), ("c.jpg", 1)]
+    assert [(image.filename, len(image.objects)) for image in found.images] == [("a.jpg", 2), ("c.jpg", 1)]
     assert found.skipped == [
         (SkipReason.DUPLICATE_ID, "train.json, image 1"),
-        (SkipReason.DUPLICATE_ID, "train.json, annotation 1"),
         (SkipReason.UNKNOWN_IMAGE, "train.json, annotation 2: image 9"),
         (SkipReason.UNKNOWN_CLASS, "train.json, annotation 3: category 8"),
     ]
+
+
+def test_an_id_that_comes_again_is_no_duplicate(tmp_path):
+    two = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+    objects = [entry(1), entry(1, image_id=2), entry(1, bbox=(3, 3, 3, 3)), entry(8)]
+    write(tmp_path, {"train.json": document(two, objects), "a.jpg": "", "b.jpg": ""})
+    dataset = read_dataset(str(tmp_path), "coco", "train")
+    assert [len(record.objects) for record in dataset.records] == [2, 1]
+    assert dataset.skipped == {"duplicate_id": 1}
+    box = "box of 'cow': 1 2 11 22.5"
+    assert dataset.skip_examples["duplicate_id"] == (f"{tmp_path}/train.json, image 1, annotation 8, {box}",)
+
+
+def test_an_images_entry_per_box_is_one_image(tmp_path):
+    entries = [{"id": number, "file_name": "a.jpg", "width": 64, "height": 48} for number in (1, 2, 3)]
+    objects = [entry(number, image_id=number, bbox=(number, 2, 9, 9)) for number in (1, 2, 3)]
+    write(tmp_path, {"train.json": document(entries, objects), "a.jpg": ""})
+    dataset = read_dataset(str(tmp_path), "coco", "train", strict=True)
+    assert [len(record.objects) for record in dataset.records] == [3]
+
+
+def test_ids_as_pandas_writes_them_and_crowds_as_booleans():
+    image = {"id": 1.0, "file_name": "a.jpg", "width": 100.0, "height": 80.0}
+    objects = [entry(1.0, 1.0, 7.0, iscrowd=True), entry(None, 1, 90, iscrowd=False), entry(3.0, 1.0, 7, iscrowd=None)]
+    (found,) = parsed(document([image], objects)).images
+    assert [(one.label, one.is_crowd) for one in found.objects] == [("cow", True), ("ant", False), ("cow", False)]
+    with pytest.raises(UsageError, match=r"annotation 3, field image_id: found 1\.5, expected an id"):
+        parsed(document([image], [entry(3, 1.5)]))
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        ([entry(1, category_id="7")], 'category_id: found the text "7", but categories has the number 7'),
+        ([entry(1, image_id="1")], 'image_id: found the text "1", but images has the number 1'),
+    ],
+)
+def test_text_beside_a_number(objects, message):
+    with pytest.raises(UsageError, match=f"annotation 1, field {message}. Expected ids of one type"):
+        parsed(document(objects=objects))
+
+
+def test_a_number_beside_text():
+    with pytest.raises(UsageError, match='image_id: found the number 1, but images has the text "1"'):
+        parsed(document([{"id": "1", "file_name": "a.jpg"}], [entry(1)]))
+
+
+POLYGON = [[10, 5, 30, 5, 20.5, 25]]
+COLUMNS = [34, 3, 5, 4, 34]  # of an image 8 high and 10 wide: column 4, rows 2 to 4; column 5, 2 to 5
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "box"),
+    [
+        (POLYGON, (10, 5, 30, 25)),
+        ([*POLYGON, [40, 1, 50, 1, 45, 60]], (10, 1, 50, 60)),
+        (POLYGON[0], (10, 5, 30, 25)),
+        ({"size": [8, 10], "counts": COLUMNS}, (4, 2, 6, 6)),
+        ({"size": [8, 10], "counts": "R1351m0"}, (4, 2, 6, 6)),
+        ({"size": [8, 10], "counts": [8 * 3 + 6, 4, 80 - 34]}, (3, 0, 5, 8)),
+        ({"size": [8, 10], "counts": [80]}, None),
+        ([], None),
+    ],
+)
+def test_the_box_of_a_segmentation(segmentation, box):
+    objects = [{key: value for key, value in entry(1, segmentation=segmentation).items() if key != "bbox"}]
+    (image,) = parsed(document(objects=objects)).images
+    assert image.objects == (Annotation("cow", box),)
+
+
+@pytest.mark.parametrize(
+    "segmentation", [7, [[1, 2]], [[1, 2, 3, 4, 5]], {"counts": [1]}, {"size": [8, 10], "counts": [79]},
+                     {"size": [8, 10], "counts": "\n"}, {"size": [8, 10], "counts": "oooooooooo"}]
+)  # fmt: skip
+def test_an_invalid_segmentation_without_a_box_is_an_error(segmentation):
+    with pytest.raises(UsageError, match="annotation 1, field segmentation: found"):
+        parsed(document(objects=[entry(1, bbox=(), segmentation=segmentation)]))
 
 
 def test_annotations_without_an_id_are_taken():

@@ -148,7 +148,49 @@ def test_file_names_written_on_windows_are_found(tmp_path):
     assert [record.image_uri for record in dataset.records] == [
         str(tmp_path / "images/a.JPG"), str(tmp_path / "images/b.jpeg")
     ]  # fmt: skip
-    assert dataset.skipped == {"duplicate_id": 1}, "the same image under another name"
+    assert [one.label for one in dataset.records[0].objects] == ["cow", "ant"], "the same image under another name"
+    assert dataset.skipped == {}
+
+
+def test_corners_between_0_and_1_are_no_pixels(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    shares, pixels = "a.jpg,cow,.1,.2,.3,.4", "a.jpg,cow,1,2,3,4"
+    (tmp_path / "train.csv").write_text("\n".join([HEADER, shares, pixels, "a.jpg,ant,5,6,7,8", "a.jpg,ant,0,0,1,1"]))
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert dataset.skipped == {"relative_box": 1}
+    assert len(dataset.records[0].objects) == 3, "a whole pixel is a box"
+    (tmp_path / "train.csv").write_text("\n".join([HEADER, shares, pixels]))
+    message = r"line 2, box of 'cow': 0.1 0.2 0.3 0.4: found corners between 0 and 1 in 1 of 2 boxes .*Expected pixels"
+    with pytest.raises(UsageError, match=message):
+        read_dataset(str(tmp_path), "csv", "train")
+
+
+def test_an_object_that_comes_again_is_skipped(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    rows = ["a.jpg,cow,1,2,3,4", "./a.jpg,cow,1,2,3,4", "a.jpg,ant,1,2,3,4", "a.jpg,cow,1,2,3,4", "a.jpg,bee,,,,"]
+    (tmp_path / "train.csv").write_text("\n".join([HEADER, *rows, "./a.jpg,bee,,,,"]))
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert [one.label for one in dataset.records[0].objects] == ["cow", "ant", "bee"]
+    assert dataset.skipped == {"duplicate_id": 3}
+
+
+def test_an_image_again_in_another_frame_is_skipped(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"")
+    rows = ["a.jpg,cow,1,2,3,4,100,80", "./a.jpg,ant,1,2,3,4,50,40"]
+    (tmp_path / "train.csv").write_text("\n".join([f"{HEADER},width,height", *rows]))
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert dataset.classes == ("cow",)
+    assert "again, in a frame of 50 x 40 instead of 100 x 80" in dataset.skip_examples["duplicate_id"][0]
+
+
+@pytest.mark.parametrize(("written", "stored"), [("caf\u00e9", "cafe\u0301"), ("cafe\u0301", "caf\u00e9")])
+def test_names_in_both_forms_of_unicode(tmp_path, written, stored):
+    (tmp_path / f"{stored}.jpg").write_bytes(b"")
+    rows = [f"{written}.jpg,{label},1,2,3,4" for label in (written, stored)]
+    (tmp_path / "train.csv").write_text("\n".join([HEADER, *rows]), encoding="utf-8")
+    dataset = read_dataset(str(tmp_path), "csv", "train")
+    assert dataset.classes == ("caf\u00e9",)
+    assert dataset.skipped == {"duplicate_id": 1}, "one class"
 
 
 def test_skip_examples_name_lines(tmp_path):

@@ -27,6 +27,10 @@ def places(*paths):
         (["fold1/cow", "fold2/cow", ""], {"fold1/cow": ("fold1", "cow"), "fold2/cow": ("fold2", "cow")}),
         (["cow/1", "ant/2"], {"cow/1": ("train", "cow"), "ant/2": ("train", "ant")}),
         (["cow", "test"], {"cow": ("train", "cow"), "test": ("train", "test")}),
+        (["images/train", "images/test"], {"images/train": ("train", None), "images/test": ("test", None)}),
+        (["images", "images/val"], {"images/val": ("val", None)}),
+        (["train/images", "val/images"], {"train/images": ("train", None), "val/images": ("val", None)}),
+        (["car", "train"], {"car": ("train", "car"), "train": ("train", "train")}),
         ([""], {"": ("train", None)}),
         ([], {}),
     ],
@@ -63,6 +67,13 @@ def test_images_beside_the_class_folders_are_counted(tmp_path):
     assert dataset.skipped == {"no_annotation": 1}
     place = f"{tmp_path}/cover.png: lies beside the class folders"
     assert dataset.skip_examples == {"no_annotation": (place,)}
+
+
+def test_folders_of_splits_are_no_classes(tmp_path):
+    write(tmp_path, dict.fromkeys(["images/train/1.jpg", "images/test/2.jpg", "README.md"], ""))
+    assert list_splits(str(tmp_path), "folders") == []
+    with pytest.raises(UsageError, match=r"Found no splits in .*Expected: images in <split>/<class>/ or in <class>/"):
+        read_dataset(str(tmp_path), "folders", "train")
 
 
 def test_images_without_folders_are_no_data_set(tmp_path):

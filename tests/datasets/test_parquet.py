@@ -110,12 +110,29 @@ def test_splits_are_files_folders_or_shards(tmp_path):
 def test_skipped_entries_are_counted(tmp_path):
     boxes = [(1, 1, 1, 5), (5, 5, 4, 6), (20, 1, 30, 5), (5, 5, 20, 6)]
     objects = tuple(Annotation("cow", box) for box in boxes)
-    rows = [ImageAnnotations("a.jpg", objects, 10, 10), ImageAnnotations("a.jpg", ()), ImageAnnotations("b.jpg", ())]
+    again = ImageAnnotations("a.jpg", (Annotation("cow", (5, 5, 10, 6)),))
+    rows = [ImageAnnotations("a.jpg", objects, 10, 10), ImageAnnotations("b.jpg", ()), again]
     write(tmp_path, {"train.parquet": write_parquet(rows), "a.jpg": "", "b.jpg": ""})
     dataset = read_dataset(str(tmp_path), "parquet", "train")
     assert [len(record.objects) for record in dataset.records] == [1, 0]
     assert dataset.skipped == {"duplicate_id": 1, "empty_box": 1, "inverted_box": 1, "outside_box": 1}
     assert dataset.num_clipped_boxes == 1
+
+
+def test_several_rows_of_an_image_are_one_image(tmp_path):
+    cow, ant = Annotation("cow", (1, 1, 5, 5)), Annotation("ant", (1, 1, 5, 5))
+    rows = [ImageAnnotations(name, (one,)) for name, one in (("a.jpg", cow), ("./a.jpg", ant))]
+    write(tmp_path, {"train.parquet": write_parquet(rows), "a.jpg": ""})
+    (record,) = read_dataset(str(tmp_path), "parquet", "train", strict=True).records
+    assert record.objects == (cow, ant)
+
+
+def test_shards_of_several_splits_in_one_folder(tmp_path):
+    for split in ("train", "test"):
+        table = write_parquet([ImageAnnotations(f"{split}.jpg", ())])
+        write(tmp_path, {f"data/{split}-00000-of-00001.parquet": table, f"data/{split}.jpg": ""})
+    assert list_splits(str(tmp_path), "parquet") == ["test", "train"]
+    assert names_below(tmp_path, read_dataset(str(tmp_path), "parquet", "train")) == ["data/train.jpg"]
 
 
 def test_the_schema_is_the_documented_one():

@@ -74,7 +74,7 @@ def test_detections_above_the_minimum_score_are_annotations(tmp_path):
     assert (record.width_px, record.height_px) == (64, 48)
     assert dataset.skipped == {"failed_image": 1, "low_score": 1}
     assert labels(read_dataset(uri, "predictions", "train", min_score=0.95)) == {"none": []}
-    assert labels(read_dataset(uri, "predictions", "train", min_score=0))["doubtful"] == ["cow", "cow"]
+    assert labels(read_dataset(uri, "predictions", "train", min_score=0))["doubtful"] == ["cow"]
 
 
 def test_a_table_is_converted_without_opening_its_images(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from locray.datasets.builder import DatasetBuilder, clip_to_frame
 from locray.datasets.fields import parse_number, parse_side_px
-from locray.datasets.records import Annotation, DatasetBuilder, ImageAnnotations, SkipReason, clip_to_frame
+from locray.datasets.records import Annotation, ImageAnnotations, SkipReason
 from locray.errors import UsageError
 
 coordinates = st.floats(-500, 1500, width=32)

@@ -53,7 +53,10 @@ def test_images_are_found_by_name_and_class(tmp_path):
 
 def test_skipped_entries_are_counted(tmp_path):
     boxes = [[0.5, 0.5, 0, 0.2], [0.5, 0.5, -0.1, 0.2], [1.2, 0, 0.5, 0.5], [-0.5, 0, 0.5, 0.5], [0.75, 0.5, 0.5, 0.25]]
-    content = {"fork": {"a": boxes, "A.jpg": [0, 0, 0.5, 0.5], "1": [0, 0, 1, 1]}, "spoon": {"2.png": [0, 0, 1, 1]}}
+    content = {
+        "fork": {"a": boxes, "A.jpg": [0.75, 0.5, 0.25, 0.25], "1": [0, 0, 1, 1]},
+        "spoon": {"2.png": [0, 0, 1, 1]},
+    }
     files = ["a.jpg", "x/1.jpg", "y/1.jpg", "x/spoon/2.png", "y/spoon/2.png"]
     write(tmp_path, {**dict.fromkeys(files, ""), "regions.json": json.dumps(content)})
     dataset = read_dataset(str(tmp_path), "regions", "train")
@@ -71,7 +74,7 @@ def test_skipped_entries_are_counted(tmp_path):
             f"{file}, image 'a', object 3, box of 'fork': 1.2 0 1.7 0.5 in a frame of 1 x 1",
             f"{file}, image 'a', object 4, box of 'fork': -0.5 0 0 0.5 in a frame of 1 x 1",
         ),
-        "duplicate_id": (f"{file}, image 'A.jpg': {tmp_path}/a.jpg again",),
+        "duplicate_id": (f"{file}, image 'A.jpg', object 1, box of 'fork': 0.75 0.5 1 0.75 in a frame of 1 x 1",),
         "no_image": (
             f"{file}, image '1': 2 images have this name",
             f"{file}, image '2.png': 2 images have this name",

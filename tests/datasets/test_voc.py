@@ -139,9 +139,57 @@ def test_annotations_beside_their_images(tmp_path, folder):
     )
     assert list_splits(str(tmp_path), "voc") == ["train"]
     dataset = read_dataset(str(tmp_path), "voc", "train")
-    assert uris_below(tmp_path, dataset) == [f"{folder}/a.jpg"]
+    assert uris_below(tmp_path, dataset) == [f"{folder}/a.jpg", f"{folder}/deeper/b.jpg"]
     with pytest.raises(UsageError, match=r"no split 'lonely' in .*It has: train"):
         read_dataset(str(tmp_path), "voc", "lonely")
+
+
+def test_the_same_name_in_several_folders_of_a_split(tmp_path):
+    folders = ("train", "train/sub1", "train/sub2")
+    write(tmp_path, {f"{folder}/a.jpg": "" for folder in folders})
+    for number, folder in enumerate(folders):
+        content = annotation("<filename>a.jpg</filename>", COW.replace("cow", f"cow{number}"))
+        write(tmp_path, {f"{folder}/a.xml": content})
+    dataset = read_dataset(str(tmp_path), "voc", "train", strict=True)
+    found = {record.image_uri: [one.label for one in record.objects] for record in dataset.records}
+    assert found == {f"{tmp_path}/{folder}/a.jpg": [f"cow{number}"] for number, folder in enumerate(folders)}
+
+
+def test_annotations_and_images_in_folders_of_a_split(tmp_path):
+    files = {"train/annotations/a.xml": annotation(COW), "train/images/a.jpg": "", "train/README.md": ""}
+    write(tmp_path, files)
+    dataset = read_dataset(str(tmp_path), "voc", "train", strict=True)
+    assert uris_below(tmp_path, dataset) == ["train/images/a.jpg"]
+
+
+@pytest.mark.parametrize("listed", ["0001\n0002\n", "IMG_1\nIMG_2\n", "IMG_1.jpg\n/far/JPEGImages/IMG_2.jpg\n"])
+def test_annotations_with_another_name_than_their_image(tmp_path, listed):
+    for number in (1, 2):
+        xml = annotation(f"<filename>IMG_{number}.jpg</filename>", COW)
+        beside = {f"train/000{number}.xml": xml, f"train/IMG_{number}.jpg": ""}
+        devkit = {f"Annotations/000{number}.xml": xml, f"JPEGImages/IMG_{number}.jpg": ""}
+        write(tmp_path, {f"beside/{name}": content for name, content in beside.items()})
+        write(tmp_path, {f"devkit/{name}": content for name, content in devkit.items()})
+    write(tmp_path, {"devkit/ImageSets/Main/train.txt": listed})
+    for layout in ("beside", "devkit"):
+        dataset = read_dataset(str(tmp_path / layout), "voc", "train", strict=True)
+        names = [record.image_uri.rpartition("/")[2] for record in dataset.records]
+        assert names == ["IMG_1.jpg", "IMG_2.jpg"]
+        assert all(record.objects for record in dataset.records)
+
+
+def test_files_with_one_object_each_are_one_image(tmp_path):
+    xmls = {f"train/{name}.xml": annotation("<filename>a.jpg</filename>", COW.replace("cow", name)) for name in "xy"}
+    write(tmp_path, {**xmls, "train/a.jpg": ""})
+    dataset = read_dataset(str(tmp_path), "voc", "train", strict=True)
+    assert [one.label for record in dataset.records for one in record.objects] == ["x", "y"]
+
+
+def test_names_in_both_forms_of_unicode(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    files = {"ImageSets/Main/train.txt": composed, f"Annotations/{decomposed}.xml": annotation(COW)}
+    write(tmp_path, {**files, f"JPEGImages/{composed}.jpg": ""})
+    assert len(read_dataset(str(tmp_path), "voc", "train", strict=True).records[0].objects) == 1
 
 
 def test_a_malformed_file_is_an_error(tmp_path):
@@ -152,7 +200,7 @@ def test_a_malformed_file_is_an_error(tmp_path):
 
 def test_annotations_without_images(tmp_path):
     write(tmp_path, {"ImageSets/Main/train.txt": "a\nb", "Annotations/a.xml": annotation(COW)})
-    with pytest.raises(UsageError, match=r"no usable image\. Found: 1 x no_annotation, 1 x no_image"):
+    with pytest.raises(UsageError, match=r"no usable image\. Found: 1 x no_image, 1 x no_annotation"):
         read_dataset(str(tmp_path), "voc", "train")
 
 
