@@ -104,7 +104,7 @@ class PlanConfig(LabelConfig):
 
     sample: Positive = Field(64, description="Images to label in memory to estimate the time.")
     hourly_price: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="Price per hour of this machine, to estimate the cost."
+        None, description="Price per hour of this machine, or of the cluster of RAY_ADDRESS, to estimate the cost."
     )
 
 

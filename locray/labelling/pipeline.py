@@ -88,7 +88,7 @@ class Pipeline:
         probed = call_on_gpu(_find_gpu_problem, _PROBE_TIMEOUT_S)
         node, problem = probed or ("", None)
         if problem is not None and device == "gpu":
-            raise UsageError(_gpu_message(node, problem))
+            raise UsageError(gpu_message(node, problem))
 
     def _layout(self) -> Layout:
         return Layout.for_cluster(self.model.options, alive_nodes(), max_gpus(), can_grow=is_attached())
@@ -216,7 +216,7 @@ class _PredictStage:
             problem = _find_gpu_problem()
             if problem is None:
                 return None
-            message = _gpu_message(os.uname().nodename, problem)
+            message = gpu_message(os.uname().nodename, problem)
             if model.options.device == "gpu":
                 raise UsageError(message)
             self._crash_counter.warn(f"{message}. Its processors are used instead")
@@ -254,7 +254,8 @@ def _find_gpu_problem() -> str | None:
     return find_gpu_problem()
 
 
-def _gpu_message(node: str, problem: str) -> str:
+def gpu_message(node: str, problem: str) -> str:
+    """What to tell of a GPU that Ray has and PyTorch can't use."""
     return f"Ray has a GPU on the node {node}, but PyTorch can't use it: {problem} (`nvidia-smi` there shows more)"
 
 

@@ -18,6 +18,7 @@ from locray.labelling.bottleneck import Capacity, Stage, StageCosts, StageRates,
 from locray.labelling.fetch_decode import decode_in_child, decode_rows
 from locray.labelling.image_source import open_image_source
 from locray.labelling.model import ModelSpec
+from locray.labelling.pipeline import gpu_message
 from locray.labelling.predictor import Predictor
 from locray.labelling.worklist import InlineWorklist, PendingImages
 from locray.progress import Progress, Report
@@ -166,10 +167,25 @@ def _predict_s(decoded: pa.Table, model: ModelSpec, capacity: Capacity, num_core
     if not is_attached() or not capacity.num_gpus:
         # The GPUs of `--device gpu` may be on others.
         return _time_predictor(decoded, model.with_options(device="auto" if capacity.num_gpus else "cpu"), num_cores)
-    found = call_on_gpu(partial(_time_predictor, decoded, model.with_options(device="auto"), None), _GPU_TIMEOUT_S)
+    found = call_on_gpu(partial(_time_on_gpu, decoded, model.with_options(device="gpu")), _GPU_TIMEOUT_S)
     if found is None:
         _log.warning("no GPU of the cluster is free, so the speed of its model workers is unknown")
-    return found and found[1]
+        return None
+    node, measured = found
+    if isinstance(measured, str):
+        _log.warning(f"{gpu_message(node, measured)}. The speed of its model workers is unknown")
+        return None
+    return measured
+
+
+def _time_on_gpu(decoded: pa.Table, model: ModelSpec) -> float | str:
+    """Seconds per image of this worker's GPU, or why it can't be measured."""
+    from locray.inference.devices import find_gpu_problem
+
+    try:
+        return find_gpu_problem() or _time_predictor(decoded, model, None)
+    except Exception as error:  # noqa: BLE001 - whatever it is, a plan goes without it
+        return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _time_predictor(decoded: pa.Table, model: ModelSpec, num_threads: int | None) -> float:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.gpu_check.checks import Check
 
 
+TIME_S = 600
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gpu_check", description=__doc__)
     parser.add_argument("--bare", action="store_true", help="leave out what needs Ray or Delta")
@@ -60,14 +63,14 @@ def _checks(options: argparse.Namespace) -> "Iterator[tuple[str | None, Check]]"
 
     from tests.gpu_check.checks import FULL, SMALL, run_checks
 
-    parts = []
+    parts, ends_at_s = [], time.monotonic() + TIME_S
     if not options.only_whole_runs:
         checks = run_checks(torch.device(options.device), SMALL if options.quick else FULL)
         parts.append(("The device beside the processors", checks))
     if not options.bare:
         from tests.gpu_check.whole_runs import run_whole
 
-        parts.append(("Whole commands", run_whole(options.device, quick=options.quick)))
+        parts.append(("Whole commands", run_whole(options.device, quick=options.quick, ends_at_s=ends_at_s)))
     for title, checks in parts:
         first: str | None = title
         for check in checks:

@@ -14,20 +14,26 @@ from locray.demo.images import write_dataset
 from tests.gpu_check.checks import Check
 from tests.helpers.commands import PROJECT_ROOT
 
-TIMEOUT_S = 240
 CONTENDERS = "ceiling,dataloader tuned,ray_data tuned"
 
 
-def run_whole(device: str, *, quick: bool) -> Iterator[Check]:
-    """Yields the results as they come."""
+def run_whole(device: str, *, quick: bool, ends_at_s: float) -> Iterator[Check]:
+    """Yields the results as they come.
+
+    Args:
+        device: cuda or cpu.
+        quick: Few images.
+        ends_at_s: On the monotonic clock: what is not done then has failed.
+    """
     option = "gpu" if device == "cuda" else "cpu"
-    yield _cuda_tests()
+    commands = _Commands(ends_at_s)
+    yield _cuda_tests(commands)
     with tempfile.TemporaryDirectory(prefix="locray-gpu-check-") as name:
         folder = Path(name)
         data, model = folder / "drawn", folder / "model"
         write_dataset(data, {"train": 96 if quick else 960, "val": 64 if quick else 512}, seed=0)
         architecture = {"model": "small_cnn"} if quick else {"model": "localizer/resnet18", "input-size": 224}
-        ended, trained, seconds = _locray(
+        ended, trained, seconds = commands.locray(
             "train", data=data, format="csv", epochs=4, output=model, device=option, **architecture
         )
         yield Check("locray train", ended, f"{seconds:.0f} s; {trained}")
@@ -36,7 +42,7 @@ def run_whole(device: str, *, quick: bool) -> Iterator[Check]:
         tables = {}
         for one in (option, "cpu"):
             tables[one] = folder / f"table-{one}"
-            ended, labelled, seconds = _locray(
+            ended, labelled, seconds = commands.locray(
                 "label", images=data / "images", model=model, table=tables[one], device=one, score_threshold=0
             )
             yield Check(f"locray label --device {one}", ended, f"{seconds:.0f} s; {labelled}")
@@ -45,49 +51,53 @@ def run_whole(device: str, *, quick: bool) -> Iterator[Check]:
         agreement = compare(*(read_table(table) for table in (tables[option], tables["cpu"])))
         found = f"same class {agreement.same_class:.3f}, same box {agreement.same_box:.3f}"
         yield Check("the two tables", agreement.is_valid, f"same rows: {agreement.same_rows}, {found}")
-        yield from _benchmark(model, quick=quick)
+        yield from _benchmark(commands, model, quick=quick)
 
 
-def _run(*command: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,
-            timeout=TIMEOUT_S,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return 124, "", f"not done after {TIMEOUT_S} s"
-    return done.returncode, done.stdout, done.stderr
+class _Commands:
+    def __init__(self, ends_at_s: float) -> None:
+        self._ends_at_s = ends_at_s
+
+    def run(self, *command: str) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        timeout_s = max(1.0, self._ends_at_s - time.monotonic())
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", *command], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,
+                timeout=timeout_s,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return 124, "", "the time of the check is over"
+        return done.returncode, done.stdout, done.stderr
+
+    def locray(self, verb: str, **options: Any) -> tuple[bool, str, float]:
+        """Whether a command succeeded, what it found or its last line, and its seconds."""
+        flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
+        started = time.monotonic()
+        code, stdout, stderr = self.run("locray", verb, *flags, "--json", "--log-level", "warning")
+        seconds = time.monotonic() - started
+        if code:
+            return False, f"exit code {code}: {_last_line(stderr)}", seconds
+        facts = json.loads(stdout.splitlines()[-1])
+        shown = ("images_per_s", "class_accuracy", "mean_iou", "ok", "failed", "deferred")
+        return True, ", ".join(f"{name} {facts[name]}" for name in shown if name in facts), seconds
 
 
 def _last_line(text: str) -> str:
     return next(reversed(text.strip().splitlines()), "no output").replace("|", "/")[:200]
 
 
-def _cuda_tests() -> Check:
-    code, stdout, stderr = _run("pytest", "-q", "-n", "0", "-m", "cuda", "tests/inference")
+def _cuda_tests(commands: _Commands) -> Check:
+    code, stdout, stderr = commands.run("pytest", "-q", "-n", "0", "-m", "cuda", "tests/inference")
     return Check("pytest -m cuda", code == 0, _last_line(stdout or stderr))
 
 
-def _locray(verb: str, **options: Any) -> tuple[bool, str, float]:
-    """Whether a command succeeded, what it found or its last line, and its seconds."""
-    flags = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    started = time.monotonic()
-    code, stdout, stderr = _run("locray", verb, *flags, "--json", "--log-level", "warning")
-    seconds = time.monotonic() - started
-    if code:
-        return False, f"exit code {code}: {_last_line(stderr)}", seconds
-    facts = json.loads(stdout.splitlines()[-1])
-    shown = ("train_loss", "mean_iou", "ok", "failed", "deferred", "images_per_s")
-    return True, ", ".join(f"{name} {facts[name]}" for name in shown if name in facts), seconds
-
-
-def _benchmark(model: Path, *, quick: bool) -> Iterator[Check]:
+def _benchmark(commands: _Commands, model: Path, *, quick: bool) -> Iterator[Check]:
     """A line for each contender."""
-    code, stdout, stderr = _run(
+    code, stdout, stderr = commands.run(
         "benchmarks", "labelling", "--model", str(model), "--json", "--rounds", "1", "--no-compile",
-        "--contenders", "ceiling" if quick else CONTENDERS, "--small-images", "64" if quick else "3000",
-        "--large-images", "0" if quick else "256",
+        "--contenders", "ceiling" if quick else CONTENDERS, "--small-images", "64" if quick else "2000",
+        "--large-images", "0" if quick else "32",
     )  # fmt: skip
     if code:
         yield Check("benchmark", False, f"exit code {code}: {_last_line(stderr)}")
