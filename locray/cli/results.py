@@ -11,6 +11,13 @@ from locray.errors import ExitCode
 
 _log = logging.getLogger(__name__)
 
+_BOTTLENECKS = {
+    "fetching": "fetching limits the speed: more bandwidth, or nodes nearer to the store, bring most",
+    "decoding": "decoding limits the speed: more CPUs bring most",
+    "predicting": "predicting limits the speed: more or faster GPUs bring most, then `locray compile`",
+}
+"""What would make a planned run faster, by its slowest stage."""
+
 if TYPE_CHECKING:
     from locray.demo.run import DemoSummary
     from locray.labelling.plan import LabelPlan
@@ -154,7 +161,9 @@ def log_nightly_verdict(night: "NightlyRun") -> None:
 
 
 def explain_plan(found: "LabelPlan") -> None:
-    """Explains which images of the sample the estimate does not count."""
+    """Explains which images of the sample the estimate does not count, and what limits the speed."""
+    if found.bottleneck is not None:
+        _log.info(_BOTTLENECKS[found.bottleneck])
     num_failed = sum(found.sampled_errors.values())
     if not num_failed:
         return

@@ -209,7 +209,9 @@ def test_limit_and_plan_and_status(tmp_path: Path, artifact: str) -> None:
     for number in range(10):
         (images / f"{number}.jpg").write_bytes(picture(number))
     arguments = ("--images", str(images), "--model", artifact, "--table", table, "--json")
-    before = json.loads(without_ray("plan", *arguments, "--hourly-price", "3.6").stdout)
+    planned = without_ray("plan", *arguments, "--hourly-price", "3.6")
+    assert " limits the speed: " in planned.stderr
+    before = json.loads(planned.stdout)
     assert (before["listed"], before["new"], before["changed"], before["planned"]) == (10, 10, 0, 10)
     assert before["estimated_cost"] == pytest.approx(before["estimated_s"] * 0.001, abs=1e-3)
     assert before["bottleneck"] in {"fetching", "decoding", "predicting"}

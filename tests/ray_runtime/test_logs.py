@@ -21,7 +21,8 @@ def test_info_lines_of_workers_are_in_rays_log_folder(
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.jpg")
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as folder:  # the path of Ray's sockets must be short
         arguments = ("--images", f"{tmp_path}/images", "--model", artifact, "--table", f"{tmp_path}/table")
-        done = locray("label", *arguments, "--device", "cpu", RAY_TMPDIR=folder)
+        # Nor does Ray need a home folder, into which it would write a token.
+        done = locray("label", *arguments, "--device", "cpu", RAY_TMPDIR=folder, HOME="/proc/none")
         assert done.returncode == 0, done
         debug = locray(
             "label", *arguments[:-1], f"{tmp_path}/debug", "--device", "cpu", "--log-level", "debug", "--json"
