@@ -22,6 +22,7 @@ from locray.labelling.model import ModelSpec
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.worklist import InlineWorklist, unit_size_for
 from locray.metrics.results import ImageResult
+from locray.models.files import read_artifact_info
 from locray.progress import Clock, Progress, Report
 
 
@@ -56,12 +57,15 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
     dataset = read_split(config, config.split)
     if not dataset.records:
         raise UsageError(f"split {config.split!r} of {config.data} holds no images")
+    threshold = config.score_threshold or 0.0
+    if model is not None and config.score_threshold is None:
+        threshold = read_artifact_info(model.uri).info.score_threshold
     if model is None:
         evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
     else:
         evaluated = evaluate_dataset(dataset, model, report, strict=config.strict)
     report(Progress("measuring"))
-    metrics = EvaluationMetrics.of(evaluated.results)
+    metrics = EvaluationMetrics.of(evaluated.results, threshold)
     summary = EvaluationSummary.of(config.data, dataset, evaluated, metrics, table=config.table, wall_s=clock.wall_s)
     if config.output is not None:
         document = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n"

@@ -27,10 +27,12 @@ class EvaluationMetrics:
     confusion: ConfusionMatrix
     calibration: Calibration
     best_threshold: BestThreshold | None
+    score_threshold: float
+    """Of the precision and recall of each class, and of the confusion matrix."""
 
     @classmethod
-    def of(cls, results: Sequence[ImageResult]) -> Self:
-        """Computes the metrics of a data set."""
+    def of(cls, results: Sequence[ImageResult], score_threshold: float = 0.0) -> Self:
+        """Computes the metrics of a data set, precision, recall and confusion from a score threshold."""
         detection = detection_metrics(results)
         scored = score_detections(results)
         return cls(
@@ -39,10 +41,11 @@ class EvaluationMetrics:
             has_boxes=bool(detection.classes),
             localization=localization_metrics(results),
             detection=detection,
-            classes=class_metrics(results, detection.classes),
-            confusion=confusion_matrix(results),
+            classes=class_metrics(results, detection.classes, score_threshold),
+            confusion=confusion_matrix(results, score_threshold),
             calibration=calibration(scored),
             best_threshold=best_threshold(scored),
+            score_threshold=score_threshold,
         )
 
 
@@ -75,6 +78,8 @@ class EvaluationSummary:
     map_small: float | None
     map_medium: float | None
     map_large: float | None
+    score_threshold: float
+    """Of the precision and recall of each class, and of the confusion matrix: the model's, or --score-threshold."""
     best_threshold: BestThreshold | None
     """The score threshold with the highest F1."""
     calibration: Calibration
@@ -115,6 +120,7 @@ class EvaluationSummary:
             map_small=detection.map_small,
             map_medium=detection.map_medium,
             map_large=detection.map_large,
+            score_threshold=metrics.score_threshold,
             best_threshold=metrics.best_threshold,
             calibration=metrics.calibration,
             classes=list(metrics.classes),

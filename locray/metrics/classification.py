@@ -26,8 +26,8 @@ class ConfusionMatrix:
 class ClassMetrics:
     """Metrics of one class, in [0, 1]; None where undefined.
 
-    Precision and recall are those of all detections, at the score threshold that they were made with: at an IoU of
-    0.5, or by the best detection of each image if no box is annotated.
+    Precision and recall are those of the detections from a score threshold: at an IoU of 0.5, or by the best detection
+    of each image if no box is annotated.
     """
 
     label: str
@@ -40,38 +40,42 @@ class ClassMetrics:
     """Share of the images with this class whose best detection is of it."""
 
 
-def confusion_matrix(results: Sequence[ImageResult]) -> ConfusionMatrix:
+def confusion_matrix(results: Sequence[ImageResult], score_threshold: float = 0.0) -> ConfusionMatrix:
     """Confusion matrix over the classes that are annotated or predicted.
 
     For single objects (`is_single_object`) the class of the best detection is compared with the true one. Otherwise
-    detections are matched with objects (`match`), and unmatched ones count against nothing.
+    detections of at least `score_threshold` are matched with objects (`match`), and unmatched ones count against
+    nothing.
     """
     labels = _labels(results)
     index_of: dict[str | None, int] = {None: len(labels)} | {label: index for index, label in enumerate(labels)}
     single = is_single_object(results)
     counts = np.zeros((len(labels) + 1, len(labels) + 1), dtype=np.int64)
-    for true, predicted in _pairs_of_images(results) if single else _pairs_of_objects(results):
+    counted = [result.above(score_threshold) for result in results]
+    for true, predicted in _pairs_of_images(counted) if single else _pairs_of_objects(counted):
         counts[index_of[true], index_of[predicted]] += 1
     return ConfusionMatrix(labels, counts, single)
 
 
 def class_metrics(
-    results: Sequence[ImageResult], average_precision: Sequence[ClassAveragePrecision]
+    results: Sequence[ImageResult], average_precision: Sequence[ClassAveragePrecision], score_threshold: float = 0.0
 ) -> tuple[ClassMetrics, ...]:
     """Metrics of every class that is annotated or predicted, sorted by label.
 
     Args:
         results: The images.
         average_precision: `detection_metrics(results).classes`.
+        score_threshold: Of precision and recall.
     """
     precision_of = {one.label: one for one in average_precision}
     objects = Counter(label for result in results for label in result.object_labels)
     images, correct_images = _images_by_class(results)
+    counted = [result.above(score_threshold) for result in results]
     if precision_of:
-        true_positives, positives, ground_truth = _detections_by_class(results)
+        true_positives, positives, ground_truth = _detections_by_class(counted)
     else:
-        first_labels = Counter(result.labels[0] for result in results if result.labels)
-        true_positives, positives, ground_truth = correct_images, first_labels, images
+        positives = Counter(result.labels[0] for result in counted if result.labels)
+        ground_truth, true_positives = _images_by_class(counted)
     rows = []
     for label in _labels(results):
         average = precision_of.get(label)

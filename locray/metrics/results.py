@@ -1,7 +1,7 @@
 """Predictions of an image beside its annotations, and which detection matches which object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,14 @@ class ImageResult:
         assert self.true_has_box.shape == self.true_is_crowd.shape == (num_objects,)
         assert len(self.scores) == num_detections
         assert self.boxes_xyxy_px.shape == (num_detections, 4), self.boxes_xyxy_px.shape
+
+    def above(self, score_threshold: float) -> "ImageResult":
+        """The same image with the detections of at least this score."""
+        count = sum(score >= score_threshold for score in self.scores)
+        if count == len(self.scores):
+            return self
+        boxes = self.boxes_xyxy_px[:count]
+        return replace(self, labels=self.labels[:count], scores=self.scores[:count], boxes_xyxy_px=boxes)
 
     @property
     def object_labels(self) -> tuple[str, ...]:

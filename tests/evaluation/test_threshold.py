@@ -105,5 +105,9 @@ def test_detector_and_table_give_equal_metrics_at_equal_threshold(labelled: Labe
     assert what_counts_detections(at_threshold.metrics) == what_counts_detections(of_table.metrics)
     assert at_threshold.summary.config_hash == of_table.summary.config_hash == labelled.config_hash
     assert whole.metrics.detection.map_50 > of_table.metrics.detection.map_50 > 0
-    assert whole.metrics.confusion.counts.sum() > of_table.metrics.confusion.counts.sum()
+    assert whole.metrics.confusion.counts.tolist() == of_table.metrics.confusion.counts.tolist()
+    assert [(row.precision, row.recall) for row in whole.metrics.classes] == [
+        (row.precision, row.recall) for row in of_table.metrics.classes
+    ]
+    assert (whole.summary.score_threshold, at_threshold.summary.score_threshold) == (THRESHOLD, THRESHOLD)
     assert whole.summary.config_hash != labelled.config_hash

@@ -67,3 +67,19 @@ def test_without_boxes_the_best_detection_decides() -> None:
 def test_nothing_at_all() -> None:
     assert table([]) == {}
     np.testing.assert_array_equal(confusion_matrix([]).counts, [[0]])
+
+
+def test_precision_recall_and_confusion_count_from_a_threshold() -> None:
+    results = [
+        result([("a", BOX), ("b", FAR)], [("a", 0.9, BOX), ("b", 0.2, FAR), ("a", 0.1, HALF)]),
+        result([("a", BOX)], [("b", 0.3, BOX)]),
+    ]
+    average_precision = detection_metrics(results).classes
+    at = {row.label: (row.precision, row.recall) for row in class_metrics(results, average_precision, 0.25)}
+    assert at == {"a": (1, 0.5), "b": (0, 0)}
+    matrix = confusion_matrix(results, 0.25)
+    assert not matrix.per_image
+    np.testing.assert_array_equal(matrix.counts, [[1, 1, 0], [0, 0, 1], [0, 0, 0]])
+    assert {row.ap_50 for row in class_metrics(results, average_precision, 0.25)} == {
+        row.ap_50 for row in class_metrics(results, average_precision)
+    }
