@@ -36,6 +36,7 @@ class ErrorCode(StrEnum):
     NOT_FOUND = "not_found"
     ACCESS_DENIED = "access_denied"
     CHANGED = "changed"
+    ARCHIVED = "archived"
     EMPTY_FILE = "empty_file"
     UNSUPPORTED_FORMAT = "unsupported_format"
     TRUNCATED = "truncated"

@@ -22,7 +22,6 @@ from locray.labelling.model import ModelSpec
 from locray.labelling.pipeline import Pipeline
 from locray.labelling.worklist import InlineWorklist, unit_size_for
 from locray.metrics.results import ImageResult
-from locray.models.files import read_artifact_info
 from locray.progress import Clock, Progress, Report
 
 
@@ -59,7 +58,7 @@ def evaluate(config: EvaluateConfig, report: Report) -> Evaluation:
         raise UsageError(f"split {config.split!r} of {config.data} holds no images")
     threshold = config.score_threshold or 0.0
     if model is not None and config.score_threshold is None:
-        threshold = read_artifact_info(model.uri).info.score_threshold
+        threshold = model.artifact_score_threshold
     if model is None:
         evaluated = read_table(dataset, storage.normalise(config.table or ""), config)
     else:

@@ -32,7 +32,7 @@ from locray.storage.retries import (
     RetryPolicy,
     call_with_retries,
 )
-from locray.storage.s3 import bare_etag, client, quoted_etag, store
+from locray.storage.s3 import bare_etag, client, is_same_version, quoted_etag, store, strong_etag
 from locray.storage.uris import is_in_archive, is_plain_key, is_remote, local_path, split_archive, split_s3
 
 if TYPE_CHECKING:
@@ -155,6 +155,7 @@ _CODE_BY_KIND = {
     ErrorKind.NO_OBJECT: ErrorCode.NOT_FOUND,
     ErrorKind.NO_BUCKET: ErrorCode.NOT_FOUND,
     ErrorKind.DENIED: ErrorCode.ACCESS_DENIED,
+    ErrorKind.ARCHIVED: ErrorCode.ARCHIVED,
     ErrorKind.CHANGED: ErrorCode.CHANGED,
 }
 _CAUSE_BY_KIND = {
@@ -181,9 +182,12 @@ def _fetch_from_store(fetch_object: Callable[[], Outcome], limits: _Limits) -> O
 
 
 def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
-    options: GetOptions = {"if_match": quoted_etag(etag)} if etag else {}
+    strong = strong_etag(etag)
+    options: GetOptions = {"if_match": quoted_etag(strong)} if strong else {}
     result = obstore.get(store(bucket, NO_RETRIES), key, options=options)
     meta = result.meta
+    if not is_same_version(etag, bare_etag(meta["e_tag"])):
+        return ImageFailure(ErrorCode.CHANGED, _REPLACED)
     if failure := limits.reserve(meta["size"]):
         return failure
     data = bytes(result.bytes())
@@ -191,9 +195,12 @@ def _fetch_object(bucket: str, key: str, etag: str | None, limits: _Limits) -> O
 
 
 def _fetch_object_by_boto3(bucket: str, key: str, etag: str | None, limits: _Limits) -> Outcome:
-    arguments = {"IfMatch": quoted_etag(etag)} if etag else {}
+    strong = strong_etag(etag)
+    arguments = {"IfMatch": quoted_etag(strong)} if strong else {}
     answer: dict[str, Any] = client(NO_RETRIES).get_object(Bucket=bucket, Key=key, **arguments)
     with closing(answer["Body"]) as body:  # as a context manager itself it would give the raw stream
+        if not is_same_version(etag, bare_etag(answer.get("ETag"))):
+            return ImageFailure(ErrorCode.CHANGED, _REPLACED)
         if failure := limits.reserve(answer["ContentLength"]):
             return failure
         data = body.read()

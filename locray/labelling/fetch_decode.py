@@ -160,7 +160,8 @@ def _record_outcome(
         outcome.error_code, outcome.error_message = fetched.cause, fetched.reason
         return
     if isinstance(fetched, Fetched):
-        outcome.etag, outcome.size_bytes = fetched.etag, fetched.size_bytes
+        # The listing's etag: the next listing is compared with it, and not every store gives the same one with a GET.
+        outcome.etag, outcome.size_bytes = outcome.etag or fetched.etag, fetched.size_bytes
         outcome.last_modified = fetched.last_modified
         try:
             decoded = decode(fetched.data)

@@ -22,6 +22,7 @@ class ModelSpec:
     """With the score threshold that applies: by default, the artifact's."""
     packages: PackageSource = NO_PACKAGES
     """Where to look for the network in compiled form. Found by the driver, whose user has to trust them."""
+    artifact_score_threshold: float = 0.0
 
     @property
     def score_threshold(self) -> float:
@@ -49,7 +50,8 @@ class ModelSpec:
             threshold = artifact.info.score_threshold
         key = PredictionKey(artifact.model_id, options.config_hash(size_px, threshold))
         options = options.model_copy(update={"score_threshold": threshold})
-        return cls(key, uri, size_px, options, PackageSource.of(options.compiled, uri))
+        packages = PackageSource.of(options.compiled, uri)
+        return cls(key, uri, size_px, options, packages, artifact.info.score_threshold)
 
 
 def _on_cpu(options: InferenceOptions, uri: str) -> InferenceOptions:

@@ -11,7 +11,6 @@ from locray.evaluation.run import evaluate_dataset
 from locray.evaluation.summary import EvaluationMetrics
 from locray.images.decode import DecodeLimits
 from locray.labelling.model import ModelSpec
-from locray.models.files import read_artifact_info
 from locray.progress import Report
 from locray.report.charts import BACKGROUND, NUM_COLOURS, Chart, Line, line_chart
 from locray.report.evaluation import evaluation_section
@@ -61,7 +60,7 @@ def write_training_page(
     )
     model = ModelSpec.read(config.output, prediction)
     evaluated = evaluate_dataset(chosen, model, report)
-    metrics = EvaluationMetrics.of(evaluated.results, read_artifact_info(model.uri).info.score_threshold)
+    metrics = EvaluationMetrics.of(evaluated.results, model.artifact_score_threshold)
     of_all = "" if len(chosen.records) == len(validation.records) else f" of {len(validation.records):,}"
     page = render_template(
         "training.html",

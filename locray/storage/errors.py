@@ -26,6 +26,7 @@ class ErrorKind(StrEnum):
     NO_OBJECT = "no_object"
     NO_BUCKET = "no_bucket"
     DENIED = "denied"
+    ARCHIVED = "archived"
     CREDENTIALS = "credentials"
     CHANGED = "changed"
     UNREACHABLE = "unreachable"
@@ -51,6 +52,7 @@ _KIND_BY_CODE = {
     "KeyTooLongError": ErrorKind.NO_OBJECT,
     "NoSuchBucket": ErrorKind.NO_BUCKET,
     "PreconditionFailed": ErrorKind.CHANGED,
+    "InvalidObjectState": ErrorKind.ARCHIVED,
     "InvalidRequest": ErrorKind.DENIED,  # the object is encrypted with a key that only its owner has
     "RequestTimeout": ErrorKind.TIMED_OUT,
     **dict.fromkeys(
@@ -81,10 +83,16 @@ _KIND_BY_CODE = {
         ErrorKind.THROTTLED,
     ),
 }
+_KMS_PREFIX = "KMS."
+"""Errors of AWS KMS, with whose key the object is encrypted."""
 _KIND_BY_STATUS: dict[int, ErrorKind] = {
+    HTTPStatus.BAD_REQUEST: ErrorKind.DENIED,
     HTTPStatus.UNAUTHORIZED: ErrorKind.CREDENTIALS,
     HTTPStatus.FORBIDDEN: ErrorKind.DENIED,
     HTTPStatus.NOT_FOUND: ErrorKind.NO_OBJECT,
+    HTTPStatus.METHOD_NOT_ALLOWED: ErrorKind.DENIED,
+    HTTPStatus.GONE: ErrorKind.NO_OBJECT,
+    HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS: ErrorKind.DENIED,
     HTTPStatus.REQUEST_TIMEOUT: ErrorKind.TIMED_OUT,
     HTTPStatus.PRECONDITION_FAILED: ErrorKind.CHANGED,
     HTTPStatus.TOO_MANY_REQUESTS: ErrorKind.THROTTLED,
@@ -114,6 +122,7 @@ _MESSAGES = {
         "access to {uri} is denied{answer}: the credentials in use need s3:ListBucket on the bucket and s3:GetObject "
         "(to write: s3:PutObject, s3:DeleteObject) on its objects"
     ),
+    ErrorKind.ARCHIVED: "{uri} is archived{answer}: restore it from its storage class first",
     ErrorKind.CREDENTIALS: (
         "no valid AWS credentials to reach {uri}{answer}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
         "AWS_PROFILE, or run where an instance role applies; `aws sts get-caller-identity` shows what is found"
@@ -123,9 +132,15 @@ _MESSAGES = {
     ErrorKind.TIMED_OUT: "the store of {uri} did not answer in time{host}: check AWS_ENDPOINT_URL and the network",
 }
 _FAILED = "the store failed at {uri}{answer}, retries exhausted: try again later"
-_NEED_THE_USER = {ErrorKind.NO_OBJECT, ErrorKind.NO_BUCKET, ErrorKind.DENIED, ErrorKind.CREDENTIALS}
+_NEED_THE_USER = {
+    ErrorKind.NO_OBJECT,
+    ErrorKind.NO_BUCKET,
+    ErrorKind.DENIED,
+    ErrorKind.ARCHIVED,
+    ErrorKind.CREDENTIALS,
+}
 
-_CODE = re.compile(r"<Code>(\w+)</Code>")
+_CODE = re.compile(r"<Code>([\w.]+)</Code>")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _ARROW_ERROR = re.compile(r"AWS Error ([A-Z_]+)(?: \(HTTP status (\d{3})\))? during")
 _NO_RESPONSE = {"NetworkConnection", "Unknown"}
@@ -139,6 +154,8 @@ def error_kind(error: Exception) -> ErrorKind:
     code, status = _response(error)
     if code in _KIND_BY_CODE:
         return _KIND_BY_CODE[code]
+    if code is not None and code.startswith(_KMS_PREFIX):
+        return ErrorKind.THROTTLED if "Throttl" in code else ErrorKind.DENIED
     for type_, kind in _KIND_BY_TYPE.items():
         if isinstance(error, type_):
             return kind

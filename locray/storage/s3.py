@@ -29,14 +29,27 @@ _AWS_ENDPOINT = re.compile(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com")
 _DEFAULT_REGION = "us-east-1"
 
 
+_WEAK = "W/"
+
+
 def bare_etag(header: str | None) -> str | None:
-    """An etag as tables hold it, without the quotes of the HTTP header."""
-    return header.strip('"') if header else None
+    """An etag as tables hold it, without the quotes of the HTTP header. A weak one begins with `W/`."""
+    return header.replace('"', "") if header else None
 
 
 def quoted_etag(etag: str) -> str:
-    """The inverse of `bare_etag`, for the header `If-Match`."""
+    """The inverse of `bare_etag` for a strong etag, for the header `If-Match`."""
     return f'"{etag}"'
+
+
+def strong_etag(etag: str | None) -> str | None:
+    """The etag if `If-Match` can be asked with it: a weak one never matches (RFC 9110, 13.1.1)."""
+    return None if etag is None or etag.startswith(_WEAK) else etag
+
+
+def is_same_version(etag: str | None, other: str | None) -> bool:
+    """Whether two etags, weak or strong, may be those of one version; unknown ones may."""
+    return not etag or not other or etag.removeprefix(_WEAK) == other.removeprefix(_WEAK)
 
 
 # One connection per state of the environment, which holds credentials and endpoint. Locked, since boto3 makes clients

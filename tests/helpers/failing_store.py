@@ -10,7 +10,7 @@ import pytest
 
 @contextmanager
 def failing_store(
-    statuses: list[int | None], monkeypatch: pytest.MonkeyPatch, code: str | None = None
+    statuses: list[int | None], monkeypatch: pytest.MonkeyPatch, code: str | None = None, etag: str | None = '"abc"'
 ) -> Iterator[list[str | None]]:
     """A server that responds with these statuses in order, repeating the last one. The environment points at it.
 
@@ -20,6 +20,7 @@ def failing_store(
         statuses: 200 gives a body of five bytes; None gives two bytes of it and closes the connection.
         monkeypatch: For the environment.
         code: The S3 error code of all errors. None: `Code` and the status.
+        etag: The header of all responses.
     """
     left = list(statuses)
     if_match: list[str | None] = []
@@ -34,7 +35,8 @@ def failing_store(
             body = b"12345" if status in (None, 200) else error
             self.send_response(status or 200)
             self.send_header("Content-Length", str(len(body)))
-            self.send_header("ETag", '"abc"')
+            if etag is not None:
+                self.send_header("ETag", etag)
             self.send_header("Last-Modified", "Tue, 14 Nov 2023 22:13:20 GMT")
             self.end_headers()
             self.wfile.write(body[:2] if status is None else body)

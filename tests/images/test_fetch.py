@@ -259,6 +259,56 @@ class TestFailingStore:
         assert asked_for == [None] * (1 + FEW_RETRIES.max_retries)
 
     @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
+    @pytest.mark.parametrize(
+        ("listed", "answered", "asked", "is_changed"),
+        [
+            ("abc", '"abc"', '"abc"', False),
+            ("W/abc", 'W/"abc"', None, False),
+            ("W/abc", '"abc"', None, False),
+            ("abc", 'W/"abc"', '"abc"', False),
+            ("W/abc", 'W/"xyz"', None, True),
+            ("abc", None, '"abc"', False),
+            (None, 'W/"abc"', None, False),
+        ],
+    )
+    def test_weak_and_missing_etags(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        key: str,
+        listed: str | None,
+        answered: str | None,
+        asked: str | None,
+        is_changed: bool,
+    ) -> None:
+        with failing_store([200], monkeypatch, etag=answered) as asked_for:
+            outcome = outcome_of(f"s3://bucket/{key}", listed)
+        assert asked_for == [asked]
+        assert isinstance(outcome, ImageFailure if is_changed else Fetched)
+        if is_changed:
+            assert code_of(outcome) is ErrorCode.CHANGED
+
+    @pytest.mark.parametrize(
+        ("status", "code", "expected"),
+        [
+            (400, "KMS.DisabledException", ErrorCode.ACCESS_DENIED),
+            (400, "AnythingElse", ErrorCode.ACCESS_DENIED),
+            (403, "InvalidObjectState", ErrorCode.ARCHIVED),
+            (405, "MethodNotAllowed", ErrorCode.ACCESS_DENIED),
+            (410, "Gone", ErrorCode.NOT_FOUND),
+            (451, "UnavailableForLegalReasons", ErrorCode.ACCESS_DENIED),
+        ],
+    )
+    def test_refusals_of_one_object_are_its_row(
+        self, monkeypatch: pytest.MonkeyPatch, status: int, code: str, expected: ErrorCode
+    ) -> None:
+        with failing_store([status], monkeypatch, code) as asked_for:
+            outcome = outcome_of("s3://bucket/a.jpg")
+        assert code_of(outcome) is expected
+        assert isinstance(outcome, ImageFailure)
+        assert code in outcome.message
+        assert len(asked_for) == 1
+
+    @pytest.mark.parametrize("key", ["plain.jpg", "odd\n.jpg"])
     def test_half_a_body_defers_the_image(self, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
         with failing_store([None], monkeypatch):
             assert isinstance(outcome_of(f"s3://bucket/{key}"), Deferred)

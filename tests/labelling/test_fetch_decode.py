@@ -21,6 +21,7 @@ from locray.labelling.worklist import InlineWorklist
 from locray.sources.folder import walk
 from locray.table.key import PredictionKey
 from tests.helpers.commands import PROJECT_ROOT
+from tests.helpers.failing_store import failing_store
 from tests.helpers.poison import install_broken_decoder, poison
 
 KEY = PredictionKey("net@0123456789ab", "c0ffee")
@@ -177,3 +178,13 @@ def test_a_unit_that_is_given_up_keeps_what_is_known_and_defers_the_rest(artifac
     assert first == last
     assert first.startswith("5 model workers died over its unit: ")
     assert rows[schema.DETECTIONS].null_count == 4
+
+
+@pytest.mark.parametrize("answered", ['"abc"', 'W/"abc"', None])
+def test_a_row_keeps_the_etag_of_the_listing(monkeypatch: pytest.MonkeyPatch, answered: str | None) -> None:
+    """Otherwise the next listing would show another version, and every night would label everything again."""
+    row = {schema.IMAGE_URI: "s3://bucket/a", schema.ETAG: "abc", schema.SIZE_BYTES: 5}
+    listed = pa.Table.from_pylist([row], schema=schema.LISTING_SCHEMA)
+    with failing_store([200], monkeypatch, etag=answered):
+        rows = decode_rows(InlineWorklist.of(listed, 1).read_unit(0), model_of())
+    assert rows[schema.ETAG].to_pylist() == ["abc"]

@@ -98,6 +98,7 @@ class TestNames:
     def test_etags_have_quotes_only_in_http(self, etag: str) -> None:
         assert bare_etag(quoted_etag(etag)) == etag
         assert bare_etag(None) is None
+        assert bare_etag(f'W/"{etag}"') == f"W/{etag}"
 
 
 class TestLocalFiles:
