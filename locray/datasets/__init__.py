@@ -8,7 +8,14 @@ from typing import Protocol
 from locray import storage
 from locray.config import DatasetOptions
 from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
-from locray.datasets.files import SPLIT_NAMES, MissingSplitError, list_files, relative_path
+from locray.datasets.files import (
+    SPLIT_ALIASES,
+    SPLIT_NAMES,
+    MissingSplitError,
+    canonical_split,
+    list_files,
+    relative_path,
+)
 from locray.datasets.predictions import PredictionsFormat
 from locray.datasets.records import Annotation, Dataset, Record, SkipReason
 from locray.errors import UsageError, did_you_mean
@@ -60,13 +67,6 @@ FORMATS: Mapping[str, DatasetFormat] = {
 
 VALIDATION_SPLIT = "val"
 
-_SPLIT_ALIASES = {
-    "train": ("training",),
-    VALIDATION_SPLIT: ("valid", "validation"),
-    "test": ("testing",),
-}
-"""Names that other tools give to splits; used if the data has no split of our name."""
-
 _SKIPPED_BY_OPTION = frozenset({SkipReason.LOW_SCORE})
 """Skipped because of an option: no error under `strict`."""
 
@@ -79,7 +79,7 @@ def read_dataset(
     Args:
         data_uri: Folder, .zip file or object store prefix. Of an archive with a single folder, that folder is read.
         format_name: A name of `FORMATS`.
-        split: Name of the split; `train`, `val` and `test` also find `training`, `valid`, `validation` and `testing`.
+        split: Name of the split; of its other names (`val`, `valid`, `validation`, in any case), any is found.
         min_score: Minimum score of a detection, for the format `predictions`.
         strict: Whether unusable annotations are an error. Otherwise they are skipped and counted.
 
@@ -105,8 +105,8 @@ def _read_from_root(chosen: DatasetFormat, root: str, split: str) -> Dataset:
     try:
         return chosen.read(root, split)
     except MissingSplitError:
-        there = set(chosen.splits(root))
-        other = next((name for name in _SPLIT_ALIASES.get(split, ()) if name in there), None)
+        there = chosen.splits(root)
+        other = next((name for name in sorted(there) if canonical_split(name) == canonical_split(split)), None)
         if other is None:
             raise
     return replace(chosen.read(root, other), split=split)
@@ -134,8 +134,8 @@ def list_splits(data_uri: str, format_name: str) -> list[str]:
     """
     chosen = _format_named(format_name)
     found = set(chosen.splits(_root(data_uri, chosen)))
-    for usual, others in _SPLIT_ALIASES.items():
-        other = next((name for name in others if name in found), None)
+    for usual in SPLIT_ALIASES:
+        other = next((name for name in sorted(found) if canonical_split(name) == usual), None)
         if other is not None and usual not in found:
             found = found - {other} | {usual}
     return sorted(found)

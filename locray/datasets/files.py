@@ -20,7 +20,20 @@ SPLIT_NAMES = frozenset(
 )
 """Usual names of splits, in lower case: a folder of this name is a split where nothing else says so."""
 
+SPLIT_ALIASES: Mapping[str, Sequence[str]] = {
+    "train": ("training",),
+    "val": ("valid", "validation"),
+    "test": ("testing",),
+}
+"""Names that other tools give to splits; used if the data has no split of our name."""
+
 _SYSTEM_FOLDER = "__MACOSX"
+
+
+def canonical_split(name: str) -> str:
+    """Our name of a split that other tools call `valid`, `Training` and so on; other names as they are."""
+    folded = name.lower()
+    return next((usual for usual, others in SPLIT_ALIASES.items() if folded == usual or folded in others), name)
 
 
 class MissingSplitError(UsageError):
@@ -76,6 +89,12 @@ def nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def folded(uri: str) -> str:
+    """A path as it is compared: its extension in lower case, Unicode composed."""
+    stem, ending = posixpath.splitext(uri)
+    return nfc(stem + ending.lower())
+
+
 class ImageFinder:
     """Finds images by the names in annotations: extensions in any case, backslashes as slashes, Unicode in any form."""
 
@@ -105,16 +124,11 @@ class ImageFinder:
         if self._by_folded is None:
             self._by_folded = {}
             for uri in sorted(self._exact):
-                self._by_folded.setdefault(_folded(uri), uri)
+                self._by_folded.setdefault(folded(uri), uri)
         candidates = (
-            _folded(storage.join(folder_uri, name)) for name in _spellings(filename) for folder_uri in folder_uris
+            folded(storage.join(folder_uri, name)) for name in _spellings(filename) for folder_uri in folder_uris
         )
         return next((self._by_folded[name] for name in candidates if name in self._by_folded), None)
-
-
-def _folded(uri: str) -> str:
-    stem, ending = posixpath.splitext(uri)
-    return nfc(stem + ending.lower())
 
 
 def _spellings(filename: str) -> list[str]:

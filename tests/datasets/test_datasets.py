@@ -154,6 +154,9 @@ def test_aliases_of_split_names(tmp_path):
         assert file_names(dataset) == {f"{folder}.jpg"}
         assert dataset.split == split
 
+    assert read_dataset(str(tmp_path), "folders", "validation").split == "validation"
+    assert file_names(read_dataset(str(tmp_path), "folders", "Test")) == {"test.jpg"}
+
     (tmp_path / "val" / "cow").mkdir(parents=True)
     (tmp_path / "val" / "cow" / "val.jpg").write_bytes(b"")
     assert list_splits(str(tmp_path), "folders") == ["test", "train", "val", "valid"]
