@@ -14,6 +14,7 @@ from locray.table.key import KeySelector
 from locray.table.open import open_existing_table
 
 if TYPE_CHECKING:
+    from locray.config.common import AnnotatedFrame
     from locray.datasets.records import Dataset
 
 
@@ -24,6 +25,7 @@ def read_dataset(
     split: str = "train",
     min_score: float = datasets.DEFAULT_MIN_SCORE,
     strict: bool = False,
+    annotated_frame: "AnnotatedFrame" = "upright",
 ) -> "Dataset":
     """Reads the annotations of one split of a data set.
 
@@ -33,12 +35,16 @@ def read_dataset(
         split: Name of the split; `train`, `val` and `test` also find their usual other names.
         min_score: Minimum score of a detection that counts as an annotation, with format `predictions`.
         strict: Whether annotations that can't be used are an error instead of being skipped and counted.
+        annotated_frame: What boxes refer to in images that EXIF turns, where the annotated size doesn't tell:
+            `upright` or `stored`.
 
     Raises:
         UsageError: nothing is there, the format or the split is unknown, or the annotations can't be read.
         StoreError: the store failed.
     """
-    return datasets.read_dataset(os.fspath(uri), format, split, min_score=min_score, strict=strict)
+    return datasets.read_dataset(
+        os.fspath(uri), format, split, min_score=min_score, strict=strict, annotated_frame=annotated_frame
+    )
 
 
 def read_predictions(

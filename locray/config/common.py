@@ -15,6 +15,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 """Number format of a network's arithmetic."""
 Device = Literal["auto", "cpu", "gpu"]
 """Where a network runs."""
+AnnotatedFrame = Literal["upright", "stored"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 
@@ -189,4 +190,9 @@ class DatasetOptions(CommandConfig):
     )
     min_score: Fraction = Field(
         0.5, description="Minimum score of a detection that counts as an annotation, with --format predictions."
+    )
+    annotated_frame: AnnotatedFrame = Field(
+        "upright",
+        description="What boxes refer to in images that EXIF turns, where the annotated size doesn't tell: the upright "
+        "image, or the stored one, as tools see it that ignore EXIF.",
     )

@@ -149,6 +149,11 @@ class PreviewConfig(DatasetOptions, AugmentationOptions):
 
     split: str = Field("train", description="Split to show.")
     count: Positive = Field(24, description="Number of images to show, each as it is and with several random changes.")
+    model: str | None = Field(
+        None,
+        description="Architecture that is to be trained, as of `locray train`: gives the input size, and a warning if "
+        "the data don't suit it.",
+    )
     output: str = Field(description="HTML file to write.")
 
 

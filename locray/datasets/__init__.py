@@ -7,6 +7,7 @@ from typing import Protocol
 
 from locray import storage
 from locray.config import DatasetOptions
+from locray.config.common import AnnotatedFrame
 from locray.datasets import coco, csv_boxes, folders, parquet, regions, voc, yolo
 from locray.datasets.files import (
     SPLIT_ALIASES,
@@ -72,7 +73,13 @@ _SKIPPED_BY_OPTION = frozenset({SkipReason.LOW_SCORE})
 
 
 def read_dataset(
-    data_uri: str, format_name: str, split: str, *, min_score: float = DEFAULT_MIN_SCORE, strict: bool = False
+    data_uri: str,
+    format_name: str,
+    split: str,
+    *,
+    min_score: float = DEFAULT_MIN_SCORE,
+    strict: bool = False,
+    annotated_frame: AnnotatedFrame = "upright",
 ) -> Dataset:
     """Reads the images of one split with their objects.
 
@@ -82,6 +89,7 @@ def read_dataset(
         split: Name of the split; of its other names (`val`, `valid`, `validation`, in any case), any is found.
         min_score: Minimum score of a detection, for the format `predictions`.
         strict: Whether unusable annotations are an error. Otherwise they are skipped and counted.
+        annotated_frame: Image that boxes refer to where EXIF turns it and the annotated size does not tell.
 
     Raises:
         UsageError: nothing there, an unknown format or split, or annotations that can't be parsed.
@@ -93,12 +101,21 @@ def read_dataset(
     dataset = _read_from_root(chosen, _root(data_uri, chosen), split)
     if strict:
         check_nothing_skipped(dataset)
+    if annotated_frame == "stored":
+        return replace(dataset, records=tuple(replace(record, is_stored=True) for record in dataset.records))
     return dataset
 
 
 def read_split(options: DatasetOptions, split: str) -> Dataset:
     """`read_dataset` with the options of a command."""
-    return read_dataset(options.data, options.format, split, min_score=options.min_score, strict=options.strict)
+    return read_dataset(
+        options.data,
+        options.format,
+        split,
+        min_score=options.min_score,
+        strict=options.strict,
+        annotated_frame=options.annotated_frame,
+    )
 
 
 def _read_from_root(chosen: DatasetFormat, root: str, split: str) -> Dataset:

@@ -230,21 +230,21 @@ def _convert_split(
             for _ in range(len(record.objects) - len(objects)):
                 builder.skip(SkipReason.CROWD, record.where or record.image_uri)
         image = ImageAnnotations(None, objects, record.width_px, record.height_px, record.where)
-        builder.add(record.image_uri, image if size is None else _in_pixels(image, size))
+        builder.add(record.image_uri, image if size is None else _in_pixels(image, size, record.is_stored))
     converted = builder.build()
     if config.strict:
         check_nothing_skipped(converted)
     return converted
 
 
-def _in_pixels(image: ImageAnnotations, size: _Size) -> ImageAnnotations:
+def _in_pixels(image: ImageAnnotations, size: _Size, is_stored: bool) -> ImageAnnotations:
     """The boxes in pixels of the upright image."""
     frame_wh, upright_wh = (image.width_px or 0, image.height_px or 0), (size.width_px, size.height_px)
     objects = []
     for annotation in image.objects:
         box = annotation.box_xyxy_px
         if box is not None:
-            upright = boxes_in_upright_frame(np.array(box), frame_wh, upright_wh, size.orientation)
+            upright = boxes_in_upright_frame(np.array(box), frame_wh, upright_wh, size.orientation, is_stored=is_stored)
             xmin, ymin, xmax, ymax = upright.tolist()
             box = xmin, ymin, xmax, ymax
         objects.append(replace(annotation, box_xyxy_px=box))

@@ -84,7 +84,8 @@ class Record:
     `width_px` and `height_px` are the frame that the boxes are given in: the image's own size, that of a scaled copy,
     that of the stored image before its EXIF orientation is applied, or 1 x 1 for boxes relative to the sides. They are
     None where the annotations don't say; then a box may exceed the image until the image is opened.
-    `locray.images.exif.boxes_in_upright_frame` converts boxes from this frame to the pixels of the upright image.
+    `locray.images.exif.boxes_in_upright_frame` converts boxes from this frame to the pixels of the upright image;
+    `is_stored` says that they are those of the stored image where the size of the frame does not tell.
     `where` names the image's entry in messages.
     """
 
@@ -93,6 +94,7 @@ class Record:
     width_px: int | None
     height_px: int | None
     where: str = field(default="", compare=False)
+    is_stored: bool = False
 
 
 @dataclass(frozen=True)

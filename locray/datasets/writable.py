@@ -50,10 +50,10 @@ class WritableFormat:
     cannot_hold: frozenset[Content] = frozenset()
 
     def needs_size(self, record: Record) -> bool:
-        """Whether an image must be decoded for its size: a relative box, or a frame that is not in pixels."""
+        """Whether an image must be decoded: for a relative box, or a frame not in pixels or perhaps not upright."""
         if Content.BOX in self.cannot_hold:
             return False
-        if self.is_relative:
+        if self.is_relative or record.is_stored:
             return bool(record.objects)
         frame = (record.width_px, record.height_px)
         return None in frame or frame == (1, 1)

@@ -12,7 +12,7 @@ from locray import boxes, schema, storage
 from locray.datasets.records import Record, SkipReason
 from locray.errors import UsageError
 from locray.images.decode import DecodedImage, DecodeLimits, decode_image
-from locray.images.exif import UPRIGHT, boxes_in_upright_frame
+from locray.images.exif import UPRIGHT, boxes_in_upright_frame, swaps_sides
 from locray.metrics.results import ImageResult
 
 _NO_BOX = (0.0, 0.0, 0.0, 0.0)
@@ -118,10 +118,12 @@ def _in_image(
     width, height = row[schema.WIDTH], row[schema.HEIGHT]
     if width is None or height is None or not len(boxes_xyxy):
         return boxes_xyxy
-    frame_width, frame_height = record.width_px or width, record.height_px or height
-    is_transposed = (frame_width - frame_height) * (width - height) < 0
-    orientation = _orientation(record.image_uri, limits) if is_transposed else UPRIGHT
-    upright = boxes_in_upright_frame(boxes_xyxy, (frame_width, frame_height), (width, height), orientation)
+    frame = (record.width_px or width, record.height_px or height)
+    is_transposed = (frame[0] - frame[1]) * (width - height) < 0
+    orientation = _orientation(record.image_uri, limits) if is_transposed or record.is_stored else UPRIGHT
+    if record.is_stored and swaps_sides(orientation):
+        frame = (record.width_px or height, record.height_px or width)
+    upright = boxes_in_upright_frame(boxes_xyxy, frame, (width, height), orientation, is_stored=record.is_stored)
     return np.asarray(boxes.clip(upright, width, height), dtype=np.float64)
 
 

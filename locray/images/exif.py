@@ -80,29 +80,49 @@ def boxes_to_upright(boxes_xyxy: FloatArray, orientation: int, width: float, hei
 
 
 def boxes_in_upright_frame(
-    boxes_xyxy: FloatArray, frame_wh: tuple[float, float], upright_wh: tuple[float, float], orientation: int
+    boxes_xyxy: FloatArray,
+    frame_wh: tuple[float, float],
+    upright_wh: tuple[float, float],
+    orientation: int,
+    *,
+    is_stored: bool = False,
 ) -> FloatArray:
     """Annotated boxes in pixels of the upright image.
 
     Tools that ignore EXIF annotate the stored image, on its side. Their boxes are recognised by a frame in portrait
-    format of an upright image in landscape format, or vice versa, if the orientation swaps the sides.
+    format of an upright image in landscape format, or vice versa, if the orientation swaps the sides. Where the frame
+    does not tell (it is unknown, relative or square, or the image is upside down or mirrored), `is_stored` decides.
 
     Args:
         boxes_xyxy: (..., 4) in the units of `frame_wh`.
         frame_wh: Frame of the boxes: the size of the image, that of a scaled copy, or (1, 1) for relative boxes. (0, 0)
-            if it is unknown; then the boxes are taken as those of the upright image.
+            if it is unknown; then the boxes are taken as pixels of the image.
         upright_wh: Size of the upright image, or of a scaled copy, that the boxes are returned for.
         orientation: 1 to 8, as in `DecodedImage`.
+        is_stored: Whether boxes are those of the stored image where the frame does not tell.
     """
     frame_width, frame_height = frame_wh
     width, height = upright_wh
+    stored = stored_by_frame(frame_wh, upright_wh, orientation)
+    if stored is None:
+        stored = is_stored and orientation != UPRIGHT
     if not frame_width or not frame_height:
-        return boxes_xyxy
-    if swaps_sides(orientation) and (frame_width - frame_height) * (width - height) < 0:
+        if not stored:
+            return boxes_xyxy
+        frame_width, frame_height = (height, width) if swaps_sides(orientation) else (width, height)
+    if stored and not swaps_sides(orientation):
+        boxes_xyxy = boxes_to_upright(boxes_xyxy, orientation, frame_width, frame_height)
+    elif stored:
         boxes_xyxy = boxes_to_upright(boxes_xyxy, orientation, frame_width, frame_height)
         frame_width, frame_height = frame_height, frame_width
     scale_x, scale_y = width / frame_width, height / frame_height
     return np.asarray(boxes_xyxy * np.array([scale_x, scale_y, scale_x, scale_y]))
+
+
+def stored_by_frame(frame_wh: tuple[float, float], upright_wh: tuple[float, float], orientation: int) -> bool | None:
+    """Whether the frame of boxes is that of the stored image and not of the upright one; None if it does not tell."""
+    evidence = (frame_wh[0] - frame_wh[1]) * (upright_wh[0] - upright_wh[1])
+    return evidence < 0 if evidence and swaps_sides(orientation) else None
 
 
 _MIRRORED_IN_X = frozenset({2, 3, 6, 7})

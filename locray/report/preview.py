@@ -16,6 +16,7 @@ from locray.config.training import AugmentationOptions
 from locray.datasets import Dataset, read_split
 from locray.datasets.records import SkipReason
 from locray.errors import UsageError
+from locray.models.architectures import default_input_size_px
 from locray.models.interface import NO_OBJECT
 from locray.progress import Progress, Report
 from locray.report.page import Picture, PictureBox, hues, picture_values, render_template
@@ -31,11 +32,12 @@ from locray.training.batches import (
     BatchMaker,
     strict_error,
 )
+from locray.training.data_warnings import log_data_warnings, num_with_several_objects
 from locray.training.packed import BatchOrder, PackedRecords
 
 NUM_VERSIONS = 5
 DEFAULT_INPUT_SIZE_PX = 224
-"""Usual for photographs; there is no model whose input size could be used."""
+"""Usual for photographs; of a preview without a model whose input size could be used."""
 
 _RECORDS_PER_BATCH = 8
 
@@ -86,6 +88,7 @@ def preview(config: PreviewConfig, report: Report) -> PreviewSummary:
     output = _checked_output(config.output)
     report(Progress("reading annotations"))
     dataset = read_split(config, config.split)
+    log_data_warnings(config.model, dataset, config)
     hue_of_label = hues(dataset.classes)
     rows = _chosen(len(dataset.records), config.count, config.seed)
     records, errors, skipped = [], Counter[str](), Counter(dataset.skipped)
@@ -135,7 +138,7 @@ def _previews(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], repo
             packed=packed,
             order=BatchOrder(len(packed), 1, 1, None),
             options=config,
-            input_size_px=config.input_size or DEFAULT_INPUT_SIZE_PX,
+            input_size_px=_input_size_px(config),
             augmented=augmented,
         )
         for augmented in (False, True)
@@ -157,6 +160,12 @@ def _previews(config: PreviewConfig, dataset: Dataset, rows: Sequence[int], repo
             )
             yield _RecordPreview(outcome, pictures if outcome == OUTCOME_NAMES[0] else (), num_outside)
     report(Progress("making pictures", len(rows), len(rows)))
+
+
+def _input_size_px(config: PreviewConfig) -> int:
+    if config.input_size is not None or config.model is None:
+        return config.input_size or DEFAULT_INPUT_SIZE_PX
+    return default_input_size_px(config.model)
 
 
 def _picture(name: str, batch: Batch, place: int, classes: Sequence[str]) -> Picture:
@@ -184,10 +193,13 @@ def _texts(
     without_box = sum(found.box_xyxy_px is None for found in objects)
     if without_box:
         facts["objects without a box"] = f"{without_box:,}"
+    several = num_with_several_objects(dataset)
+    if several:
+        facts["images with several objects"] = f"{several:,}"
     if dataset.num_clipped_boxes:
         facts["boxes clipped to their image"] = f"{dataset.num_clipped_boxes:,}"
     options = config.model_dump(include=set(AugmentationOptions.model_fields) - set(ImageLimits.model_fields))
-    options["input_size"] = config.input_size or DEFAULT_INPUT_SIZE_PX
+    options["input_size"] = _input_size_px(config)
     return {
         "title": f"{dataset.name}: {dataset.split}",
         "summary": (

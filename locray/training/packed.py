@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from locray.boxes import FloatArray
 from locray.datasets.records import Annotation, Record
 from locray.images.decode import DecodedImage
-from locray.images.exif import boxes_in_upright_frame
+from locray.images.exif import boxes_in_upright_frame, swaps_sides
 from locray.training.augment import Objects, Scene
 
 
@@ -34,6 +34,8 @@ class PackedRecords:
     """(T,); false for an object of which only the class is known."""
     frames_px: NDArray[np.int64]
     """(N, 2) width and height of the frame of the boxes; 0 where the annotations don't name it."""
+    is_stored: NDArray[np.bool_]
+    """(N,); whether boxes are those of the stored image where the frame does not tell."""
     max_objects: int
     """Objects that a batch has room for per image: at least as many as any image has."""
 
@@ -69,6 +71,7 @@ class PackedRecords:
             ),
             has_box=np.array([found.box_xyxy_px is not None for found in objects], dtype=bool),
             frames_px=np.array(frames, dtype=np.int64).reshape(-1, 2),
+            is_stored=np.array([record.is_stored for record in records], dtype=bool),
             max_objects=max([max_objects, *counts]),
         )
 
@@ -90,8 +93,12 @@ class PackedRecords:
             # The frame of the annotations may be that of a scaled copy, or of the image before EXIF rotated it. The
             # decoder may have scaled the image, too.
             frame_width, frame_height = self.frames_px[row].tolist()
-            frame = (frame_width or decoded.width_px, frame_height or decoded.height_px)
-            boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation)
+            is_stored = bool(self.is_stored[row])
+            size = (decoded.width_px, decoded.height_px)
+            if is_stored and swaps_sides(decoded.orientation):
+                size = size[::-1]
+            frame = (frame_width or size[0], frame_height or size[1])
+            boxes = boxes_in_upright_frame(boxes, frame, (width, height), decoded.orientation, is_stored=is_stored)
         inside = objects.with_boxes(boxes).clipped_to((0, 0, width, height), 0)
         return Scene(decoded.image_hwc_u8, inside, len(objects) - len(inside))
 

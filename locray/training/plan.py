@@ -13,6 +13,7 @@ from locray.datasets import Dataset, list_splits, read_split, split_for_validati
 from locray.errors import UsageError
 from locray.models.architectures import default_input_size_px
 from locray.training.batches import OUTCOME_NAMES, OUTCOMES, BatchMaker
+from locray.training.data_warnings import log_data_warnings
 from locray.training.packed import BatchOrder, PackedRecords
 
 VALIDATION_FRACTION = 0.1
@@ -102,6 +103,7 @@ def make_plan(config: TrainConfig) -> TrainPlan:
         skipped=dict(Counter(train_set.skipped) + Counter(val_set.skipped)),
     )
     _check(plan)
+    log_data_warnings(config.model, train_set, config)
     return plan
 
 

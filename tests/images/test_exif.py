@@ -171,6 +171,23 @@ def test_boxes_turn_with_their_pixels(orientation, rectangle):
 
 
 @pytest.mark.parametrize("orientation", ALL)
+def test_boxes_of_the_stored_image_where_the_frame_does_not_tell(orientation):
+    upright = np.array([8.0, 4, 40, 30])
+    image = np.zeros((32, 64, 3), dtype=np.uint8)
+    image[4:30, 8:40] = 255
+    transpose = AS_STORED[orientation]
+    laid_down = Image.fromarray(image) if transpose is None else Image.fromarray(image).transpose(transpose)
+    rows, columns = np.nonzero(np.asarray(laid_down)[..., 0])
+    as_stored = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], dtype=float)
+    shares = as_stored / np.array([*laid_down.size, *laid_down.size])
+    for boxes, frame in ((as_stored, (0, 0)), (shares, (1, 1)), (as_stored, laid_down.size)):
+        found = boxes_in_upright_frame(boxes, frame, (64, 32), orientation, is_stored=True)
+        assert found == pytest.approx(upright)
+    if orientation >= 5:  # the frame shows that they are upright
+        assert np.array_equal(boxes_in_upright_frame(upright, (64, 32), (64, 32), orientation, is_stored=True), upright)
+
+
+@pytest.mark.parametrize("orientation", ALL)
 def test_boxes_of_the_stored_image_are_recognised_by_frame(orientation):
     """A box annotated as stored at half the size, and one annotated upright, give the same result."""
     upright = np.array([[8.0, 4, 40, 30], [0, 0, 64, 32]])

@@ -148,3 +148,21 @@ def test_wrong_usage_is_an_error(drawn, tmp_path):
     assert code == 2
     assert "none of 5 images of split 'train' can be used (5 x empty_file)" in message
     assert not (tmp_path / "p.html").exists()
+
+
+def test_a_model_of_one_object_warns_of_several(tmp_path):
+    (tmp_path / "train.csv").write_text(
+        "filename,class,xmin,ymin,xmax,ymax\na.png,cow,1,1,20,20\na.png,cow,30,1,50,20\n"
+    )
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
+    options = ("--data", tmp_path, "--format", "csv", "--count", 1, "--output", tmp_path / "page.html")
+    code, _, printed = preview(*options, "--model", "localizer/resnet18")
+    assert code == 0
+    assert "1 of 1 images of split 'train' hold several objects, and localizer/resnet18 finds one" in printed
+    assert '"0 0 224 224"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    code, _, printed = preview(*options, "--model", "small_cnn")
+    assert '"0 0 32 32"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    code, _, printed = preview(*options)
+    assert "hold several" not in printed
+    code, _, printed = preview(*options, "--model", "localiser/resnet18")
+    assert code == 2
