@@ -52,8 +52,8 @@ class LabelConfig(ModelOptions):
     """`locray label`: labels every image that the table doesn't hold yet, and adds one row per image to it."""
 
     images: str = Field(
-        description="Images: a folder, an s3:// prefix, a glob pattern of either, the manifest.json of an S3 "
-        "Inventory, or a CSV or Parquet table of image URIs.",
+        description="Images: a folder, an s3:// prefix, a glob pattern of either, one local file, the manifest.json "
+        "of an S3 Inventory, or a CSV or Parquet table of image URIs.",
     )
     table: str = Field(description="Folder or s3:// prefix of the predictions table. Created if it does not exist.")
     uri_column: str | None = Field(None, description="Column that holds the image URIs, if --images is a table.")

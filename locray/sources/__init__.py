@@ -7,6 +7,7 @@ from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource, ObjectGlobSource
 from locray.sources.inventory import MANIFEST_NAME, InventorySource
 from locray.sources.object_store import ObjectStoreSource
+from locray.sources.single_file import SingleFileSource
 from locray.sources.source import NamedSource, Source
 from locray.sources.uri_table import TABLE_SUFFIXES, UriTableSource
 from locray.storage import local_path, normalise
@@ -20,6 +21,7 @@ SOURCES: dict[str, type[NamedSource]] = {
     "pattern": GlobSource,
     "pattern in an object store": ObjectGlobSource,
     "object store": ObjectStoreSource,
+    "file": SingleFileSource,
 }
 """All kinds of sources. The first one whose `from_uri` accepts a URI takes it."""
 
@@ -55,7 +57,7 @@ def open_source(images: str, uri_column: str | None = None) -> Source:
 def _describe(path: str) -> str:
     """Why a local path is no source, with the most similar name that exists."""
     if os.path.lexists(path):
-        return "a single file" if os.path.isfile(path) else "neither a file nor a folder"
+        return "a file that is no table" if os.path.isfile(path) else "neither a file nor a folder"
     folder, name = os.path.split(path)
     while not os.path.isdir(folder):
         folder, name = os.path.split(folder)

@@ -1,8 +1,8 @@
 """Images by a pattern, below a local folder or an `s3://` prefix.
 
-`*`, `?` and `[...]` match within a segment and `**` any number of folders, as in Python's `glob`: hidden names match
-only a segment that begins with a dot, and only files match. These characters may also occur in names: a path that
-exists as it is written is no pattern, nor is a prefix with objects below it.
+`*`, `?`, `[...]` and `{a,b}` match within a segment and `**` any number of folders, as in Python's `glob`, which has no
+`{a,b}`: hidden names match only a segment that begins with a dot, and only files match. These characters may also occur
+in names: a path that exists as it is written is no pattern, nor is a prefix with objects below it.
 """
 
 import fnmatch
@@ -24,7 +24,8 @@ from locray.storage import check_readable_folder, folder_exists, is_remote, loca
 from locray.storage.uris import S3_SCHEME, split_s3
 
 ANY_FOLDERS = "**"
-_WILDCARD = re.compile(r"[*?[]")
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+_WILDCARD = re.compile(rf"[*?[]|{_BRACES.pattern}")
 _ADVICE = (
     f"check the pattern (in quotes, so that the shell leaves it alone; {ANY_FOLDERS} matches any number of folders)"
 )
@@ -165,4 +166,13 @@ def _segment_matches(name: str, segment: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _compiled(segment: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(segment))
+    return re.compile("|".join(map(fnmatch.translate, _alternatives(segment))))
+
+
+def _alternatives(segment: str) -> list[str]:
+    """The patterns without braces that a segment stands for."""
+    braces = _BRACES.search(segment)
+    if braces is None:
+        return [segment]
+    before, after = segment[: braces.start()], segment[braces.end() :]
+    return [each for choice in braces[1].split(",") for each in _alternatives(before + choice + after)]

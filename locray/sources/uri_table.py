@@ -1,5 +1,8 @@
 """A CSV or Parquet table of image URIs, local or in a store.
 
+The fields of a CSV file are separated by commas, or, by its first line, semicolons or tabs. A folder whose name ends in
+`.parquet`, as Spark writes it, is read as one table.
+
 One column holds the URIs; `etag`, `size_bytes` and `last_modified` are optional. A relative path is relative to the
 table's folder. Local files are looked up for their version. Objects are not: what the table doesn't hold stays null.
 """
@@ -18,17 +21,28 @@ import pyarrow.csv
 from locray.errors import UsageError, did_you_mean
 from locray.schema import ETAG, IMAGE_URI, LAST_MODIFIED, LISTING_SCHEMA, SIZE_BYTES
 from locray.sources.source import BATCH_ROWS, listing_batch, rebatch
-from locray.storage import is_remote, join, local_path, normalise, open_file, open_parquet
+from locray.storage import (
+    exists,
+    folder_exists,
+    is_remote,
+    join,
+    list_uris,
+    local_path,
+    normalise,
+    open_file,
+    open_parquet,
+)
 from locray.storage.files import file_etag
 from locray.storage.uris import split_s3
 
-TABLE_SUFFIXES = (".csv", ".parquet")
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 URI_COLUMNS = (IMAGE_URI, "uri", "path")
 """Names of the column of the URIs if `--uri-column` names none, by preference."""
 
 _OPTIONAL_COLUMNS = (ETAG, SIZE_BYTES, LAST_MODIFIED)
 _CSV_BLOCK_BYTES = 4 << 20
 _STAT_THREADS = 8
+_SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +59,12 @@ class UriTableSource:
 
     @classmethod
     def from_uri(cls, images: str, uri_column: str | None) -> Self | None:
-        """A name that ends in .csv or .parquet, in any case; a local one must be a file."""
+        """A name that ends as that of a table, in any case; local ones must be a file or a folder of Parquet files."""
         if not images.lower().endswith(TABLE_SUFFIXES):
             return None
-        if not is_remote(images) and not os.path.isfile(local_path(images)):
-            return None
-        return cls(images, uri_column)
+        if is_remote(images) or os.path.isfile(local_path(images)) or _parts(images):
+            return cls(images, uri_column)
+        return None
 
     def check(self, *, may_be_empty: bool = False) -> None:  # noqa: ARG002
         """Checks that the table exists and has a column of URIs.
@@ -93,14 +107,19 @@ class UriTableSource:
                 first_row += len(batch)
 
     def _is_csv(self) -> bool:
-        return self.uri.lower().endswith(".csv")
+        return self.uri.lower().endswith((".csv", ".tsv"))
+
+    def _files(self) -> list[str]:
+        """The Parquet files of the table."""
+        is_file = os.path.isfile(local_path(self.uri)) if not is_remote(self.uri) else exists(self.uri)
+        return [self.uri] if is_file else _parts(self.uri) or [self.uri]
 
     def _column_names(self) -> list[str]:
         try:
             if self._is_csv():
                 with self._open_csv({}) as reader:
                     return list(reader.schema.names)
-            return list(open_parquet(self.uri).schema_arrow.names)
+            return list(open_parquet(self._files()[0]).schema_arrow.names)
         except pa.ArrowInvalid as error:
             raise self._unreadable(error) from error
 
@@ -132,9 +151,10 @@ class UriTableSource:
                 with self._open_csv(columns) as reader:
                     yield from (batch.select(schema.names) for batch in reader)
             else:
-                for batch in open_parquet(self.uri).iter_batches(BATCH_ROWS, columns=list(columns)):
-                    arrays = [batch[name].cast(type_) for name, type_ in columns.items()]
-                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                for file in self._files():
+                    for batch in open_parquet(file).iter_batches(BATCH_ROWS, columns=list(columns)):
+                        arrays = [batch[name].cast(type_) for name, type_ in columns.items()]
+                        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._unreadable(error) from error
 
@@ -142,11 +162,17 @@ class UriTableSource:
         return pyarrow.csv.open_csv(
             open_file(self.uri),
             read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=self._separator(), newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=columns, include_columns=list(columns), null_values=[""], strings_can_be_null=True
             ),
         )
+
+    def _separator(self) -> str:
+        """The first of `_SEPARATORS` in the first line."""
+        with open_file(self.uri) as file:
+            first_line = file.read(_CSV_BLOCK_BYTES).split(b"\n", 1)[0]
+        return next((each for each in _SEPARATORS if each.encode() in first_line), _SEPARATORS[0])
 
     def _unreadable(self, error: Exception) -> UsageError:
         kind = "CSV" if self._is_csv() else "Parquet"
@@ -176,6 +202,15 @@ class UriTableSource:
             except UsageError as error:
                 place = f"row {row} of {self.uri} (the first one below the header is row 1), column {uri_column!r}"
                 raise UsageError(f"{place}: {error}") from error
+
+
+def _parts(uri: str) -> list[str]:
+    """The Parquet files below a folder, without those on a path with `_` or a dot in front, which Spark ignores."""
+    if not folder_exists(uri):
+        return []
+    root = uri.rstrip("/") + "/"
+    paths = (part[len(root) :] for part in list_uris(uri) if part.lower().endswith(".parquet"))
+    return sorted(root + path for path in paths if not any(name.startswith(("_", ".")) for name in path.split("/")))
 
 
 def _look_up(listed: pa.RecordBatch, threads: ThreadPoolExecutor) -> pa.RecordBatch:

@@ -23,6 +23,15 @@ def test_patterns_match_as_in_python(tree: Path, pattern: str) -> None:
     assert uris(open_source(str(tree / pattern))) == sorted(expected)
 
 
+def test_braces_hold_alternatives(tree: Path) -> None:
+    both = {path for ending in ("jpg", "JPG") for path in glob.glob(str(tree / f"*.{ending}"))}
+    assert uris(open_source(str(tree / "*.{jpg,JPG}"))) == sorted(both)
+    assert matches(["sub", "ab.png"], ["{sub,other}", "{a,c}{b,d}.{jp*g,png}"])
+    assert not matches(["sub", "ab.gif"], ["{sub,other}", "{a,c}{b,d}.{jp*g,png}"])
+    (tree / "{x}.jpg").write_bytes(b"")
+    assert uris(open_source(str(tree / "{x}.jp?"))) == [str(tree / "{x}.jpg")]
+
+
 def test_a_pattern_in_a_folder_with_a_wildcard_in_its_name(tree: Path) -> None:
     (tree / "[x]").mkdir()
     (tree / "[x]" / "a.jpg").write_bytes(b"")

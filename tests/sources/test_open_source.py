@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 
 from locray.errors import UsageError
+from locray.schema import IMAGE_URI, SIZE_BYTES
 from locray.sources import SOURCES, Source, open_source
 from locray.sources.folder import FolderSource
 from locray.sources.glob import GlobSource, ObjectGlobSource
 from locray.sources.inventory import InventorySource
 from locray.sources.object_store import ObjectStoreSource
 from locray.sources.uri_table import UriTableSource
+from tests.helpers.listings import listed, uris
 
 
 def test_each_kind_of_source_is_found(tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_each_kind_of_source_is_found(tmp_path: Path) -> None:
     assert open_source("s3://b/inventory/2024-05-06/manifest.json") == InventorySource(
         "s3://b/inventory/2024-05-06/manifest.json"
     )
-    assert len(SOURCES) == 6
+    assert len(SOURCES) == 7
 
 
 def test_a_path_that_exists_as_it_is_written_is_no_pattern(tmp_path: Path) -> None:
@@ -56,10 +58,23 @@ def test_an_absent_name_suggests_the_most_similar_one(tmp_path: Path) -> None:
         open_source(str(tmp_path / "photograps" / "2024" / "05"))
 
 
-def test_a_single_file_is_no_source(tmp_path: Path) -> None:
-    (tmp_path / "one.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match="a single file"):
-        open_source(str(tmp_path / "one.jpg"))
+def test_a_single_image_is_a_source_of_one(tmp_path: Path) -> None:
+    (tmp_path / "one[1].jpg").write_bytes(b"123")
+    source = open_source(str(tmp_path / "one[1].jpg"))
+    source.check()
+    (row,) = listed(source)
+    assert (row[IMAGE_URI], row[SIZE_BYTES]) == (f"{tmp_path}/one[1].jpg", 3)
+    assert source.lists(row[IMAGE_URI])
+    assert not source.lists(f"{tmp_path}/other.jpg")
+    (tmp_path / "one[1].jpg").unlink()
+    assert uris(source) == []
+
+
+@pytest.mark.parametrize("name", ["list.txt", "list.json", "list.xlsx", "list"])
+def test_a_file_that_is_neither_image_nor_table_is_no_source(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"a.jpg")
+    with pytest.raises(UsageError, match="a file that is no table"):
+        open_source(str(tmp_path / name))
 
 
 def test_a_scheme_that_is_not_supported() -> None:

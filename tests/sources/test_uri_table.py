@@ -37,6 +37,46 @@ def test_the_uris_of_a_csv_file_are_taken_as_they_are(tmp_path: Path) -> None:
     assert all(row[ETAG] is row[SIZE_BYTES] is row[LAST_MODIFIED] is None for row in rows)
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_the_separator_of_a_csv_file_is_found(tmp_path: Path, separator: str, ending: str) -> None:
+    file = tmp_path / f"list.{ending}"
+    file.write_text(f"n{separator}uri\n1{separator}s3://b/a b.jpg\n2{separator}s3://b/c.jpg\n")
+    assert uris(open_source(str(file))) == ["s3://b/a b.jpg", "s3://b/c.jpg"]
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_folder_of_parquet_files_is_one_table(tmp_path: Path, slash: str) -> None:
+    folder = tmp_path / "list.parquet"
+    (folder / "day=2").mkdir(parents=True)
+    (folder / "_temporary").mkdir()
+    write_parquet(folder / "part-0.snappy.parquet", uri=["s3://b/a", "rel.jpg"])
+    write_parquet(folder / "day=2" / "part-1.parquet", uri=["s3://b/b"])
+    write_parquet(folder / "_temporary" / "part-2.parquet", uri=["s3://b/unfinished"])
+    (folder / "_SUCCESS").touch()
+    source = open_source(f"{folder}{slash}")
+    source.check()
+    assert uris(source) == sorted(["s3://b/a", "s3://b/b", f"{tmp_path}/rel.jpg"])
+
+
+def test_a_folder_of_images_may_be_named_like_a_table(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").mkdir()
+    (tmp_path / "x.parquet" / "a.jpg").write_bytes(b"1")
+    assert uris(open_source(str(tmp_path / "x.parquet"))) == [f"{tmp_path}/x.parquet/a.jpg"]
+
+
+@pytest.mark.s3
+def test_a_prefix_of_parquet_files_is_one_table(tmp_path: Path, s3_bucket: S3Bucket) -> None:
+    for number in range(2):
+        table = write_parquet(tmp_path / "part.parquet", uri=[f"s3://b/{number}"])
+        s3_bucket.put(f"list.parquet/part-{number}.parquet", Path(table).read_bytes())
+    s3_bucket.put("list.parquet/_SUCCESS", b"")
+    for slash in ("", "/"):
+        source = open_source(f"{s3_bucket.uri}/list.parquet{slash}")
+        source.check()
+        assert uris(source) == ["s3://b/0", "s3://b/1"]
+
+
 @pytest.mark.parametrize("type_", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
 def test_the_uris_of_a_parquet_file_are_taken_as_they_are(tmp_path: Path, type_: pa.DataType) -> None:
     table = write_parquet(tmp_path / "list.parquet", n=range(len(ODD_URIS)), uri=pa.array(ODD_URIS, type_))
