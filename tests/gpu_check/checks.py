@@ -68,7 +68,7 @@ class Size:
     """Time for each figure of the speed."""
 
 
-SMALL = Size("small_cnn", 32, 64, 48, 16, 60, 0.1)
+SMALL = Size("small_cnn", 32, 64, 48, 8, 120, 0.05)
 FULL = Size("localizer/resnet18", 224, 224, 512, 64, 300, 2.0)
 
 

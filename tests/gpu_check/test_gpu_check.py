@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.gpu_check import checks
 from tests.gpu_check.stand_ins import NOT_NEEDED
 from tests.helpers.commands import PROJECT_ROOT
 
@@ -22,6 +23,13 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, *command], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False, timeout=500
     )
+
+
+def test_a_difference_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    assert checks.compare_scores("small_cnn", cpu, checks.SMALL).passed
+    monkeypatch.setattr(checks, "MAX_SCORE_DIFFERENCE", -1.0)
+    assert not checks.compare_scores("small_cnn", cpu, checks.SMALL).passed
 
 
 @pytest.mark.slow
