@@ -21,6 +21,7 @@ from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
 from locray.models.files import ArtifactInfo
 from locray.progress import ignore
+from tests.gpu_check.whole_runs import contenders
 from tests.helpers.commands import benchmark as run_benchmark
 
 BOX = np.array([10.0, 10, 30, 30])
@@ -182,3 +183,5 @@ def test_locray_is_measured_beside_the_ceiling(tmp_path):
     assert all(run["images_per_s"] > 0 for some in runs.values() for run in some)
     assert all(one["agreement"]["same_rows"] for one in found["results"])
     assert sum(found["breakdown_ms"]["small"].values()) > 0
+    # The check of a GPU reads the same output.
+    assert [line.name for line in contenders(done.stdout)] == ["benchmark, small, ceiling", "benchmark, small, locray"]
