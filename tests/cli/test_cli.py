@@ -184,6 +184,23 @@ def test_verify_tells_by_its_exit_code(folder: Path) -> None:
     assert f"{folder}/u is damaged or inconsistent: schema" in told
 
 
+@pytest.mark.parametrize(
+    ("verb", "given", "name"),
+    [
+        ("label", {"images": "in", "table": "/t", "model": "/m"}, "images"),
+        ("nightly", {"images": "/in", "table": "t", "model": "/m"}, "table"),
+        ("verify", {"table": "./t"}, "table"),
+        ("train", {"data": "/d", "format": "voc", "output": "m"}, "output"),
+        ("train", {"data": "d", "format": "voc", "output": "/m"}, "data"),
+    ],
+)
+def test_a_submitted_job_refuses_relative_paths(verb: str, given: dict[str, str], name: str) -> None:
+    flags = [part for option, value in given.items() for part in (f"--{option}", value)]
+    told = refused(verb, *flags, RAY_JOB_CONFIG_JSON_ENV_VAR="{}")
+    assert f"--{name} {given[name]} is relative: in a submitted job" in told
+    assert "Expected an absolute path that all nodes share, or an s3:// prefix" in told
+
+
 def test_a_bad_configuration_file(folder: Path) -> None:
     (folder / "c.yaml").write_text("tabel: x\n")
     assert "'table'" in refused("status", "--config", f"{folder}/c.yaml")
