@@ -4,7 +4,6 @@ import os
 
 from locray.config import CommandConfig
 from locray.errors import UsageError
-from locray.storage import is_remote
 
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Set by Ray for the entrypoint of a job."""
@@ -21,7 +20,7 @@ def check_paths(config: CommandConfig) -> None:
         return
     for name in _PATH_OPTIONS:
         value = getattr(config, name, None)
-        if isinstance(value, str) and not is_remote(value) and "://" not in value and not os.path.isabs(value):
+        if isinstance(value, str) and "://" not in value and not os.path.isabs(value):
             raise UsageError(
                 f"--{name} {value} is relative: in a submitted job it would be below {os.getcwd()}, a folder of Ray on "
                 "one node that is deleted after the job. Expected an absolute path that all nodes share, or an s3:// "
