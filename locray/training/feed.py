@@ -55,14 +55,22 @@ class Feed:
             start += max(1, size)
 
     @property
+    def unit_bytes(self) -> int:
+        """Size of the images of a unit."""
+        return self._steps_per_unit * self._bytes_per_step
+
+    @property
     def _steps_per_epoch(self) -> int:
         return self.plan.train.order.num_steps + self.plan.val.order.num_steps
 
     @property
     def _steps_per_unit(self) -> int:
+        return max(1, min(_MAX_STEPS_PER_UNIT, _MAX_UNIT_BYTES // self._bytes_per_step))
+
+    @property
+    def _bytes_per_step(self) -> int:
         order, side = self.plan.train.order, self.plan.input_size_px
-        bytes_per_step = order.batch_size // order.num_workers * side * side * 3
-        return max(1, min(_MAX_STEPS_PER_UNIT, _MAX_UNIT_BYTES // max(1, bytes_per_step)))
+        return max(1, order.batch_size // order.num_workers) * side * side * 3
 
     def _make_one(self, number: int) -> Batch:
         maker, epoch, step = self._place(number)

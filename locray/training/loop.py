@@ -4,9 +4,10 @@ Each worker asks Ray Data for its own batches. `BatchOrder` decides what is in t
 shares equal, and all workers take the same number of steps.
 """
 
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,35 +17,29 @@ import torch
 from torch import Tensor
 
 from locray import storage
-from locray.config import WorkerOptions
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
 from locray.inference.devices import KEEP_FREED_MEMORY_VARIABLES
 from locray.models.architectures import build_model
 from locray.models.interface import LabelModel
 from locray.progress import Progress, Report
 from locray.ray_runtime.data import pause_between_steps
+from locray.ray_runtime.nodes import alive_nodes, cpus_of_this_node
 from locray.ray_runtime.start import check_gpus, start_local_actor, start_ray
 from locray.training.checkpoints import CheckpointStore, Latest, Place
 from locray.training.feed import END, START, BatchActor, Feed, use_idle_priority
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, use_deterministic_algorithms
+from locray.training.placement import BatchPool, scaling_options, small_batch_warning
 from locray.training.plan import TrainPlan
 from locray.training.process_group import ProcessGroup
 from locray.training.supervision import ProgressActor, WorkerStatus, supervise
 from locray.training.worker import WorkerRun
 
-_MAX_BYTES_AHEAD = 64 << 20
-_MAX_BATCH_ACTORS = 8
+_log = logging.getLogger(__name__)
+
 _EXECUTOR_PAUSE_S = 0.02
 _UNITS_PER_DATASET = 4096
 _UNITS_AHEAD = 2
-
-# Without a GPU, training and data loading share the processors. If a worker held a whole CPU slot, or a hundredth of
-# one, Ray Data's own small tasks would never start on a machine with one processor; and Ray Train wants a worker to
-# hold something.
-_TOKEN_MEMORY_BYTES = float(1 << 20)
-_SHARE_OF_NODE = 0.9
-_MEMORY, _GPU = "memory", "GPU"
 
 
 @dataclass(frozen=True)
@@ -108,12 +103,14 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
     from ray.train.torch import TorchTrainer
 
     assert isinstance(model, torch.nn.Module)
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    resources: list[dict[str, float]] = [node["Resources"] for node in nodes if node["Alive"]]
+    resources = alive_nodes()
     check_gpus(plan.config.device, sum(node.get("GPU", 0) for node in resources))
     scaling = scaling_options(plan.config, resources)
     on_gpus = scaling.get("use_gpu", False)
     report(Progress(f"training on {'GPUs' if on_gpus else 'processors'}"))
+    warning = small_batch_warning(plan.config.batch_size, plan.config.workers) if on_gpus else None
+    if warning is not None:
+        _log.warning(warning)
     config = {
         "plan": plan,
         "weights": ray.put(model.state_dict()),
@@ -140,39 +137,6 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
         raise _cause(error, plan) from error
     if status.failure is not None:
         raise UsageError(status.failure)
-
-
-def scaling_options(options: WorkerOptions, nodes: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Options of Ray Train's `ScalingConfig`: workers on GPUs or on processors.
-
-    Args:
-        options: How many workers, and on which devices.
-        nodes: Resources of each node that is alive, by name.
-
-    Raises:
-        UsageError: there are some GPUs, but fewer than workers.
-    """
-    num_workers = (options.min_workers, options.workers) if options.min_workers else options.workers
-    num_gpus, num_needed = int(sum(node.get(_GPU, 0) for node in nodes)), options.min_workers or options.workers
-    if options.device == "auto" and 0 < num_gpus < num_needed:
-        raise UsageError(
-            f"found {num_gpus} GPUs for {num_needed} workers, which take one each: use --workers {num_gpus}, or "
-            "--device gpu to wait for more GPUs, or --device cpu to train on processors"
-        )
-    if options.device == "gpu" or (options.device == "auto" and num_gpus):
-        return {"num_workers": num_workers, "use_gpu": True}
-    held_bytes = _share_of_node_bytes(options.workers, nodes) if options.min_workers else _TOKEN_MEMORY_BYTES
-    return {
-        "num_workers": num_workers,
-        "resources_per_worker": {_MEMORY: held_bytes},
-        "placement_strategy": "SPREAD",
-    }
-
-
-def _share_of_node_bytes(num_workers: int, nodes: Sequence[Mapping[str, float]]) -> float:
-    """Memory that a worker holds with `--min-workers`: enough that the workers of a missing node fit on no other."""
-    workers_per_node = -(-num_workers // max(1, len(nodes)))
-    return _SHARE_OF_NODE * min(node.get(_MEMORY, _TOKEN_MEMORY_BYTES) for node in nodes) / workers_per_node
 
 
 def _run_config(plan: TrainPlan) -> Any:
@@ -268,22 +232,22 @@ class _Feeder:
     In the worker's own process, the executor's threads would hold the interpreter's lock.
     """
 
-    def __init__(self, feed: Feed, place: Place, *, idle_priority: bool) -> None:
-        self._units = self._make_units(feed, place, idle_priority=idle_priority)
+    def __init__(self, feed: Feed, place: Place, pool: BatchPool) -> None:
+        self._units = self._make_units(feed, place, pool)
 
     def next_unit(self) -> dict[str, Any]:
         """The batches of the next unit."""
         return next(self._units)
 
-    def _make_units(self, feed: Feed, place: Place, *, idle_priority: bool) -> Iterator[dict[str, Any]]:
+    def _make_units(self, feed: Feed, place: Place, pool: BatchPool) -> Iterator[dict[str, Any]]:
         import ray.data
 
-        if idle_priority:
+        if pool.idle_priority:
             use_idle_priority()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         # Making batches far ahead would take processor time from the training.
-        limits = ray.data.ExecutionResources(object_store_memory=_MAX_BYTES_AHEAD)
+        limits = ray.data.ExecutionResources(object_store_memory=pool.bytes_ahead(feed.unit_bytes))
         context.execution_options.resource_limits = limits
         pause_between_steps(_EXECUTOR_PAUSE_S)
         context.enable_progress_bars = False
@@ -291,13 +255,14 @@ class _Feeder:
         units = feed.units(place)
         while part := list(islice(units, _UNITS_PER_DATASET)):
             blocks = [pa.table({START: [unit.start], END: [unit.stop]}) for unit in part]
-            made = ray.data.from_arrow(blocks).map_batches(
+            # Unlike `from_arrow`, it runs no tasks, for which the actors may have left no CPU slot.
+            made = ray.data.from_blocks(blocks).map_batches(
                 BatchActor,
                 fn_constructor_args=(feed,),
-                fn_constructor_kwargs={"idle_priority": idle_priority},
+                fn_constructor_kwargs={"idle_priority": pool.idle_priority},
                 batch_size=None,
-                num_cpus=0,
-                compute=ray.data.ActorPoolStrategy(size=_num_batch_actors(feed.plan.num_workers)),
+                compute=ray.data.ActorPoolStrategy(size=pool.num_actors),
+                num_cpus=pool.cpus_per_actor,
             )
             yield from made.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1)
 
@@ -305,9 +270,12 @@ class _Feeder:
 def _batches(plan: TrainPlan, place: Place, group: ProcessGroup) -> Iterator[dict[str, Tensor]]:
     """The batches of a worker as tensors. A few units are made ahead."""
     import ray
+    from ray import train
 
     feed = Feed(plan, group.rank)
-    feeder = start_local_actor(_Feeder, feed, place, idle_priority=group.device.type == "cpu")
+    num_on_node = train.get_context().get_local_world_size()
+    pool = BatchPool.for_worker(cpus_of_this_node(), num_on_node, on_gpu=group.device.type != "cpu")
+    feeder = start_local_actor(_Feeder, feed, place, pool)
     to_request = feed.units(place)
     requested = deque(feeder.next_unit.remote() for _ in islice(to_request, _UNITS_AHEAD))
     for unit in feed.units(place):
@@ -315,11 +283,3 @@ def _batches(plan: TrainPlan, place: Place, group: ProcessGroup) -> Iterator[dic
         for batch in feed.split(ray.get(requested.popleft()), unit):
             # Copied, because torch wants writable memory, which the object store is not.
             yield {name: torch.from_numpy(part.copy()) for name, part in batch.items()}
-
-
-def _num_batch_actors(num_workers: int) -> int:
-    """A worker's share of the processors, except for one that trains or feeds the device."""
-    import ray
-
-    num_cpus = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call]
-    return min(_MAX_BATCH_ACTORS, max(1, num_cpus // num_workers - 1))
