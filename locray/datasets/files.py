@@ -1,6 +1,7 @@
 """Files of a data set: listed once, and found by the names that annotations give."""
 
 import posixpath
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -20,6 +21,9 @@ SPLIT_NAMES = frozenset(
 )
 """Usual names of splits, in lower case: a folder of this name is a split where nothing else says so."""
 
+_LONGER_SPLIT_NAME = re.compile(rf"({'|'.join(SPLIT_NAMES)})[-_ ]?(\d+|set|data|list|images?|imgs?|split)?")
+"""With a year or a word, such as train2017 or val_set."""
+
 SPLIT_ALIASES: Mapping[str, Sequence[str]] = {
     "train": ("training",),
     "val": ("valid", "validation"),
@@ -28,6 +32,11 @@ SPLIT_ALIASES: Mapping[str, Sequence[str]] = {
 """Names that other tools give to splits; used if the data has no split of our name."""
 
 _SYSTEM_FOLDER = "__MACOSX"
+
+
+def is_split_name(name: str) -> bool:
+    """Whether a folder or a list of this name is a split: a usual name, or one with a year or a word after it."""
+    return _LONGER_SPLIT_NAME.fullmatch(name.lower()) is not None
 
 
 def canonical_split(name: str) -> str:

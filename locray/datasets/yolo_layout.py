@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from locray import storage
 from locray.datasets.fields import decode_text
-from locray.datasets.files import SPLIT_NAMES, canonical_split, extension_of, is_image_name, relative_path
+from locray.datasets.files import canonical_split, extension_of, is_image_name, is_split_name, relative_path
 from locray.datasets.path_tails import PathTails, TailMatch, parts_of
 from locray.datasets.yolo_description import Description
 
@@ -63,7 +63,7 @@ def split_of(path: str) -> str | None:
     """The split of a path: the first folder with a usual name, CVAT's `obj_<split>_data`, or beside `images`."""
     folders = path.split("/")[:-1]
     for name in folders:
-        if name.lower() in SPLIT_NAMES:
+        if is_split_name(name):
             return name
         if of_cvat := _CVAT_FOLDER.match(name):
             return of_cvat[1]
@@ -164,7 +164,7 @@ def _lists(data_uri: str, texts: Sequence[str], images: Sequence[str]) -> dict[s
     for path in sorted(texts, key=lambda path: path.count("/")):
         stem = posixpath.splitext(path)[0]
         name = posixpath.basename(stem)
-        if name.lower() not in SPLIT_NAMES or stem in stems or canonical_split(name) in map(canonical_split, lists):
+        if not is_split_name(name) or stem in stems or canonical_split(name) in map(canonical_split, lists):
             continue
         uri = storage.join(data_uri, path)
         lines = [line.strip() for line in decode_text(storage.read_bytes(uri), uri).splitlines() if line.strip()]

@@ -90,6 +90,22 @@ def test_folders_of_another_machine(tmp_path, root, place):
     check(tmp_path)
 
 
+@pytest.mark.parametrize("ending", ["2017", "_set", "-images"])
+def test_names_of_splits_with_a_year_or_a_word(tmp_path, ending):
+    place = f"{{split}}{ending}/{{name}}"
+    make(tmp_path, f"{place}.jpg", f"{place}.txt", classes__txt="cat")
+    check(tmp_path, {f"{split}{ending}": names for split, names in SPLITS.items()})
+
+
+def test_a_split_that_is_not_here_does_not_prevent_reading_the_others(tmp_path):
+    yaml = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnames: [cat]\nnc: 1\n"
+    make(tmp_path, "{split}/images/{name}.jpg", "{split}/labels/{name}.txt", data__yaml=yaml.replace("valid", "val"))
+    assert list_splits(str(tmp_path), "yolo") == ["test", "train", "val"]
+    assert len(read_dataset(str(tmp_path), "yolo", "val", strict=True).records) == 2
+    with pytest.raises(UsageError, match=r"field test: '../test/images' is no folder of images here"):
+        read_dataset(str(tmp_path), "yolo", "test")
+
+
 def test_a_folder_inside_another_split_is_not_part_of_it(tmp_path):
     files = {"images/a.jpg": "", "images/held_out/b.jpg": "", "labels/a.txt": LINE, "labels/held_out/b.txt": LINE}
     write(tmp_path, {**files, "data.yaml": "train: images\nval: images/held_out\nnames: [cat]"})
