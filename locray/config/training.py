@@ -132,6 +132,9 @@ class TrainConfig(WorkerOptions, AugmentationOptions, LearningOptions, DatasetOp
         description="Architecture: small_cnn, small_resnet, localizer/<backbone> or detector/<name>[/<backbone>].",
     )
     output: str = Field(description="Folder or s3:// prefix to write the model, its checkpoints and its metrics to.")
+    overwrite: bool = Field(
+        False, description="If the output holds another model or run, delete it. Default: refuse to train."
+    )
     train_split: str = Field("train", description="Split to train on.")
     val_split: str = Field(
         "val", description="Split to choose the best epoch on. If the data has none: a tenth of the training split."

@@ -16,9 +16,9 @@ from locray.report.charts import BACKGROUND, NUM_COLOURS, Chart, Line, line_char
 from locray.report.evaluation import evaluation_section
 from locray.report.page import render_template
 from locray.training.history import SETTINGS, read_history
+from locray.training.output import PAGE_FILE
 from locray.training.plan import read_splits
 
-PAGE_FILE = "report.html"
 MAX_IMAGES = 2000
 
 _EPOCH = "epoch"

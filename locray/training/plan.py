@@ -19,7 +19,8 @@ from locray.training.packed import BatchOrder, PackedRecords
 VALIDATION_FRACTION = 0.1
 _HASH_DIGITS = 12
 _SAMPLED_IMAGES = 32
-_NOT_IN_IDENTITY = {*WorkerOptions.model_fields, "output", "run_name", "score_threshold", "strict"}
+CHECKPOINTS_FOLDER = "checkpoints"
+_NOT_IN_IDENTITY = {*WorkerOptions.model_fields, "output", "overwrite", "run_name", "score_threshold", "strict"}
 """Options that don't change the weights."""
 
 
@@ -58,7 +59,7 @@ class TrainPlan:
     @property
     def checkpoints_uri(self) -> str:
         """Where the checkpoints of all runs with this output are."""
-        return storage.join(self.output_uri, "checkpoints")
+        return storage.join(self.output_uri, CHECKPOINTS_FOLDER)
 
     @property
     def num_steps(self) -> int:

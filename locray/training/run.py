@@ -15,7 +15,7 @@ from locray.errors import UsageError
 from locray.models.architectures import build_model
 from locray.models.artifact import save_artifact
 from locray.models.backbones import pretrained_stages
-from locray.models.files import ArtifactDescription, ArtifactInfo, has_artifact, read_artifact_info
+from locray.models.files import ArtifactDescription, ArtifactInfo
 from locray.models.interface import LabelModel
 from locray.models.transfer import transfer_weights
 from locray.models.weights import is_artifact
@@ -24,9 +24,10 @@ from locray.ray_runtime.node_check import check_nodes
 from locray.training.history import read_history, repair_history
 from locray.training.loop import TrainedWeights, fit
 from locray.training.metrics import BEST_SCORE_THRESHOLD, METRICS
+from locray.training.output import IDENTITY, RUN_NAME, claim_output, finished_artifact, settings_of
 from locray.training.plan import TrainPlan, make_plan
 
-_RUN_NAME, _IDENTITY, _BEST_EPOCH = "run_name", "run_identity", "best_epoch"
+_BEST_EPOCH = "best_epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,12 @@ def train(config: TrainConfig, report: Report) -> TrainSummary:
     started = time.monotonic()
     report(Progress("checking"))
     plan = make_plan(config)
-    finished = _finished_artifact(plan)
+    finished = finished_artifact(plan)
     if finished is not None:
         return _summary(plan, finished, already_trained=True, unusable={}, started=started)
     check_nodes(partial(list_splits, storage.normalise(config.data), config.format), verbose=config.verbose)
     model = initial_model(plan, report)
-    _claim_run_name(plan)
+    claim_output(plan)
     trained = fit(plan, model, report)
     report(Progress("saving"))
     repair_history(plan.output_uri, trained.history)
@@ -109,31 +110,6 @@ def initial_model(plan: TrainPlan, report: Report = ignore) -> LabelModel:
     return model
 
 
-def _finished_artifact(plan: TrainPlan) -> ArtifactDescription | None:
-    """The artifact in the output, if this run has written it."""
-    if not has_artifact(plan.output_uri):
-        return None
-    found = read_artifact_info(plan.output_uri)
-    provenance = found.info.provenance
-    same_run = provenance.get(_RUN_NAME) == plan.run_name and provenance.get(_IDENTITY) == plan.identity
-    # Another threshold changes the description, but not the weights.
-    same_threshold = plan.config.score_threshold in (None, found.info.score_threshold)
-    return found if same_run and same_threshold else None
-
-
-def _claim_run_name(plan: TrainPlan) -> None:
-    """Checks that a run of this name had the same options and data, and that the output can be written."""
-    uri = storage.join(plan.checkpoints_uri, f"{plan.run_name}.json")
-    if storage.exists(uri):
-        if json.loads(storage.read_bytes(uri))[_IDENTITY] != plan.identity:
-            raise UsageError(
-                f"{plan.output_uri} holds checkpoints of a run named {plan.run_name!r} with other options or other "
-                "data. Choose another --run-name, or leave it out"
-            )
-        return
-    storage.write_bytes(uri, json.dumps({_IDENTITY: plan.identity}).encode())
-
-
 def _info(plan: TrainPlan, trained: TrainedWeights) -> ArtifactInfo:
     import torch
 
@@ -148,21 +124,21 @@ def _info(plan: TrainPlan, trained: TrainedWeights) -> ArtifactInfo:
         input_size=plan.input_size_px,
         score_threshold=threshold,
         provenance={
-            _RUN_NAME: plan.run_name,
-            _IDENTITY: plan.identity,
+            **{name: _plain(value) for name, value in settings_of(config).items()},
+            RUN_NAME: plan.run_name,
+            IDENTITY: plan.identity,
             _BEST_EPOCH: int(trained.best["epoch"]),
-            "epochs": config.epochs,
-            "data": config.data,
-            "train_split": config.train_split,
             "train_images": len(plan.train.packed),
             "val_images": len(plan.val.packed),
-            "weights": config.weights,
-            "seed": config.seed,
             "locray": __version__,
             "torch": str(torch.__version__),
         },
         metrics={name: round(trained.best[name], 6) for name in METRICS if name in trained.best},
     )
+
+
+def _plain(value: object) -> str | int | float | bool | None:
+    return value if isinstance(value, str | int | float | bool | None) else json.dumps(value)
 
 
 def _summary(

@@ -1,13 +1,16 @@
 """Options and data are checked before any work."""
 
 import json
+import shutil
 
 import pytest
+import yaml
 from PIL import Image
 
-from locray.config import TrainConfig
+from locray.config import TrainConfig, load_config
 from locray.demo.images import write_dataset
 from locray.errors import UsageError
+from locray.training.output import claim_output, finished_artifact
 from locray.training.plan import make_plan
 from locray.training.run import initial_model
 
@@ -95,3 +98,43 @@ def test_only_unusable_images_are_an_error(tmp_path):
         image.write_bytes(json.dumps({"not": "an image"}).encode())
     with pytest.raises(UsageError, match=r"none of 12 sampled training images can be used \(unsupported_format\)"):
         make_plan(config(tmp_path))
+
+
+def test_an_output_belongs_to_one_run(data, tmp_path):
+    """Another run is refused, and nothing changes; --overwrite deletes the other run and nothing else."""
+    first = make_plan(config(data, output=str(tmp_path / "m"), epochs=3))
+    claim_output(first)
+    claim_output(first)  # resumed
+    settings = yaml.safe_load((tmp_path / "m" / "train.yaml").read_text())
+    assert (settings["epochs"], settings["data"], settings["seed"]) == (3, str(data), 0)
+    assert settings.keys().isdisjoint({"output", "run_name", "overwrite", "json", "log_level"})
+    other = config(data, output=str(tmp_path / "m"), epochs=4)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"checkpoints of a run named .* --overwrite to delete the other run"):
+        claim_output(make_plan(other))
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    overwriting = make_plan(other.model_copy(update={"overwrite": True}))
+    assert overwriting.identity == make_plan(other).identity
+    claim_output(overwriting)
+    assert yaml.safe_load((tmp_path / "m" / "train.yaml").read_text())["epochs"] == 4
+    claims = [path.name for path in (tmp_path / "m" / "checkpoints").iterdir()]
+    assert claims == [f"{overwriting.run_name}.json"]
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+
+
+def test_an_output_with_another_model_is_refused(data, tmp_path, artifact):
+    shutil.copytree(artifact, tmp_path / "m")
+    plan = make_plan(config(data, output=str(tmp_path / "m")))
+    assert finished_artifact(plan) is None
+    with pytest.raises(UsageError, match=r"holds another model \(small_cnn@[0-9a-f]{12}\)"):
+        claim_output(plan)
+    claim_output(make_plan(config(data, output=str(tmp_path / "m"), overwrite=True)))
+    assert not (tmp_path / "m" / "model.json").exists()
+
+
+def test_the_settings_of_a_model_train_it_again(data, tmp_path):
+    first = make_plan(config(data, output=str(tmp_path / "m"), epochs=3, flip="both", learning_rate=0.1))
+    claim_output(first)
+    again = load_config(TrainConfig, config_file=tmp_path / "m" / "train.yaml", flags={"output": str(tmp_path / "n")})
+    assert make_plan(again).identity == first.identity

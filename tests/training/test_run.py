@@ -208,7 +208,7 @@ def test_a_run_name_is_refused_with_other_options(data, tmp_path):
     (output / "checkpoints" / "mine.json").write_text('{"run_identity": "0123456789ab"}')
     done = locray(*arguments(data, output, "--run-name", "mine"))
     assert done.returncode == 2
-    assert "Choose another --run-name" in done.stderr
+    assert "holds checkpoints of a run named 'mine' with other options" in done.stderr
 
 
 def test_a_run_killed_before_its_artifact_only_writes_it(trained, data):
