@@ -143,7 +143,7 @@ def test_file_names_written_on_windows_are_found(tmp_path):
         (tmp_path / "images" / name).write_bytes(b"")
     rows = ["images\\a.jpg,cow,1,2,3,4", "./images/b.JPEG,cow,1,2,3,4", "images/a.JPG,ant,1,2,3,4"]
     (tmp_path / "TRAIN_LABELS.CSV").write_text("\n".join([HEADER, *rows]))
-    assert list_splits(str(tmp_path), "csv") == ["TRAIN"]
+    assert list_splits(str(tmp_path), "csv") == ["train"]
     dataset = read_dataset(str(tmp_path), "csv", "TRAIN")
     assert [record.image_uri for record in dataset.records] == [
         str(tmp_path / "images/a.JPG"), str(tmp_path / "images/b.jpeg")
