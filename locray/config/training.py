@@ -52,7 +52,8 @@ class LearningOptions(CommandConfig):
     )
     precision: Precision = Field(
         "auto",
-        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, else fp32.",
+        description="Number format of the arithmetic. auto: bf16 where a short measurement finds it faster, on GPUs "
+        "also fp16, else fp32.",
     )
     optimizer: Literal["adamw", "adam", "sgd"] = Field("adamw", description="Optimization algorithm.")
     learning_rate: Annotated[float, Field(gt=0)] | None = Field(
@@ -105,14 +106,6 @@ class LearningOptions(CommandConfig):
             raise ValueError("--freeze-epochs needs --weights: only pretrained layers can be frozen")
         return self
 
-    @model_validator(mode="after")
-    def _gradients_fit(self) -> Self:
-        if self.precision == "fp16":
-            raise ValueError(
-                "--precision fp16 is for trained models: small gradients vanish in it. Use auto, bf16 or fp32"
-            )
-        return self
-
 
 class WorkerOptions(DeviceOptions):
     """Where a training runs. Nothing here changes the model that comes out."""
@@ -120,6 +113,11 @@ class WorkerOptions(DeviceOptions):
     workers: Positive = Field(1, description="Training processes, one per GPU where there are GPUs.")
     min_workers: Positive | None = Field(
         None, description="Continue with as few workers as this while nodes are missing. Default: wait for --workers."
+    )
+    deterministic: bool = Field(
+        False,
+        description="Let a GPU compute the same weights again from the same command, which takes longer. Processors do "
+        "so anyway.",
     )
     max_failures: NotNegative = Field(3, description="Worker failures to tolerate before the run fails.")
 

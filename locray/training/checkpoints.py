@@ -7,12 +7,14 @@ truncated (docs/decisions/training.md). Here each file is written atomically and
 import hashlib
 import io
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from locray import storage
+from locray.progress import Progress
 
 _HASH_DIGITS = 16
 _NAME = re.compile(r"epoch-(\d+)-step-(\d+)-([0-9a-f]{16})\.pt$")
@@ -96,3 +98,11 @@ def _parts(uri: str) -> tuple[str, str, str, str]:
     found = _NAME.search(uri)
     assert found is not None, uri
     return found[0], found[1], found[2], found[3]
+
+
+def report_damaged(latest: Latest, report: Callable[[Progress], object], known: Sequence[str] = ()) -> None:
+    """Reports the checkpoints that are damaged, except for those that are `known`."""
+    for name in latest.damaged:
+        if name not in known:
+            resumed = f"resuming from epoch {latest.place.epoch}" if latest.state else "starting again"
+            report(Progress(f"the checkpoint {name} is damaged: {resumed}"))

@@ -1,5 +1,6 @@
 """A network in training: one step, predictions, and the state to resume from. Without Ray."""
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +25,8 @@ Wrap = Callable[[nn.Module], nn.Module]
 
 _CUBLAS_WORKSPACES = "CUBLAS_WORKSPACE_CONFIG"
 _EIGHT_OF_4_MIB = ":4096:8"
+_MIN_SCALE = 1.0
+"""Below this scale of the loss, it isn't float16 that made the gradients overflow."""
 
 
 def use_deterministic_algorithms() -> None:
@@ -84,7 +87,7 @@ class Learner:
         self._model: nn.Module = model
         self._options = options
         self._num_steps = num_steps
-        self._dtype = dtype_for(options.precision, device, (torch.bfloat16,))
+        self._dtype = dtype_for(options.precision, device)
         self._device = device
         stages = pretrained_stages(model) if pretrained else []
         self._has_pretrained_layers = bool(stages)
@@ -92,6 +95,8 @@ class Learner:
         self._step = wrap(TrainingStep(model))
         self._frozen = False
         self._optimizer = build_optimizer(model, options, stages)
+        # Small gradients vanish in float16: the loss is scaled up, and steps whose gradients overflow are skipped.
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._dtype is torch.float16)
         self.gradient_norm = 0.0
         """Norm of the latest gradients over all workers, before clipping."""
         self.average = AveragedModel(model, num_steps * options.ema)
@@ -107,6 +112,12 @@ class Learner:
         """Bits per number of the arithmetic, 16 or 32. Weights are float32 in both cases."""
         return torch.finfo(self._dtype).bits
 
+    @property
+    def gradients_overflowed(self) -> bool:
+        """Whether float16 was too small for the latest gradients. The step is skipped, and the next scale smaller."""
+        too_large = not math.isfinite(self.gradient_norm)
+        return self._scaler.is_enabled() and too_large and self._scaler.get_scale() > _MIN_SCALE
+
     def freeze(self, frozen: bool) -> None:
         """Freezes pretrained layers, including their running statistics, or unfreezes them."""
         if frozen == self._frozen or not self._has_pretrained_layers:
@@ -119,11 +130,15 @@ class Learner:
     def compute(self, batch: Mapping[str, Tensor]) -> float:
         """Computes gradients, clipped. Returns the loss, which is not finite where the training has diverged."""
         loss = self._compute(batch)
+        self._scaler.unscale_(self._optimizer)
         clip_norm = self._options.clip_norm
-        self.gradient_norm = float(nn.utils.clip_grad_norm_(self._model.parameters(), clip_norm))
-        return loss
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), clip_norm)
+        # Read together: each read waits for the GPU.
+        loss_value, self.gradient_norm = torch.stack([loss, norm.double()]).tolist()
+        return float(loss_value)
 
-    def _compute(self, batch: Mapping[str, Tensor]) -> float:
+    def _compute(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Computes gradients. Returns the loss as a float64 scalar on the device."""
         # A detector's few images per batch would only spoil the statistics that came with the weights.
         small_batches = self._has_pretrained_layers and not self.finds_one_object
         training_mode(self._model, backbone_statistics=not (self._frozen or small_batches))
@@ -137,7 +152,7 @@ class Learner:
             return self._backward(images, targets, 0.0, last=True)
         parts = min(self._options.accumulate, len(images))
         bounds = [index * len(images) // parts for index in range(parts + 1)]
-        total = 0.0
+        total = torch.zeros((), dtype=torch.float64, device=self._device)
         for start, end in pairwise(bounds):
             part = Targets(targets.boxes_xyxy_px[start:end], targets.label_ids[start:end], targets.has_box[start:end])
             share = (end - start) / len(images)
@@ -147,7 +162,8 @@ class Learner:
     def apply(self, step: int) -> float:
         """Takes the step that `compute` has prepared. Returns the learning rate."""
         learning_rate = set_rates(self._optimizer, self._options, step, self._num_steps)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self.average.update(self._model, step)
         return learning_rate
 
@@ -180,6 +196,7 @@ class Learner:
             "model": self._model.state_dict(),
             "average": self.average.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            "scaler": self._scaler.state_dict(),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -187,15 +204,17 @@ class Learner:
         self._model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])
 
-    def _backward(self, images: Tensor, targets: Targets, share: float, *, last: bool) -> float:
+    def _backward(self, images: Tensor, targets: Targets, share: float, *, last: bool) -> Tensor:
         """Adds the gradients of a part of the batch with weight `share`. Returns the weighted loss."""
         with self._gradient_exchange(last), self._autocast():
             loss = self._step(images, targets.boxes_xyxy_px, targets.label_ids, targets.has_box)[LOSS] * share
         with self._gradient_exchange(last):
             # Also for a loss that isn't finite: other workers wait for these gradients.
-            loss.backward()
-        return float(loss.detach())
+            self._scaler.scale(loss).backward()
+        weighted: Tensor = loss.detach().double()
+        return weighted
 
     def _gradient_exchange(self, last: bool) -> AbstractContextManager[None]:
         """Context in which workers exchange gradients after the last part of a batch only."""
@@ -205,14 +224,17 @@ class Learner:
         return context
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
+        return torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not torch.float32)
 
     def _on_device(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Targets]:
         """Usable rows on the device: images (n, 3, S, S) uint8 in channels_last, and their targets."""
         usable = batch[OUTCOMES] == 0
         targets = Targets(batch[BOXES][usable], batch[LABEL_IDS][usable], batch[HAS_BOX][usable])
-        images = batch[IMAGES][usable].permute(0, 3, 1, 2)
-        return images.to(self._device), targets.to(self._device)
+        images = batch[IMAGES][usable]
+        if self._device.type == "cuda":
+            # From pinned memory, which the allocator reuses only after the copy, the host needn't wait for it.
+            images = images.pin_memory()
+        return images.to(self._device, non_blocking=True).permute(0, 3, 1, 2), targets.to(self._device)
 
     def _blank(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Targets]:
         size = batch[IMAGES].shape[1]

@@ -7,7 +7,7 @@ shares equal, and all workers take the same number of steps.
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,14 +18,14 @@ from torch import Tensor
 
 from locray import storage
 from locray.errors import LocrayError, RunStoppedError, UsageError, WorkersFailedError
-from locray.inference.devices import KEEP_FREED_MEMORY_VARIABLES
+from locray.inference.devices import KEEP_FREED_MEMORY_VARIABLES, find_gpu_problem
 from locray.models.architectures import build_model
 from locray.models.interface import LabelModel
 from locray.progress import Progress, Report
 from locray.ray_runtime.data import pause_between_steps
-from locray.ray_runtime.nodes import alive_nodes, cpus_of_this_node
+from locray.ray_runtime.nodes import alive_nodes, call_on_gpu, cpus_of_this_node
 from locray.ray_runtime.start import check_gpus, start_local_actor, start_ray
-from locray.training.checkpoints import CheckpointStore, Latest, Place
+from locray.training.checkpoints import CheckpointStore, Latest, Place, report_damaged
 from locray.training.feed import END, START, BatchActor, Feed, use_idle_priority
 from locray.training.history import best_of, is_over
 from locray.training.learner import Learner, use_deterministic_algorithms
@@ -37,6 +37,7 @@ from locray.training.worker import WorkerRun
 
 _log = logging.getLogger(__name__)
 
+_PROBE_TIMEOUT_S = 60.0
 _EXECUTOR_PAUSE_S = 0.02
 _UNITS_PER_DATASET = 4096
 _UNITS_AHEAD = 2
@@ -72,7 +73,7 @@ def fit(plan: TrainPlan, model: LabelModel, report: Report) -> TrainedWeights:
     """
     store = CheckpointStore(storage.join(plan.checkpoints_uri, plan.run_name))
     latest = store.latest()
-    _report_damaged(latest, report)
+    report_damaged(latest, report)
     if not _is_over(latest, plan):
         _run_workers(plan, model, store, latest, report)
         latest = store.latest()
@@ -89,13 +90,6 @@ def _is_over(latest: Latest, plan: TrainPlan) -> bool:
     return latest.state is not None and is_over(latest.state["history"], plan.config.epochs, plan.config.patience)
 
 
-def _report_damaged(latest: Latest, report: Callable[[Progress], object], known: Sequence[str] = ()) -> None:
-    for name in latest.damaged:
-        if name not in known:
-            resumed = f"resuming from epoch {latest.place.epoch}" if latest.state else "starting again"
-            report(Progress(f"the checkpoint {name} is damaged: {resumed}"))
-
-
 def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, latest: Latest, report: Report) -> None:
     start_ray(verbose=plan.config.verbose)
     import ray
@@ -107,6 +101,8 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
     check_gpus(plan.config.device, sum(node.get("GPU", 0) for node in resources))
     scaling = scaling_options(plan.config, resources)
     on_gpus = scaling.get("use_gpu", False)
+    if on_gpus:
+        _check_gpu()
     report(Progress(f"training on {'GPUs' if on_gpus else 'processors'}"))
     warning = small_batch_warning(plan.config.batch_size, plan.config.workers) if on_gpus else None
     if warning is not None:
@@ -137,6 +133,20 @@ def _run_workers(plan: TrainPlan, model: LabelModel, store: CheckpointStore, lat
         raise _cause(error, plan) from error
     if status.failure is not None:
         raise UsageError(status.failure)
+
+
+def _check_gpu() -> None:
+    """Checks that PyTorch can use a GPU that Ray gives. Does nothing while no GPU is free: one may still come.
+
+    Raises:
+        UsageError: it can't. Ray Train would start its workers again and again.
+    """
+    node, problem = call_on_gpu(find_gpu_problem, _PROBE_TIMEOUT_S) or ("", None)
+    if problem is not None:
+        raise UsageError(
+            f"Ray gave a GPU on the node {node}, but PyTorch can't use it: {problem}. Repair the node's driver "
+            "(`nvidia-smi` there) or install a PyTorch for it, or use --device cpu to train on processors"
+        )
 
 
 def _run_config(plan: TrainPlan) -> Any:
@@ -191,8 +201,10 @@ def _train_worker(config: dict[str, Any]) -> None:
     device = get_device() if config["on_gpus"] else torch.device("cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // context.get_local_world_size()))
-    elif context.get_world_size() == 1:
+    elif config["plan"].config.deterministic:
         use_deterministic_algorithms()
+    else:
+        torch.backends.cudnn.benchmark = True
     group = ProcessGroup(context.get_world_rank(), context.get_world_size(), device)
     plan: TrainPlan = config["plan"].for_workers(group.size)
     model = build_model(plan.config.model, len(plan.classes), plan.input_size_px)
@@ -213,7 +225,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     )
     latest = store.latest()
     if group.is_first:
-        _report_damaged(latest, actor.post.remote, known=config["known_damaged"])
+        report_damaged(latest, actor.post.remote, known=config["known_damaged"])
     place = run.resume(latest)
     run.run(place, _batches(plan, place, group))
 

@@ -116,11 +116,13 @@ class AveragedModel:
     def update(self, model: nn.Module, step: int) -> None:
         """Adds the weights after `step` (from 0) to the average."""
         keep = min(self._decay, (step + 1) / (step + 10))
-        for average, new in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
-            if average.is_floating_point():
-                average.lerp_(new, 1 - keep)
-            else:
-                average.copy_(new)
+        pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
+        # In one call: a GPU would take longer to start hundreds of small kernels than to run them.
+        averages, new = zip(*((one, other) for one, other in pairs if one.is_floating_point()), strict=True)
+        torch._foreach_lerp_(averages, new, 1 - keep)
+        for average, other in pairs:
+            if not average.is_floating_point():
+                average.copy_(other)
 
     def snapshot(self) -> dict[str, Tensor]:
         """Copy of the averaged weights on the CPU."""

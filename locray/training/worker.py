@@ -212,7 +212,8 @@ class WorkerRun:
 
     def _divergence_error(self, loss: float, epoch: int, step: int) -> str | None:
         """Message about a loss or gradients that aren't finite. Gradients may overflow before the loss does."""
-        if math.isfinite(loss) and math.isfinite(self._learner.gradient_norm):
+        norm_is_usable = math.isfinite(self._learner.gradient_norm) or self._learner.gradients_overflowed
+        if math.isfinite(loss) and norm_is_usable:
             return None
         what = "the norm of the gradients" if math.isfinite(loss) else "the loss"
         value = self._learner.gradient_norm if math.isfinite(loss) else loss

@@ -6,7 +6,7 @@ from types import NoneType
 import pytest
 
 from locray.cli.options import value_types
-from locray.config import COMMANDS, LabelConfig, TrainConfig, load_config, option_names
+from locray.config import COMMANDS, LabelConfig, load_config, option_names
 from locray.errors import ErrorCode, UsageError
 
 REQUIRED = {"images": "in", "model": "m", "table": "out"}
@@ -55,12 +55,6 @@ def test_options_of_other_commands_and_foreign_variables_pass() -> None:
 def test_a_bad_value_is_named_with_what_was_found(flags: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         load_config(LabelConfig, flags=flags)
-
-
-def test_float16_is_for_trained_models() -> None:
-    assert load_config(LabelConfig, flags={**REQUIRED, "precision": "fp16"}).precision == "fp16"
-    with pytest.raises(UsageError, match=r"--precision fp16 is for trained models.* Use auto, bf16 or fp32"):
-        load_config(TrainConfig, flags={"data": "d", "format": "csv", "output": "o", "precision": "fp16"})
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "a: [", "just text"])

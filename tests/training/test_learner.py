@@ -295,3 +295,44 @@ def test_training_works_in_bfloat16():
     found = trained.predict(batch())
     assert found.scores.dtype is torch.float32
     assert len(found.scores) == 6
+
+
+def set_scale(trained, scale):
+    state = trained.state()
+    trained.load_state(state | {"scaler": state["scaler"] | {"scale": scale}})
+
+
+def test_in_float16_a_step_whose_gradients_overflow_is_skipped_and_the_scale_halved(monkeypatch):
+    # Few processors have instructions for it; torch emulates them.
+    monkeypatch.setattr("locray.training.learner.dtype_for", lambda *_: torch.float16)
+    trained = learner(20)
+    assert trained.precision_bits == 16
+    before = copy.deepcopy(trained.state())
+    set_scale(trained, 2.0**40)
+    assert math.isfinite(trained.compute(batch()))
+    assert trained.gradients_overflowed
+    trained.apply(0)
+    for name, tensor in trained.state()["model"].items():
+        assert torch.equal(tensor, before["model"][name])
+    assert trained.state()["scaler"]["scale"] == 2.0**39
+    set_scale(trained, 2.0**8)
+    losses = []
+    for step in range(20):
+        losses.append(train(trained, batch(), step))
+        assert not trained.gradients_overflowed
+    assert losses[-1] < losses[0]
+    resumed = learner(20)
+    resumed.load_state(trained.state())
+    assert resumed.state()["scaler"] == trained.state()["scaler"]
+
+
+def test_gradients_that_overflow_at_the_smallest_scale_are_a_divergence(monkeypatch):
+    monkeypatch.setattr("locray.training.learner.dtype_for", lambda *_: torch.float16)
+    trained = learner()
+    set_scale(trained, 1.0)
+    trained.gradient_norm = math.inf
+    assert not trained.gradients_overflowed
+    monkeypatch.undo()
+    in_float32 = learner(precision="fp32")
+    in_float32.gradient_norm = math.inf
+    assert not in_float32.gradients_overflowed

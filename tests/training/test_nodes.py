@@ -51,3 +51,15 @@ def _wait_for_an_epoch(driver, output: Path) -> None:
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_one_usage_error(cluster, tmp_path):
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    write_dataset(tmp_path, {"train": 8, "val": 2}, seed=0)
+    flags = ["--data", str(tmp_path), "--format", "csv", "--output", str(tmp_path / "model"), "--model", "small_cnn"]
+    with start_locray("train", *flags, RAY_ADDRESS=cluster.address, CUDA_VISIBLE_DEVICES="") as driver:
+        _, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 2, stderr
+    assert "but PyTorch can't use it: " in stderr
+    assert "--device cpu" in stderr
+    assert "Traceback" not in stderr
