@@ -18,6 +18,8 @@ _SHARE_OF_NODE = 0.9
 _UNITS_AHEAD_PER_ACTOR = 4
 """One that is made, one that waits for its turn, and room for the order in which they are needed."""
 _MIN_BYTES_AHEAD = 64 << 20
+_MAX_ACTORS_BESIDE_CPU_TRAINING = 8
+"""A network on processors takes nearly all the time: more processes would take memory only."""
 _FEW_IMAGES_PER_GPU = 8
 
 
@@ -68,6 +70,8 @@ class BatchPool:
     def for_worker(cls, node_cpus: int, workers_on_node: int, *, on_gpu: bool) -> Self:
         """The pool of one of the workers that share a node."""
         num_others = node_cpus // workers_on_node - 1
+        if not on_gpu:
+            num_others = min(num_others, _MAX_ACTORS_BESIDE_CPU_TRAINING)
         return cls(max(1, num_others), 1 if on_gpu and num_others > 0 else _TOKEN_CPUS, not on_gpu)
 
     def bytes_ahead(self, unit_bytes: int) -> int:

@@ -59,7 +59,7 @@ def test_a_worker_is_fed_by_its_share_of_its_nodes_processors(cpus, workers, act
     pool = BatchPool.for_worker(cpus, workers, on_gpu=True)
     # Beside the slot that Ray Train's own worker holds on a GPU.
     assert pool == BatchPool(actors, 1 if cpus > workers else 0.001, idle_priority=False)
-    assert BatchPool.for_worker(cpus, workers, on_gpu=False) == BatchPool(actors, 0.001, idle_priority=True)
+    assert BatchPool.for_worker(cpus, workers, on_gpu=False) == BatchPool(min(actors, 8), 0.001, idle_priority=True)
 
 
 def test_the_memory_for_batches_lets_all_actors_work_at_once():
