@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 _SCALE_FACTORS = (8, 4, 2)
 """Reductions that a JPEG decoder makes by using fewer DCT coefficients."""
 
-_PNG_TEXT_EXIF = "Raw profile type exif"
-
 _SIGNS_OF_A_CUT_FILE = ("truncated", "requires a buffer of")
 """Phrases in Pillow's messages; the second is from `struct`, about a header."""
 
@@ -234,18 +232,7 @@ def _orientation(image: ImageFile, data: bytes, name: str) -> int:
         return orientation_of_jpeg(data)
     if name == TIFF:
         return UPRIGHT  # Pillow applies that of a TIFF itself, and gives the upright size from the start
-    exif = image.info.get("exif", b"")
-    if not exif and _PNG_TEXT_EXIF in image.info:
-        exif = _exif_of_png_text(str(image.info[_PNG_TEXT_EXIF]))
-    return orientation_of_exif(exif)
-
-
-def _exif_of_png_text(text: str) -> bytes:
-    """EXIF as ImageMagick stored it before PNG had a chunk for it: line break, type, length, hexadecimal digits."""
-    try:
-        return bytes.fromhex("".join(text.split("\n")[3:]))
-    except ValueError:
-        return b""
+    return orientation_of_exif(image.info.get("exif") or png.exif_in_text(image))
 
 
 def scale_factor(width: int, height: int, min_longer_side_px: int | None) -> int:

@@ -11,6 +11,7 @@ from locray.images.colour import ALPHA_BACKGROUND_RGB
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
+_TEXT_EXIF = "Raw profile type exif"
 _GREY, _RGB = 0, 2
 _DEPTH_AT, _COLOUR_TYPE_AT = 24, 25
 """Positions in the file, whose first chunk is the header."""
@@ -54,6 +55,17 @@ def decode_16_bit_keyed(image: Image.Image, data: bytes) -> NDArray[np.uint8] | 
     rgb = np.rint(np.broadcast_to(colours, (*is_key.shape, 3)) / 257).astype(np.uint8)
     rgb[is_key] = ALPHA_BACKGROUND_RGB
     return rgb
+
+
+def exif_in_text(image: Image.Image) -> bytes:
+    """EXIF as ImageMagick stored it before PNG had a chunk for it; empty without any.
+
+    The text is a line break, type, length, and hexadecimal digits.
+    """
+    try:
+        return bytes.fromhex("".join(str(image.info.get(_TEXT_EXIF, "")).split("\n")[3:]))
+    except ValueError:
+        return b""
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
