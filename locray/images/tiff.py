@@ -188,7 +188,7 @@ def read_rgb(data: bytes, image: TiffImage) -> NDArray[np.uint8]:
     np.clip(colours, 0, 1, out=colours)
     colours *= 255
     levels = np.rint(colours, out=colours).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)))
+    return np.ascontiguousarray(levels if levels.shape[2] == 3 else np.repeat(levels, 3, axis=2))  # noqa: PLR2004
 
 
 def _read_samples(data: bytes, image: TiffImage) -> NDArray[Any]:

@@ -9,7 +9,7 @@ from locray.models.architectures import build_model
 from tests.helpers.smooth_images import smooth_images
 
 SIZE = 64
-NETWORKS = ["localizer/resnet18", "localizer/mobilenet_v2", "detector/fcos/resnet18", "detector/faster_rcnn/resnet18"]
+NETWORKS = ["localizer/resnet18", "detector/faster_rcnn/resnet18"]
 
 
 def network_with_statistics(architecture: str) -> torch.nn.Module:

@@ -37,6 +37,7 @@ def pixels(data: bytes) -> np.ndarray:
     image = decode_image(data, LIMITS)
     assert isinstance(image, DecodedImage), image
     assert image.image_hwc_u8.flags.c_contiguous
+    assert image.image_hwc_u8.flags.writeable  # torch, which resizes it, accepts no other
     return image.image_hwc_u8
 
 

@@ -109,7 +109,8 @@ def test_a_wrong_or_damaged_artifact_is_an_error_before_the_run(data, tmp_path):
     message = refused(config(data, weights=str(tmp_path)))
     assert f"{tmp_path} is a small_resnet, and --model is small_cnn" in message
     description = tmp_path / INFO_FILE
-    description.write_text(json.dumps(json.loads(description.read_text()) | {"architecture": "small_resnt"}))
+    changes = {"architecture": "small_resnt", "network_sha256": ""}
+    description.write_text(json.dumps(json.loads(description.read_text()) | changes))
     assert "no model named 'small_resnt'" in refused(config(data, weights=str(tmp_path)))
     description.write_text("{")
     assert f"{description} describes no model" in refused(config(data, weights=str(tmp_path)))
