@@ -10,19 +10,21 @@ _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _PATH_OPTIONS = ("images", "data", "table", "output")
 
 
-def check_paths(config: CommandConfig) -> None:
-    """Refuses relative paths in a submitted job, where they would lie in Ray's folder for the package of the job.
+def is_in_job() -> bool:
+    """Whether this process is the entrypoint of a submitted job."""
+    return _IN_A_JOB in os.environ
+
+
+def check_job_paths(config: CommandConfig) -> None:
+    """Refuses relative paths of a job, which would lie in Ray's folder for its package.
 
     Raises:
         UsageError: one is relative.
     """
-    if _IN_A_JOB not in os.environ:
-        return
     for name in _PATH_OPTIONS:
         value = getattr(config, name, None)
         if isinstance(value, str) and "://" not in value and not os.path.isabs(value):
             raise UsageError(
-                f"--{name} {value} is relative: in a submitted job it would be below {os.getcwd()}, a folder of Ray on "
-                "one node that is deleted after the job. Expected an absolute path that all nodes share, or an s3:// "
-                "prefix"
+                f"--{name} {value} is relative: in a submitted job it would lie in a folder of Ray on one node, which "
+                "is deleted after the job. Expected an absolute path that all nodes share, or an s3:// prefix"
             )

@@ -16,7 +16,7 @@ import click
 
 from locray import __version__
 from locray.cli.console import Console
-from locray.cli.job_paths import check_paths
+from locray.cli.job_paths import check_job_paths, is_in_job
 from locray.cli.options import options_of
 from locray.config import COMMANDS, ENVIRONMENT_PREFIX, CommandConfig, load_config
 from locray.errors import ExitCode, LocrayError
@@ -108,7 +108,8 @@ def _command(verb: str, command: Command) -> click.Command:
 def _run(command: Command, config_file: Path | None, flags: dict[str, Any]) -> int:
     try:
         config = load_config(command.config_class, config_file=config_file, environment=os.environ, flags=flags)
-        check_paths(config)
+        if is_in_job():
+            check_job_paths(config)
     except LocrayError as error:
         log_format = flags.get("log_format") or os.environ.get(f"{ENVIRONMENT_PREFIX}LOG_FORMAT")
         with Console(log_format="json" if log_format == "json" else "text").show_log("error"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from locray.cli.job_paths import check_job_paths
 from locray.cli.options import CONFIG_FILE, options_of
 from locray.config import COMMANDS, CommandConfig, Positional, load_config
 from locray.errors import UsageError, did_you_mean
@@ -73,6 +74,7 @@ class Submission:
             if as_json:
                 flags["json"] = True
             config = load_config(COMMANDS[verb], config_file=config_file, environment=environment, flags=flags)
+            check_job_paths(config)
         except click.ClickException as error:
             raise UsageError(f"{verb}: {error.format_message()}") from None
         except UsageError as error:

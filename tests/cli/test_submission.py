@@ -13,7 +13,7 @@ from locray.cli.submission import JobOutput, Submission
 from locray.config import COMMANDS, load_config
 from locray.errors import UsageError
 
-LABEL = ("label", "--images", "in", "--model", "m", "--table", "a table")
+LABEL = ("label", "--images", "/in", "--model", "m", "--table", "/a table")
 
 
 def of(*command: str, as_json: bool = False, **environment: str) -> Submission:
@@ -25,23 +25,23 @@ def options_of(submission: Submission) -> dict[str, str]:
 
 
 def test_options_of_file_and_environment_become_flags(tmp_path: Path) -> None:
-    (tmp_path / "night.yaml").write_text("table: from the file\nretry-failed: [truncated, corrupt]\nunit-size: 7\n")
-    command = ("label", "--config", str(tmp_path / "night.yaml"), "--images", "in", "--model", "m")
+    (tmp_path / "night.yaml").write_text("table: /from the file\nretry-failed: [truncated, corrupt]\nunit-size: 7\n")
+    command = ("label", "--config", str(tmp_path / "night.yaml"), "--images", "/in", "--model", "m")
     submission = of(*command, LOCRAY_UNIT_SIZE="9")
     assert options_of(submission) == {
-        "--images": "in", "--model": "m", "--table": "from the file", "--unit-size": "9",
+        "--images": "/in", "--model": "m", "--table": "/from the file", "--unit-size": "9",
         "--retry-failed": "truncated,corrupt",
     }  # fmt: skip
-    assert "'from the file'" in submission.entry_point()
+    assert "'/from the file'" in submission.entry_point()
 
 
 @pytest.mark.parametrize(
     ("verb", "flags"),
     [
-        ("label", {"images": "i", "model": "m", "table": "t", "retry_failed": "all", "run_date": "2026-01-02"}),
-        ("label", {"images": "i", "model": "m", "table": "t", "retry_failed": "none", "json": True}),
-        ("train", {"data": "d", "format": "voc", "output": "o", "learning_rate": "1e-3", "strict": True}),
-        ("demo", {"output": "o"}),
+        ("label", {"images": "/i", "model": "m", "table": "/t", "retry_failed": "all", "run_date": "2026-01-02"}),
+        ("label", {"images": "/i", "model": "m", "table": "/t", "retry_failed": "none", "json": True}),
+        ("train", {"data": "/d", "format": "voc", "output": "/o", "learning_rate": "1e-3", "strict": True}),
+        ("demo", {"output": "/o"}),
     ],
 )
 def test_the_flags_make_the_same_configuration(verb: str, flags: dict[str, object]) -> None:

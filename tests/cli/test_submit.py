@@ -94,10 +94,10 @@ def test_detach_follow_and_a_second_id(head: RayHead) -> None:
 
 
 def test_what_is_uploaded(head: RayHead, tmp_path: Path) -> None:
-    (tmp_path / "night.yaml").write_text("table: elsewhere\n")  # read here: its option arrives as a flag
+    (tmp_path / "night.yaml").write_text("table: /elsewhere\n")  # read here: its option arrives as a flag
     done = submit(head, "--id", "up.1", "--upload", "--", "status", "--config", str(tmp_path / "night.yaml"))
     assert done.returncode == 2, done
-    assert "no predictions table at" in done.stdout
+    assert "no predictions table at /elsewhere" in done.stdout
     assert head.job("up.1")["runtime_env"]["py_modules"][0].startswith("gcs://")
 
 
