@@ -45,16 +45,6 @@ def test_the_form_that_needs_six_packages(tmp_path: Path) -> None:
     assert not any("FAILED" in line for line in lines)
 
 
-@pytest.mark.ray
-def test_the_whole_form(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    done = run("-m", "tests.gpu_check", "--only-whole-runs", "--device", "cpu", "--quick", "--output", str(page))
-    text = page.read_text()
-    names = ("pytest -m cuda", "locray train", "the two tables")
-    assert all(f"| {name} | ok |" in text for name in names), (text, done)
-    assert done.returncode == 0, (text, done)
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_one_line_says_so() -> None:
     done = run("-m", "tests.gpu_check", "--bare")
